@@ -1,0 +1,52 @@
+# sqlite-lm: `make demo` sets up and runs the main job, `make test` tests; `make help` lists the rest.
+CC      ?= gcc
+BUILD   ?= build
+OPT     ?= -O3 -g
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+WARN     = -Wall -Wextra -Wshadow
+# No contraction, whatever the machine: results are the same bytes everywhere (DESIGN: the arithmetic is fixed).
+CFLAGS  += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(OPT) $(WARN)
+LIBS     = -Wl,-Bstatic -lpcre2-8 -lutf8proc -lb2 -Wl,-Bdynamic -lpthread -lm
+
+ENGINE  := $(wildcard engine/*/*.c)
+EXT     := $(wildcard ext/*.c)
+OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
+EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
+STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
+CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
+
+all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
+
+static: $(BUILD)/libsqlite_lm.a           ## the static-link form, with include/sqlite_lm.h
+
+$(BUILD)/lm.so: $(OBJ) $(EXTOBJ)
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -Wl,--exclude-libs,ALL $(LIBS)
+
+$(BUILD)/liblm.a: $(OBJ)
+	rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/libsqlite_lm.a: $(OBJ) $(STATIC)
+	rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/engine/kern/avx2.o: CFLAGS += -mavx2 -mfma -mf16c
+$(BUILD)/engine/kern/vnni.o: CFLAGS += -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -I$(BUILD) -MMD -c -o $@ $<
+
+$(BUILD)/static/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -I$(BUILD) -DSQLITE_CORE -MMD -c -o $@ $<
+
+# The schema is embedded as a C string, a line a line.
+$(BUILD)/schema.h: sql/schema.sql
+	@mkdir -p $(@D)
+	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $< > $@
+$(EXTOBJ) $(STATIC): $(BUILD)/schema.h
+
+$(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
+	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
+
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(BUILD)/*/*/*/*.d)

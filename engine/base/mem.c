@@ -1,0 +1,69 @@
+/* mem.c: all memory of the engine, through the host's hook, counted, 64-byte aligned.
+**
+** Each block carries its size and the hook's own pointer in the 16 bytes before it. The limit is checked
+** before the hook is asked, so a host learns of it as LM_NOMEM with both figures, not as a failed malloc. */
+#include "../lmint.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+typedef struct { uint64_t n; void *base; } header;
+
+static void *system_alloc(uint64_t n) { return malloc(n); }
+static lm_mem_hook g_hook = { system_alloc, free };
+static _Atomic uint64_t g_used, g_peak, g_limit;
+
+void lm_mem_hook_set(const lm_mem_hook *hook) { g_hook = *hook; }
+uint64_t lm_mem_used(void) { return g_used; }
+uint64_t lm_mem_peak(void) { return g_peak; }
+void lm_mem_limit_set(uint64_t n_bytes) { g_limit = n_bytes; }
+uint64_t lm_mem_limit(void) { return g_limit; }
+
+static header *header_of(void *p) { return (header *)p - 1; }
+
+void *lm_alloc(size_t n, lm_err *err) {
+    if (err->code) return NULL;
+    uint64_t limit = g_limit, used = atomic_fetch_add(&g_used, n) + n;
+    void *base = NULL;
+    if (n < SIZE_MAX / 2 && (!limit || used <= limit)) base = g_hook.alloc((uint64_t)n + sizeof(header) + ALIGN - 1);
+    if (!base) {
+        atomic_fetch_sub(&g_used, n);
+        if (limit && used > limit) {
+            lm_err_set(err, LM_NOMEM, "memory_limit %llu bytes: %llu in use, %llu more wanted", (unsigned long long)limit,
+                       (unsigned long long)(used - n), (unsigned long long)n);
+        } else {
+            lm_err_set(err, LM_NOMEM, "out of memory: no room for %llu bytes", (unsigned long long)n);
+        }
+        return NULL;
+    }
+    uint64_t peak = g_peak;
+    while (used > peak && !atomic_compare_exchange_weak(&g_peak, &peak, used)) {}
+    uintptr_t p = ((uintptr_t)base + sizeof(header) + ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
+    *header_of((void *)p) = (header){ n, base };
+    return (void *)p;
+}
+
+void *lm_calloc(size_t n, size_t size, lm_err *err) {
+    if (size && n > SIZE_MAX / size) return lm_err_set(err, LM_NOMEM, "out of memory"), NULL;
+    void *p = lm_alloc(n * size, err);
+    return p ? memset(p, 0, n * size) : NULL;
+}
+
+void *lm_realloc(void *p, size_t n, lm_err *err) {
+    void *q = lm_alloc(n, err);
+    if (!q || !p) return q;
+    size_t old = (size_t)header_of(p)->n;
+    memcpy(q, p, old < n ? old : n);
+    lm_free(p);
+    return q;
+}
+
+void lm_free(void *p) {
+    if (!p) return;
+    header h = *header_of(p);
+    atomic_fetch_sub(&g_used, h.n);
+    g_hook.free(h.base);
+}

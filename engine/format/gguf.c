@@ -1,0 +1,326 @@
+/* gguf.c: a GGUF file, versions 2 and 3, as metadata, a checked list of tensors, and reads of their bytes.
+**
+**     "GGUF"   u32 version   u64 n_tensors   u64 n_kv                     little-endian throughout
+**     n_kv metadata entries (meta.c)
+**     n_tensors times:  u64 n, n bytes of name   u32 n_dims   n_dims times u64   u32 type   u64 offset
+**     padding to general.alignment
+**     data: each tensor at its offset from here, a multiple of the alignment
+**
+** Whoever wrote the file may have meant harm. The header is read into a buffer that doubles until all of it
+** is there; every count is held against the file's size before memory is taken for it. A tensor in the list
+** lies inside the file and overlaps no other. The file is read with pread alone: what was checked is a copy,
+** and a file that changes later can give wrong numbers or an error, not a signal. */
+#define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
+#include "../lmint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { HEADER_FIRST = 1 << 20, HEADER_MAX = 64 << 20, TENSORS_MAX = 1 << 18, TENSOR_MIN = 33, ALIGN_MAX = 1 << 20 };
+
+struct lm_gguf {
+    int fd;
+    uint64_t n_file;                    /* bytes, when it was opened */
+    lm_meta *meta;
+    lm_tensor *tensors;
+    uint64_t *offsets;                  /* from the file's beginning */
+    int n_tensors;
+};
+
+/*----------------------------------------------------------------------
+** The file */
+
+static void fail_errno(const char *doing, int number, lm_err *err) {
+    char text[128];
+    if (strerror_r(number, text, sizeof text)) strcpy(text, "unknown error");
+    lm_err_set(err, LM_ERROR, "%s: %s", doing, text);
+}
+
+static const char *kind_of(mode_t mode) {
+    if (S_ISDIR(mode)) return "a directory";
+    if (S_ISFIFO(mode)) return "a FIFO";
+    if (S_ISCHR(mode)) return "a character device";
+    if (S_ISBLK(mode)) return "a block device";
+    if (S_ISSOCK(mode)) return "a socket";
+    return "not a regular file";
+}
+
+/* O_NONBLOCK: a FIFO without a writer would hold the caller up for ever. */
+static void open_file(lm_gguf *g, const char *path, lm_err *err) {
+    struct stat st;
+    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (g->fd < 0) {
+        fail_errno("cannot open", errno, err);
+    } else if (fstat(g->fd, &st)) {
+        fail_errno("cannot stat", errno, err);
+    } else if (!S_ISREG(st.st_mode)) {
+        lm_err_set(err, LM_ERROR, "is %s, wanted a file", kind_of(st.st_mode));
+    } else {
+        g->n_file = (uint64_t)st.st_size;
+    }
+}
+
+static void read_file(const lm_gguf *g, uint64_t at, uint8_t *dst, size_t n, lm_err *err) {
+    while (n && !err->code) {
+        ssize_t got = pread(g->fd, dst, LM_MIN(n, (size_t)1 << 30), (off_t)at);
+        if (got > 0) {
+            dst += got;
+            at += (uint64_t)got;
+            n -= (size_t)got;
+        } else if (!got) {
+            lm_err_set(err, LM_ERROR, "file shrank while being read: %llu bytes wanted at byte %llu",
+                       (unsigned long long)n, (unsigned long long)at);
+        } else if (errno != EINTR) {
+            fail_errno("cannot read", errno, err);
+        }
+    }
+}
+
+/*----------------------------------------------------------------------
+** The tensor list */
+
+/* A name becomes part of SQL text, messages and paths: nothing that any of them would take for syntax. */
+static int is_name(const char *name, size_t n) {
+    uint32_t cp, before = 0;
+    for (size_t i = 0; i < n;) {
+        int step = lm_utf8_step(name + i, n - i, &cp);
+        if (step <= 0 || cp < 0x20 || (cp >= 0x7F && cp < 0xA0)) return 0;
+        if (cp == '"' || cp == '\'' || cp == '`' || cp == '\\' || cp == '/' || (cp == '.' && before == '.')) return 0;
+        before = cp;
+        i += (size_t)step;
+    }
+    return 1;
+}
+
+static void read_name(lm_reader *r, lm_tensor *t, lm_err *err) {
+    size_t at = r->at;
+    const uint8_t *head = lm_reader_take(r, 8, "length of tensor name", err);
+    if (!head) return;
+    uint64_t n = lm_reader_le(head, 8);
+    if (n < 1 || n > LM_NAME_MAX) {
+        lm_reader_fail(r, at, err, "tensor name of %llu bytes, wanted 1 to %d", (unsigned long long)n, LM_NAME_MAX);
+        return;
+    }
+    const char *name = (const char *)lm_reader_take(r, n, "tensor name", err);
+    if (!name) return;
+    r->name = name;
+    r->name_n = (size_t)n;
+    if (is_name(name, (size_t)n)) memcpy(t->name, name, (size_t)n);
+    else lm_reader_fail(r, at, err, "bad tensor name, wanted UTF-8 without control characters, quotes, \\, / or ..");
+}
+
+/* Read a tensor's entry; *offset is still from the beginning of the data. */
+static void read_tensor(lm_reader *r, lm_tensor *t, uint64_t *offset, lm_err *err) {
+    read_name(r, t, err);
+    size_t at = r->at;
+    const uint8_t *p = lm_reader_take(r, 4, "number of dimensions", err);
+    if (!p) return;
+    uint64_t n_dims = lm_reader_le(p, 4);
+    if (n_dims < 1 || n_dims > LM_DIMS_MAX) {
+        lm_reader_fail(r, at, err, "%llu dimensions, wanted 1 to %d", (unsigned long long)n_dims, LM_DIMS_MAX);
+        return;
+    }
+    t->n_dims = (int)n_dims;
+    for (int i = 0; i < t->n_dims; i++) {
+        p = lm_reader_take(r, 8, "dimension", err);
+        if (!p) return;
+        uint64_t ne = lm_reader_le(p, 8);
+        if (ne > INT64_MAX) {
+            lm_reader_fail(r, at, err, "dimension %d is %llu, over 2^63", i, (unsigned long long)ne);
+            return;
+        }
+        t->ne[i] = (int64_t)ne;
+    }
+    p = lm_reader_take(r, 12, "type and offset", err);
+    if (!p) return;
+    uint64_t type = lm_reader_le(p, 4);
+    t->dtype = type > INT32_MAX ? -1 : (int)type;
+    *offset = lm_reader_le(p + 4, 8);
+    if (t->dtype < 0) lm_reader_fail(r, at, err, "number format %llu is unknown", (unsigned long long)type);
+    lm_tensor_measure(t, err);
+    r->name_n = 0;
+}
+
+static int compare_names(const void *arg, uint32_t a, uint32_t b) {
+    const lm_gguf *g = arg;
+    return strcmp(g->tensors[a].name, g->tensors[b].name);
+}
+
+static int compare_offsets(const void *arg, uint32_t a, uint32_t b) {
+    const lm_gguf *g = arg;
+    return (g->offsets[a] > g->offsets[b]) - (g->offsets[a] < g->offsets[b]);
+}
+
+static void place_tensors(lm_gguf *g, uint64_t data, uint64_t align, lm_err *err) {
+    for (int i = 0; i < g->n_tensors && !err->code; i++) {
+        const lm_tensor *t = &g->tensors[i];
+        uint64_t offset = g->offsets[i], left = g->n_file > data ? g->n_file - data : 0;
+        if (offset % align) {
+            lm_err_set(err, LM_ERROR, "%s: offset %llu is not a multiple of the alignment %llu", t->name,
+                       (unsigned long long)offset, (unsigned long long)align);
+        } else if (offset > left || (uint64_t)t->n_bytes > left - offset) {
+            lm_err_set(err, LM_ERROR, "%s: %lld bytes at offset %llu run past the end of the file (%llu bytes of "
+                       "data)", t->name, (long long)t->n_bytes, (unsigned long long)offset, (unsigned long long)left);
+        }
+        g->offsets[i] = data + offset;
+    }
+}
+
+static void check_apart(const lm_gguf *g, lm_err *err) {
+    size_t n = (size_t)g->n_tensors;
+    uint32_t *order = lm_alloc(n * sizeof *order, err);
+    if (!order) return;
+    for (size_t i = 0; i < n; i++) order[i] = (uint32_t)i;
+    lm_sort(order, n, compare_names, g, err);
+    for (size_t i = 1; i < n && !err->code; i++) {
+        if (compare_names(g, order[i - 1], order[i])) continue;
+        lm_err_set(err, LM_ERROR, "%s: duplicate tensor name, entries %u and %u", g->tensors[order[i]].name,
+                   order[i - 1], order[i]);
+    }
+    lm_sort(order, n, compare_offsets, g, err);
+    for (size_t i = 1; i < n && !err->code; i++) {
+        const lm_tensor *a = &g->tensors[order[i - 1]], *b = &g->tensors[order[i]];
+        if (g->offsets[order[i]] - g->offsets[order[i - 1]] >= (uint64_t)a->n_bytes) continue;
+        lm_err_set(err, LM_ERROR, "%s: overlaps %s in the file", b->name, a->name);
+    }
+    lm_free(order);
+}
+
+/*----------------------------------------------------------------------
+** The header */
+
+static uint64_t read_alignment(const lm_meta *meta, lm_err *err) {
+    int64_t align = 32;
+    const lm_meta_entry *e = lm_meta_find(meta, "general.alignment");
+    if (!e) return 32;
+    lm_meta_int(meta, "general.alignment", &align, err);
+    if (e->type != LM_META_U32 || align < 8 || align > ALIGN_MAX || (align & (align - 1))) {
+        lm_err_set(err, LM_ERROR, "general.alignment: %lld, wanted a u32 power of two from 8 to %d", (long long)align,
+                   ALIGN_MAX);
+    }
+    return (uint64_t)align;
+}
+
+static void read_preamble(lm_reader *r, uint64_t *n_tensors, uint64_t *n_kv, lm_err *err) {
+    const uint8_t *p = lm_reader_take(r, 8, "magic and version", err);
+    if (!p) return;
+    uint32_t version = (uint32_t)lm_reader_le(p + 4, 4);
+    if (memcmp(p, "GGUF", 4)) {
+        lm_err_set(err, LM_ERROR, "not a GGUF file: it begins with %02x %02x %02x %02x, wanted 47 47 55 46 (\"GGUF\")",
+                   p[0], p[1], p[2], p[3]);
+    } else if (version && !(version & 0xFFFF)) {
+        lm_err_set(err, LM_ERROR, "GGUF version %u in big-endian (byte-swapped) form, wanted little-endian",
+                   version >> 24 | (version >> 8 & 0xFF00));
+    } else if (version != 2 && version != 3) {
+        lm_err_set(err, LM_ERROR, "GGUF version %u, wanted 2 or 3", version);
+    }
+    p = lm_reader_take(r, 16, "numbers of tensors and metadata entries", err);
+    if (!p) return;
+    *n_tensors = lm_reader_le(p, 8);
+    *n_kv = lm_reader_le(p + 8, 8);
+    uint64_t left = r->total - r->at;
+    if (*n_tensors > left / TENSOR_MIN || *n_tensors > TENSORS_MAX) {
+        lm_reader_fail(r, 8, err, "%llu tensors, wanted at most %d and what fits in the %llu bytes left",
+                       (unsigned long long)*n_tensors, TENSORS_MAX, (unsigned long long)left);
+    }
+}
+
+/* Read the whole header from the bytes at hand. When they do not suffice, r is starved and g half done. */
+static void read_header(lm_gguf *g, lm_reader *r, lm_err *err) {
+    uint64_t n_tensors = 0, n_kv = 0;
+    read_preamble(r, &n_tensors, &n_kv, err);
+    if (err->code || r->starved) return;
+    g->meta = lm_meta_read(r, &n_kv, err);
+    if (err->code || r->starved) return;
+    uint64_t align = read_alignment(g->meta, err);
+    g->n_tensors = (int)n_tensors;
+    g->tensors = lm_calloc((size_t)n_tensors, sizeof *g->tensors, err);
+    g->offsets = lm_calloc((size_t)n_tensors, sizeof *g->offsets, err);
+    for (int i = 0; i < g->n_tensors && !err->code && !r->starved; i++) {
+        read_tensor(r, &g->tensors[i], &g->offsets[i], err);
+    }
+    if (err->code || r->starved) return;
+    place_tensors(g, (r->at + align - 1) / align * align, align, err);
+    check_apart(g, err);
+}
+
+static void free_header(lm_gguf *g) {
+    lm_meta_free(g->meta);
+    lm_free(g->tensors);
+    lm_free(g->offsets);
+    g->meta = NULL;
+    g->tensors = NULL;
+    g->offsets = NULL;
+}
+
+/* Starting over with twice the bytes costs no more than twice the work, and nothing points into a buffer
+** that has moved. */
+static void read_growing(lm_gguf *g, lm_err *err) {
+    size_t most = (size_t)LM_MIN(g->n_file, (uint64_t)HEADER_MAX), n = LM_MIN(most, (size_t)HEADER_FIRST);
+    while (!err->code) {
+        uint8_t *bytes = lm_alloc(n, err);
+        lm_reader r = { .bytes = bytes, .n = n, .total = g->n_file };
+        if (!bytes) return;
+        read_file(g, 0, bytes, n, err);
+        read_header(g, &r, err);
+        if (!err->code && !r.starved) {
+            lm_meta_adopt(g->meta, bytes);
+            return;
+        }
+        free_header(g);
+        lm_free(bytes);
+        if (n == most) lm_err_set(err, LM_ERROR, "header is longer than %d bytes", HEADER_MAX);
+        n = LM_MIN(2 * n, most);
+    }
+}
+
+/* Put the path's end in front of a message, as much of it as leaves room for the rest. */
+static void name_file(const char *path, lm_err *err) {
+    lm_err inner = *err;
+    size_t n = strlen(path), from = n > 72 ? n - 69 : 0;
+    while (from && (path[from] & 0xC0) == 0x80) from++;
+    *err = (lm_err){0};
+    lm_err_set(err, inner.code, "%s%s: %s", from ? "..." : "", path + from, inner.msg);
+}
+
+lm_gguf *lm_gguf_open(const char *path, lm_err *err) {
+    lm_gguf *g = lm_calloc(1, sizeof *g, err);
+    if (!g) return NULL;
+    open_file(g, path, err);
+    read_growing(g, err);
+    if (!err->code) return g;
+    name_file(path, err);
+    lm_gguf_close(g);
+    return NULL;
+}
+
+void lm_gguf_close(lm_gguf *g) {
+    if (!g) return;
+    if (g->fd >= 0) close(g->fd);
+    free_header(g);
+    lm_free(g);
+}
+
+const lm_meta *lm_gguf_meta(const lm_gguf *g) { return g->meta; }
+int lm_gguf_n_tensors(const lm_gguf *g) { return g->n_tensors; }
+const lm_tensor *lm_gguf_tensor(const lm_gguf *g, int i) { return &g->tensors[i]; }
+
+/* Copy n bytes of tensor i from offset on. */
+void lm_gguf_read(lm_gguf *g, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
+    if (err->code) return;
+    if (i < 0 || i >= g->n_tensors) {
+        lm_err_set(err, LM_ERROR, "tensor %d, wanted 0 to %d", i, g->n_tensors - 1);
+        return;
+    }
+    const lm_tensor *t = &g->tensors[i];
+    if (offset < 0 || offset > t->n_bytes || n > (uint64_t)(t->n_bytes - offset)) {
+        lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset,
+                   (long long)t->n_bytes);
+        return;
+    }
+    read_file(g, g->offsets[i] + (uint64_t)offset, dst, n, err);
+}

@@ -1,0 +1,191 @@
+/* elem.h: what is done to vectors rather than with matrices: norms, activations, attention, quantising. One
+** source, compiled for each set of kernels by scalar.c, avx2.c and vnni.c; the order of every sum is fixed
+** by the sixteen lanes (kern.h). */
+#include "simd.h"
+
+static int quantise(const float *x, int k, int8_t *q, float *d, float *fsum, int32_t *isum) {
+    for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += LM_BLOCK) {
+        v16 low = v16_load(x), high = v16_load(x + 16);
+        uint32_t bits = v16_max_bits(low, high);
+        float amax;
+        memcpy(&amax, &bits, 4);
+        if (bits >= 0x7F800000) return 0;
+        int sum = 0;
+        if (amax < 1e-30f) {
+            memset(q, 0, LM_BLOCK);
+            d[b] = 0;
+        } else {
+            v16 inverse = v16_set(127.0f / amax);
+            sum = v16_store_int8(q, v16_mul(low, inverse)) + v16_store_int8(q + 16, v16_mul(high, inverse));
+            d[b] = amax / 127.0f;
+        }
+        isum[b] = sum;
+        fsum[b] = (float)sum;
+    }
+    return 1;
+}
+
+static int rms_norm(const float *x, const float *weight, float eps, int n, float *out) {
+    v16 squares = v16_set(0);
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 a = v16_load(x + i);
+        squares = v16_fma(a, a, squares);
+    }
+    if (i < n) {
+        v16 a = v16_load_part(x + i, n - i);
+        squares = v16_fma(a, a, squares);
+    }
+    float sum = v16_sum(squares);
+    v16 scale = v16_set(1.0f / sqrtf(sum / (float)n + eps));
+    for (i = 0; i + 16 <= n; i += 16) v16_store(out + i, v16_mul(v16_mul(v16_load(x + i), scale), v16_load(weight + i)));
+    if (i < n) {
+        v16 y = v16_mul(v16_mul(v16_load_part(x + i, n - i), scale), v16_load_part(weight + i, n - i));
+        v16_store_part(out + i, y, n - i);
+    }
+    return sum - sum == 0;
+}
+
+static void add(float *x, const float *y, int n) {
+    for (int i = 0; i < n; i++) x[i] += y[i];
+}
+
+INLINE v16 silu_mul_lanes(v16 gate, v16 up) {
+    v16 negative = v16_min(v16_sub(v16_set(0), gate), v16_set(88.0f));
+    return v16_mul(v16_div(gate, v16_add(v16_set(1.0f), v16_exp(negative))), up);
+}
+
+static void silu_mul(float *gate, const float *up, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(gate + i, silu_mul_lanes(v16_load(gate + i), v16_load(up + i)));
+    if (i < n) v16_store_part(gate + i, silu_mul_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i)), n - i);
+}
+
+/*----------------------------------------------------------------------
+** Attention over one page of 64 keys, carried from page to page as (max, sum, out): the online softmax of
+** Milakov and Gimelshein (2018), with blocks at fixed absolute positions. Keys are lanes for the scores,
+** the head's dimensions are lanes for the values; n queries share each load. */
+
+INLINE v16 load_any(const void *p, size_t at, int exact) {
+    return exact ? v16_load((const float *)p + at) : v16_load_half((const uint16_t *)p + at);
+}
+
+/* Queries and the vectors of 16 that each works on side by side: n * wide running sums hide the latency of
+** the additions, whether there are many queries or one. */
+INLINE void score(const lm_page *page, const lm_query *queries, const int n, const int wide, const int exact,
+                  float scores[][LM_PAGE]) {
+    for (int key = 0; key < LM_PAGE; key += 16 * wide) {
+        v16 sum[SUMS];
+        for (int i = 0; i < n * wide; i++) sum[i] = v16_set(0);
+        for (int d = 0; d < page->head_dim; d++) {
+            for (int j = 0; j < wide; j++) {
+                v16 k = load_any(page->k, (size_t)(d * LM_PAGE + key + 16 * j), exact);
+                for (int i = 0; i < n; i++) sum[i * wide + j] = v16_fma(v16_set(queries[i].q[d]), k, sum[i * wide + j]);
+            }
+        }
+        for (int i = 0; i < n * wide; i++) v16_store(scores[i / wide] + key + 16 * (i % wide), sum[i]);
+    }
+}
+
+/* Turn a query's scores into weights exp(score - max) and update max and sum. Return exp(old max - max). */
+INLINE float soften(lm_query *query, float *scores) {
+    for (int key = 0; key < query->first; key++) scores[key] = -INFINITY;
+    for (int key = query->end; key < LM_PAGE; key++) scores[key] = -INFINITY;
+    v16 s[4], most;
+    for (int i = 0; i < 4; i++) s[i] = v16_load(scores + 16 * i);
+    most = v16_max(v16_max(s[0], s[1]), v16_max(s[2], s[3]));
+    float max = v16_most(most), lanes[16];
+    if (query->max > max) max = query->max;
+    for (int i = 0; i < 4; i++) {
+        s[i] = v16_exp(v16_sub(s[i], v16_set(max)));
+        v16_store(scores + 16 * i, s[i]);
+    }
+    v16_store(lanes, v16_exp(v16_sub(v16_set(query->max), v16_set(max))));
+    query->sum = query->sum * lanes[0] + v16_sum(v16_add(v16_add(v16_add(s[0], s[1]), s[2]), s[3]));
+    query->max = max;
+    return lanes[0];
+}
+
+INLINE void gather_part(const lm_page *page, lm_query *queries, const int n, const int wide, const int exact,
+                        int d, int part, int first, int end, float weights[][LM_PAGE], const float *carry) {
+    v16 out[SUMS];
+    for (int i = 0; i < n * wide; i++) {
+        out[i] = v16_mul(v16_load_part(queries[i / wide].out + d + 16 * (i % wide), part), v16_set(carry[i / wide]));
+    }
+    for (int key = first; key < end; key++) {
+        for (int j = 0; j < wide; j++) {
+            v16 v = load_any(page->v, (size_t)(key * page->v_stride + d + 16 * j), exact);
+            for (int i = 0; i < n; i++) out[i * wide + j] = v16_fma(v16_set(weights[i][key]), v, out[i * wide + j]);
+        }
+    }
+    for (int i = 0; i < n * wide; i++) v16_store_part(queries[i / wide].out + d + 16 * (i % wide), out[i], part);
+}
+
+INLINE void attend_some(const lm_page *page, lm_query *queries, const int n, const int wide, const int exact) {
+    float weights[SUMS][LM_PAGE], carry[SUMS];
+    int first = LM_PAGE, end = 0, d = 0;
+    score(page, queries, n, wide, exact, weights);
+    for (int i = 0; i < n; i++) {
+        carry[i] = soften(&queries[i], weights[i]);
+        first = LM_MIN(first, queries[i].first);
+        end = LM_MAX(end, queries[i].end);
+    }
+    for (; d + 16 * wide <= page->head_dim; d += 16 * wide) {
+        gather_part(page, queries, n, wide, exact, d, 16, first, end, weights, carry);
+    }
+    for (; d < page->head_dim; d += 16) {
+        gather_part(page, queries, n, 1, exact, d, LM_MIN(page->head_dim - d, 16), first, end, weights, carry);
+    }
+}
+
+INLINE void attend_all(const lm_page *page, lm_query *queries, int n, const int exact) {
+    for (; n >= SUMS; n -= SUMS, queries += SUMS) attend_some(page, queries, SUMS, 1, exact);
+    if (SUMS > 4 && n >= 4) {
+        attend_some(page, queries, 4, SUMS / 4, exact);
+        n -= 4, queries += 4;
+    }
+    if (n >= 2) {
+        attend_some(page, queries, 2, SUMS / 2, exact);
+        n -= 2, queries += 2;
+    }
+    if (n) attend_some(page, queries, 1, 4, exact);
+}
+
+static void attend(const lm_page *page, lm_query *queries, int n) {
+    if (page->exact) attend_all(page, queries, n, 1);
+    else attend_all(page, queries, n, 0);
+}
+
+static void attend_end(lm_query *query, int head_dim) {
+    for (int d = 0; d < head_dim; d++) query->out[d] /= query->sum;
+}
+
+static void to_half(const float *x, uint16_t *out, int n) {
+    int i = 0;
+    for (; i + 16 <= n; i += 16) v16_store_half(out + i, v16_load(x + i));
+    for (; i < n; i++) out[i] = lm_f32_to_f16(x[i]);
+}
+
+/*----------------------------------------------------------------------
+** Over logits. */
+
+static int argmax(const float *x, int n) {
+    v16 most = v16_set(-INFINITY);
+    int i = 0;
+    for (; i + 16 <= n; i += 16) most = v16_max(v16_load(x + i), most);
+    float max = v16_most(most);
+    for (; i < n; i++) max = x[i] > max ? x[i] : max;
+    for (i = 0; i < n - 1 && x[i] != max; i++) {}
+    return i;
+}
+
+static double sum_exp(const float *x, int n, float max) {
+    double sum = 0;
+    float lanes[16];
+    for (int i = 0; i < n; i += 16) {
+        int part = LM_MIN(n - i, 16);
+        v16_store(lanes, v16_exp(v16_sub(v16_load_part(x + i, part), v16_set(max))));
+        for (int j = 0; j < part; j++) sum += (double)lanes[j];
+    }
+    return sum;
+}

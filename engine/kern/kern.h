@@ -1,0 +1,96 @@
+/* kern.h: matrices as the kernels read them, and the table of kernels.
+**
+** A matrix multiplies columns (the vectors of several tokens). Its rows stand in tiles of 16, interleaved so
+** that 16 rows sit in the 16 lanes of a vector; a dot product then never crosses lanes, and one column
+** costs the same memory traffic as many. Per tile and per block of 32 elements (quantised formats):
+**
+**     quants   for j = 0..: for row = 0..15: 4 bytes    elements 4j..4j+3 of the row's block; a 4-bit byte
+**              holds element i low and i+16 high, as in the file; 8-bit values are stored plus 128
+**     d        16 halfs, one a row
+**     m        16 halfs, one a row, in the formats with a minimum (q4_1)
+**
+** and for f32: for each k, 16 floats. Rows beyond the last are zeros. The order of additions is part of
+** the contract (DESIGN: same bytes), so every set of kernels gives the same bits:
+**
+**     x per 32: d_x = amax/127, q = rint(x * (127/amax)), amax < 1e-30: zeros
+**     w.x, blocks ascending: s = exact integer sum; acc = fmaf(s, d_w * d_x, acc);
+**          with a minimum then acc = fmaf(m * d_x, sum q, acc)
+**     f32: acc = fmaf(w[k], x[k], acc), k ascending
+**     sums over a vector: 16 partial sums (i mod 16), folded 8, 4, 2, 1 */
+#ifndef LM_KERN_H
+#define LM_KERN_H
+
+#include "../lmint.h"
+
+enum { LM_TILE = 16, LM_BLOCK = 32, LM_PAGE = 64 };
+
+typedef struct {
+    int dtype;
+    int rows, cols;                 /* outputs, inputs */
+    int n_tiles;
+    size_t block_bytes;             /* of a tile: per 32 elements, or per element for f32 */
+    uint8_t *data;                  /* n_tiles * tile_bytes, 64-byte aligned; borrowed from the model */
+    size_t tile_bytes;
+} lm_mat;
+
+/* Columns to multiply. With q NULL the floats are used, and quantised weights are decoded to floats (the
+** exact path); else q, d, isum and fsum hold the columns per block of 32. */
+typedef struct {
+    int k;                          /* elements a column */
+    const float *x;                 /* (n, k) */
+    int8_t *q;                      /* (n, k) */
+    float *d, *fsum;                /* (n, k / 32): scale, and the sum of the block's q */
+    int32_t *isum;                  /* the same sums as integers */
+} lm_columns;
+
+/* One query vector on its way through the pages of its sequence. */
+typedef struct {
+    const float *q;                 /* (head_dim), scaled */
+    float *out;                     /* (head_dim), unnormalised until the end */
+    float max, sum;                 /* start: -INFINITY, 0 */
+    int first, end;                 /* the keys of this page that it sees, first <= end <= 64 */
+} lm_query;
+
+/* A page's keys and values of one head: k is (head_dim, 64), v is (64, v_stride); halfs, or floats in the
+** exact path. */
+typedef struct {
+    const void *k, *v;
+    int head_dim, v_stride, exact;
+} lm_page;
+
+typedef struct {
+    const char *name;
+    /* out[c * stride + row] for the rows of tiles first..end-1 and columns c0..c1-1. */
+    void (*multiply)(const lm_mat *w, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride);
+    /* Quantise a column of k floats, k a multiple of 32. Return 0 when a value is not finite. */
+    int (*quantise)(const float *x, int k, int8_t *q, float *d, float *fsum, int32_t *isum);
+    /* Return 0 when the sum of squares is not finite. */
+    int (*rms_norm)(const float *x, const float *weight, float eps, int n, float *out);
+    void (*add)(float *x, const float *y, int n);                       /* x += y */
+    void (*silu_mul)(float *gate, const float *up, int n);              /* gate = silu(gate) * up */
+    void (*attend)(const lm_page *page, lm_query *queries, int n);      /* carry n queries over one page */
+    void (*attend_end)(lm_query *query, int head_dim);                  /* out /= sum */
+    void (*half)(const float *x, uint16_t *out, int n);                 /* to f16, to nearest even */
+    int (*argmax)(const float *x, int n);                               /* the lowest index of the maximum */
+    double (*sum_exp)(const float *x, int n, float max);                /* sum of exp(x - max), by index */
+} lm_kern;
+
+extern const lm_kern lm_scalar_kern, lm_avx2_kern, lm_vnni_kern;
+
+/* The set for this cpu, or the one that LM_CPU names if the cpu has it; chosen once. */
+const lm_kern *lm_kern_get(void);
+int lm_kern_supported(const lm_kern *kern);         /* can this cpu run it? */
+
+/* pack.c */
+int lm_pack_has_kernel(int dtype);
+void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err);    /* all but data */
+size_t lm_mat_bytes(const lm_mat *m);
+/* Pack rows [first, first + n) given in the file's format; first is a multiple of 16, n at most 16. */
+void lm_mat_pack(lm_mat *m, int first, int n, const void *rows);
+void lm_mat_row(const lm_mat *m, int row, float *out);                          /* decode one row */
+/* Decode elements [k0, k1) of a tile to out[(k - k0) * 16 + row]; k0 is a multiple of 32. */
+void lm_mat_floats(const lm_mat *m, int tile, int k0, int k1, float *out);
+/* One row's block b of a quantised tile: 32 signed values, the scale and the minimum. */
+void lm_mat_block(const lm_mat *m, int tile, int row, int b, int8_t q[32], float *d, float *min);
+
+#endif

@@ -1,0 +1,45 @@
+/* vnni.c: AVX-512 with VNNI (Ice Lake, Sapphire Rapids, Zen 4 and later). vpdpbusd multiplies unsigned by
+** signed bytes, so weights are unsigned and what their offset adds is taken off again by the sum of x. */
+#if defined(__x86_64__)
+#include "kern.h"
+#include "elem.h"
+
+enum { LANES = 16, COLUMNS = 8 };
+
+typedef __m512 vf;
+typedef __m512i vb;
+
+INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE vf vf_load_part(const float *p, int n) { return v16_load_part(p, n); }
+INLINE void vf_store_part(float *p, vf a, int n) { v16_store_part(p, a, n); }
+INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vf vf_half(const uint8_t *p) { return v16_load_half((const uint16_t *)p); }
+INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE vb vb_low(vb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+INLINE vb vb_high(vb a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+
+INLINE __m512i four(const int8_t *x) {
+    int32_t bytes;
+    memcpy(&bytes, x, 4);
+    return _mm512_set1_epi32(bytes);
+}
+
+/* Two chains of four halve the latency of a single column. */
+INLINE vf dot_u4(const vb w[8], const int8_t *x, int correction) {
+    __m512i a = _mm512_set1_epi32(-correction), b = _mm512_setzero_si512();
+    for (int j = 0; j < 4; j++) {
+        a = _mm512_dpbusd_epi32(a, w[j], four(x + 4 * j));
+        b = _mm512_dpbusd_epi32(b, w[j + 4], four(x + 4 * j + 16));
+    }
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(a, b));
+}
+
+INLINE vf dot_s8(const vb w[8], const int8_t *x, int sum) { return dot_u4(w, x, 128 * sum); }
+
+#include "gemm.h"
+
+const lm_kern lm_vnni_kern = { "vnni", multiply, quantise, rms_norm, add, silu_mul, attend, attend_end, to_half, argmax,
+                               sum_exp };
+#endif

@@ -1,0 +1,88 @@
+/* lmint.h: the map of the engine's inside.
+**
+** Floors, lowest first; each uses only those below it. The public half of every floor is in lm.h.
+**
+**     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
+**     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
+**     3 format   reader meta gguf                   bytes of a file to a checked tensor list
+**     3 token    tok bpe pretok unicode chat        text to ids and back
+**     4 model    arch model kv forward              what a model is, its cache, one pass through it
+**     5 run      batch sample                       sequences advancing together
+*/
+#ifndef LMINT_H
+#define LMINT_H
+
+#include "../include/lm.h"
+
+#include <math.h>
+
+#define LM_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define LM_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define LM_COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+/*======================================================================
+** Floor 1: base */
+
+/* err.c */
+int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err);
+
+/* sort.c: put numbers in the order of what they stand for; stable, n log n whatever the data. */
+void lm_sort(uint32_t *index, size_t n, int (*compare)(const void *arg, uint32_t a, uint32_t b), const void *arg,
+             lm_err *err);
+
+/* utf8.c */
+int lm_utf8_step(const char *text, size_t n, uint32_t *cp);
+
+/* math.c: the same bits on every machine; errors stated there. */
+double lm_exp(double x);
+double lm_log(double x);                            /* x > 0 */
+double lm_pow(double x, double y);                  /* x > 0 */
+void lm_sincos(double x, double *sine, double *cosine);     /* |x| < 2^30 */
+float lm_f16_to_f32(uint16_t h);
+uint16_t lm_f32_to_f16(float x);                    /* to nearest, ties to even; NaN stays NaN */
+unsigned lm_fp_enter(void);                         /* default rounding, no FTZ or DAZ; return what was */
+void lm_fp_leave(unsigned saved);
+
+/* pool.c: run fn(arg, 0) .. fn(arg, n-1), each once, on the caller and the pool's workers. The pool is held
+** only while items run; between slices of a few milliseconds it is given up and stop is asked. */
+void lm_pool_run(void (*fn)(void *arg, int i), void *arg, int n, lm_stop stop, lm_err *err);
+
+/*======================================================================
+** Floor 2: kern, in kern/kern.h (only floors 2, 4 and 5 include it) */
+
+/*======================================================================
+** Floor 3: format */
+
+/* reader.c: stepping through bytes that may lie, of which only the first n of total are at hand yet. */
+typedef struct {
+    const uint8_t *bytes; size_t n, at;
+    uint64_t total;
+    int starved;                        /* a step wanted bytes past n that total promises */
+    const char *name; size_t name_n;    /* what is being read, for messages; may be empty */
+} lm_reader;
+
+const uint8_t *lm_reader_take(lm_reader *r, uint64_t n, const char *what, lm_err *err);
+void lm_reader_fail(const lm_reader *r, size_t at, lm_err *err, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+uint64_t lm_reader_le(const uint8_t *p, size_t n_bytes);        /* little-endian, n_bytes <= 8 */
+
+/* meta.c */
+lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err);
+void lm_meta_adopt(lm_meta *m, void *bytes);
+
+/*======================================================================
+** Floor 3: token. One tokenizer family a file, behind this table. */
+
+typedef struct {
+    const char *kind;                   /* the value of tokenizer.ggml.model */
+    /* Build t->family_data from the vocabulary, which tok.c has already read. */
+    void (*open)(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_err *err);
+    void (*close)(lm_tok *t);
+    /* Append the ids of valid UTF-8 text that holds no special token; first: it starts the whole text. */
+    void (*encode)(const lm_tok *t, const char *text, size_t n, int first, size_t limit, lm_stop stop, lm_ids *out,
+                   lm_err *err);
+} lm_tok_family;
+
+extern const lm_tok_family lm_bpe_family;
+
+#endif

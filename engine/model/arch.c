@@ -1,0 +1,286 @@
+/* arch.c: the architectures, a row each, and hyper-parameters in their three forms: GGUF metadata, the JSON
+** that is stored, and the struct that runs. */
+#include "model.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+static const lm_tensor_row llama_layer[] = {
+    { "blk.%d.attn_norm.weight", LM_ATTN_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_q.weight", LM_Q, LM_DIM_HEADS, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_k.weight", LM_K, LM_DIM_KV, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_v.weight", LM_V, LM_DIM_KV, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_output.weight", LM_O, LM_DIM_EMBD, LM_DIM_HEADS, 0 },
+    { "blk.%d.ffn_norm.weight", LM_FFN_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.ffn_gate.weight", LM_GATE, LM_DIM_FF, LM_DIM_EMBD, 0 },
+    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, 0 },
+    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, 0 },
+};
+
+static const lm_tensor_row llama_top[] = {
+    { "token_embd.weight", LM_TOKEN_EMBD, LM_DIM_VOCAB, LM_DIM_EMBD, 0 },
+    { "output_norm.weight", LM_OUTPUT_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "output.weight", LM_OUTPUT, LM_DIM_VOCAB, LM_DIM_EMBD, 1 },
+    { "rope_freqs.weight", LM_ROPE_FREQS, LM_DIM_1, LM_DIM_ROT_HALF, 1 },
+};
+
+static const lm_arch archs[] = {
+    { "llama", LM_ROPE_PAIRS, llama_layer, LM_COUNT(llama_layer), llama_top, LM_COUNT(llama_top) },
+};
+
+const lm_arch *lm_arch_find(const char *name) {
+    for (int i = 0; i < LM_COUNT(archs); i++) {
+        if (!strcmp(archs[i].name, name)) return &archs[i];
+    }
+    return NULL;
+}
+
+static const lm_arch *get_arch(const char *name, size_t n, lm_err *err) {
+    lm_buf known = {0};
+    for (int i = 0; i < LM_COUNT(archs); i++) {
+        if (strlen(archs[i].name) == n && !memcmp(archs[i].name, name, n)) return &archs[i];
+    }
+    for (int i = 0; i < LM_COUNT(archs); i++) lm_buf_print(&known, err, "%s%s", i ? ", " : "", archs[i].name);
+    lm_err_set(err, LM_ERROR, "architecture %.*s is not supported (have: %.*s)", (int)LM_MIN(n, 40), name, (int)known.n, known.data);
+    lm_buf_clear(&known);
+    return NULL;
+}
+
+/*----------------------------------------------------------------------
+** Hyper-parameters: a row a field. */
+typedef struct {
+    const char *name;                   /* in JSON */
+    const char *key;                    /* in GGUF, after "<arch>." */
+    size_t at;
+    int is_real;
+    double min, max, missing;           /* missing: the value of an absent key; NAN: it must be there */
+} field;
+
+#define INT(name, key, min, max, missing) { #name, key, offsetof(lm_hparams, name), 0, min, max, missing }
+#define REAL(name, key, min, max, missing) { #name, key, offsetof(lm_hparams, name), 1, min, max, missing }
+static const field fields[] = {
+    INT(n_layers, "block_count", 1, 512, NAN),
+    INT(n_embd, "embedding_length", 1, 65536, NAN),
+    INT(n_heads, "attention.head_count", 1, 1024, NAN),
+    INT(n_kv_heads, "attention.head_count_kv", 1, 1024, 0),     /* 0: n_heads */
+    INT(head_dim, "attention.key_length", 2, 1024, 0),          /* 0: n_embd / n_heads */
+    INT(n_ff, "feed_forward_length", 1, 1048576, NAN),
+    INT(n_vocab, NULL, 1, 16777216, NAN),                       /* the rows of token_embd.weight */
+    INT(n_ctx, "context_length", 1, 16777216, NAN),
+    INT(rope, NULL, 0, 1, 0),                                   /* the architecture's; in JSON a word */
+    INT(n_rot, "rope.dimension_count", 0, 1024, 0),             /* 0: head_dim */
+    REAL(rope_base, "rope.freq_base", 1, 1e12, 10000),
+    REAL(rope_scale, NULL, 1e-6, 1, 1),
+    REAL(norm_eps, "attention.layer_norm_rms_epsilon", 0, 1, NAN),
+};
+static const char *const rope_words[] = { "pairs", "halves" };
+
+static int get_int(const lm_hparams *h, const field *f) { return *(const int *)((const char *)h + f->at); }
+static float get_real(const lm_hparams *h, const field *f) { return *(const float *)((const char *)h + f->at); }
+
+static void set_field(lm_hparams *h, const field *f, double x, lm_err *err) {
+    if (!(x >= f->min && x <= f->max)) {
+        lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", f->name, x, f->min, f->max);
+    } else if (f->is_real) {
+        *(float *)((char *)h + f->at) = (float)x;
+    } else {
+        *(int *)((char *)h + f->at) = (int)x;
+    }
+}
+
+/* What no single field can say. */
+static void check_hparams(const lm_hparams *h, lm_err *err) {
+    if (h->n_heads % h->n_kv_heads) {
+        lm_err_set(err, LM_ERROR, "n_heads %d is not a multiple of n_kv_heads %d", h->n_heads, h->n_kv_heads);
+    }
+    if (h->n_rot % 2 || h->n_rot > h->head_dim) {
+        lm_err_set(err, LM_ERROR, "n_rot %d must be even and at most head_dim %d", h->n_rot, h->head_dim);
+    }
+    if ((int64_t)h->n_heads * h->head_dim > 1 << 20) {
+        lm_err_set(err, LM_ERROR, "n_heads %d x head_dim %d is too large", h->n_heads, h->head_dim);
+    }
+}
+
+void lm_hparams_read(lm_hparams *h, const char *json, size_t n, lm_err *err) {
+    lm_json j;
+    int seen[LM_COUNT(fields)] = {0};
+    *h = (lm_hparams){0};
+    lm_json_init(&j, json, n);
+    if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "hparams: expected a JSON object");
+    for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END;) {
+        int i = 0, word = -1;
+        while (i < LM_COUNT(fields) && strcmp(fields[i].name, j.key.data)) i++;
+        for (int w = 0; kind == LM_JSON_TEXT && w < LM_COUNT(rope_words); w++) {
+            if (!strcmp(rope_words[w], j.string.data)) word = w;
+        }
+        if (i == LM_COUNT(fields)) {
+            lm_err_set(err, LM_ERROR, "hparams: unknown field %.60s", j.key.data);
+        } else if (fields[i].at == offsetof(lm_hparams, rope) && word >= 0) {
+            h->rope = word;
+        } else if (fields[i].at != offsetof(lm_hparams, rope) && (kind == LM_JSON_INT || (kind == LM_JSON_REAL && fields[i].is_real))) {
+            set_field(h, &fields[i], j.real, err);
+        } else {
+            lm_err_set(err, LM_ERROR, "hparams: field %s has the wrong type", fields[i].name);
+        }
+        if (i < LM_COUNT(fields)) seen[i] = 1;
+    }
+    lm_json_next(&j, err);
+    for (int i = 0; i < LM_COUNT(fields); i++) {
+        if (!seen[i]) lm_err_set(err, LM_ERROR, "hparams: field %s is missing", fields[i].name);
+    }
+    lm_json_clear(&j);
+    if (!err->code) check_hparams(h, err);
+}
+
+static void write_hparams(const lm_hparams *h, lm_buf *out, lm_err *err) {
+    for (int i = 0; i < LM_COUNT(fields); i++) {
+        const field *f = &fields[i];
+        lm_buf_print(out, err, "%s\"%s\":", i ? "," : "{", f->name);
+        if (f->at == offsetof(lm_hparams, rope)) lm_buf_print(out, err, "\"%s\"", rope_words[h->rope]);
+        else if (f->is_real) lm_buf_print(out, err, "%.9g", (double)get_real(h, f));
+        else lm_buf_print(out, err, "%d", get_int(h, f));
+    }
+    lm_buf_append(out, "}", 1, err);
+}
+
+/* Scaling of positions: none, linear (a factor), or by frequency (llama 3's, given as rope_freqs.weight). */
+static void import_rope_scaling(lm_hparams *h, const lm_meta *meta, const char *arch, lm_err *err) {
+    char key[128];
+    const char *type;
+    size_t n;
+    double factor = 1;
+    snprintf(key, sizeof key, "%s.rope.scaling.factor", arch);
+    int has_factor = lm_meta_real(meta, key, &factor, err);
+    snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
+    if (!lm_meta_text(meta, key, &type, &n, err) || (n == 4 && !memcmp(type, "none", 4))) return;
+    if (n != 6 || memcmp(type, "linear", 6)) {
+        lm_err_set(err, LM_ERROR, "%s: %.*s is not supported (have: none, linear)", key, (int)LM_MIN(n, 20), type);
+    } else if (has_factor && !(factor >= 1 && factor <= 1e6)) {
+        lm_err_set(err, LM_ERROR, "%s.rope.scaling.factor %g is out of range (1 to 1e6)", arch, factor);
+    } else {
+        h->rope_scale = (float)(1.0 / factor);
+    }
+}
+
+static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *meta, const lm_tensor *tensors, int n_tensors,
+                           lm_err *err) {
+    char key[128];
+    *h = (lm_hparams){ .rope = arch->rope, .rope_scale = 1 };
+    for (int i = 0; i < LM_COUNT(fields) && !err->code; i++) {
+        const field *f = &fields[i];
+        int64_t integer = 0;
+        double x = f->missing;
+        if (!f->key) continue;
+        snprintf(key, sizeof key, "%s.%s", arch->name, f->key);
+        int found = f->is_real ? lm_meta_real(meta, key, &x, err) : lm_meta_int(meta, key, &integer, err);
+        if (found && !f->is_real) x = (double)integer;
+        if (x != x) lm_err_set(err, LM_ERROR, "%s is missing", key);
+        if (found || x != 0) set_field(h, f, x, err);
+        if (err->code && found && !strstr(err->msg, key)) {
+            *err = (lm_err){0};
+            lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", key, x, f->min, f->max);
+        }
+    }
+    if (err->code) return;
+    int64_t experts = 0;
+    snprintf(key, sizeof key, "%s.expert_count", arch->name);
+    if (lm_meta_int(meta, key, &experts, err) && experts) lm_err_set(err, LM_ERROR, "%s %lld: mixtures of experts are not supported", key, (long long)experts);
+    if (!h->n_kv_heads) h->n_kv_heads = h->n_heads;
+    if (!h->head_dim && h->n_embd % h->n_heads) {
+        lm_err_set(err, LM_ERROR, "%s.embedding_length %d is not a multiple of attention.head_count %d", arch->name, h->n_embd, h->n_heads);
+    }
+    if (!h->head_dim) h->head_dim = h->n_embd / h->n_heads;
+    if (!h->n_rot) h->n_rot = h->head_dim;
+    for (int i = 0; i < n_tensors; i++) {
+        if (!strcmp(tensors[i].name, "token_embd.weight")) h->n_vocab = (int)LM_MIN(tensors[i].ne[1], 16777217);
+    }
+    import_rope_scaling(h, meta, arch->name, err);
+    if (!h->n_vocab) lm_err_set(err, LM_ERROR, "tensor token_embd.weight is missing");
+    if (h->n_vocab > 16777216) lm_err_set(err, LM_ERROR, "token_embd.weight: more than 16777216 rows");
+    check_hparams(h, err);
+}
+
+/*----------------------------------------------------------------------
+** Tensors. */
+static int64_t dim(const lm_hparams *h, int which) {
+    switch (which) {
+    case LM_DIM_EMBD: return h->n_embd;
+    case LM_DIM_HEADS: return (int64_t)h->n_heads * h->head_dim;
+    case LM_DIM_KV: return (int64_t)h->n_kv_heads * h->head_dim;
+    case LM_DIM_FF: return h->n_ff;
+    case LM_DIM_VOCAB: return h->n_vocab;
+    case LM_DIM_ROT_HALF: return h->n_rot / 2;
+    default: return 1;
+    }
+}
+
+static void check_shape(const lm_tensor *t, const lm_tensor_row *row, const lm_hparams *h, lm_err *err) {
+    int64_t cols = dim(h, row->cols), rows = dim(h, row->rows);
+    if (t->ne[0] == cols && t->ne[1] == rows && t->ne[2] == 1 && t->ne[3] == 1) {
+        if (row->rows == LM_DIM_1 && t->dtype != LM_F32) {
+            lm_err_set(err, LM_ERROR, "tensor %s: type %s, expected f32", t->name, lm_dtype_find(t->dtype)->name);
+        }
+        return;
+    }
+    lm_err_set(err, LM_ERROR, "tensor %s: shape [%lld,%lld,%lld,%lld], expected [%lld,%lld,1,1]", t->name, (long long)t->ne[0],
+               (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], (long long)cols, (long long)rows);
+}
+
+/* Read "blk.<layer>." at the front of a name. Return the layer, or -1 when the name is of another form. */
+static int layer_of(const char *name, int n_layers) {
+    int layer = 0, i = 4;
+    if (strncmp(name, "blk.", 4)) return -1;
+    for (; name[i] >= '0' && name[i] <= '9' && layer < n_layers; i++) layer = layer * 10 + name[i] - '0';
+    return name[i] == '.' && i > 4 && (name[4] != '0' || i == 5) && layer < n_layers ? layer : -1;
+}
+
+void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at, lm_err *err) {
+    int n_layer_slots = h->n_layers * LM_LAYER_SLOTS;
+    for (int i = 0; i < n_layer_slots + LM_TOP_SLOTS; i++) at[i] = -1;
+    for (int t = 0; t < n_tensors && !err->code; t++) {
+        const char *name = tensors[t].name;
+        int layer = layer_of(name, h->n_layers), found = 0;
+        const lm_tensor_row *rows = layer < 0 ? arch->top : arch->layer;
+        for (int r = 0; r < (layer < 0 ? arch->n_top : arch->n_layer) && !found; r++) {
+            const char *tail = layer < 0 ? name : strchr(name + 4, '.');
+            found = !strcmp(layer < 0 ? rows[r].name : rows[r].name + strlen("blk.%d"), tail);
+            if (!found) continue;
+            int *slot = &at[layer < 0 ? n_layer_slots + rows[r].slot : layer * LM_LAYER_SLOTS + rows[r].slot];
+            if (*slot >= 0) lm_err_set(err, LM_ERROR, "tensor %s stands twice", name);
+            *slot = t;
+            check_shape(&tensors[t], &rows[r], h, err);
+        }
+        if (!found) lm_err_set(err, LM_ERROR, "tensor %s has no place in a %s model of %d layers", name, arch->name, h->n_layers);
+    }
+    for (int layer = 0; layer <= h->n_layers && !err->code; layer++) {
+        int is_top = layer == h->n_layers;
+        const lm_tensor_row *rows = is_top ? arch->top : arch->layer;
+        for (int r = 0; r < (is_top ? arch->n_top : arch->n_layer); r++) {
+            char name[LM_NAME_MAX + 1];
+            if (rows[r].optional || at[layer * LM_LAYER_SLOTS + rows[r].slot] >= 0) continue;
+            snprintf(name, sizeof name, rows[r].name, layer);
+            lm_err_set(err, LM_ERROR, "tensor %s is missing", name);
+        }
+    }
+}
+
+const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_tensors, lm_buf *hparams, lm_err *err) {
+    const char *name;
+    size_t n;
+    lm_hparams h;
+    if (!lm_meta_text(meta, "general.architecture", &name, &n, err)) {
+        lm_err_set(err, LM_ERROR, "general.architecture is missing");
+        return NULL;
+    }
+    const lm_arch *arch = get_arch(name, n, err);
+    if (!arch) return NULL;
+    import_hparams(&h, arch, meta, tensors, n_tensors, err);
+    if (err->code) return NULL;
+    int *at = lm_alloc(sizeof *at * (size_t)(h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS), err);
+    if (!at) return NULL;
+    lm_arch_bind(arch, &h, tensors, n_tensors, at, err);
+    lm_free(at);
+    write_hparams(&h, hparams, err);
+    return err->code ? NULL : arch->name;
+}

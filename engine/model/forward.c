@@ -1,0 +1,325 @@
+/* forward.c: one pass of rows (tokens of any number of sequences) through the decoder: one story.
+**
+** Each step of a layer is a section of the pool: either item = row (norms, rope, activations, quantising) or
+** item = a stretch of weight tiles (products), or item = some rows and heads (attention). Every output is
+** computed whole by one item in a fixed order, so neither the split nor the company of a row shows. */
+#include "model.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum { QUERIES_MAX = 128 };
+
+/* Rows of one sequence that are attended together. */
+typedef struct { int first, n; } stretch;
+
+struct lm_pass {
+    const lm_model *m;
+    const lm_kern *kern;
+    int exact, max_rows, max_out;
+    const lm_row *rows;
+    int n;                              /* rows of this pass */
+    float *x;                           /* (n, n_embd): the residual stream */
+    float *delta;                       /* (n, n_embd): what the last half layer adds to it */
+    float *normed;                      /* (n, n_embd) */
+    float *q, *k, *v, *mixed;           /* (n, heads * head_dim), k and v by n_kv_heads */
+    float *gate, *up;                   /* (n, n_ff) */
+    float *cosine, *sine;               /* (n, n_rot / 2) */
+    float *logits;                      /* (max_out, n_vocab) */
+    lm_columns in;                      /* the columns of the current product; quants (n, widest input) */
+    int8_t *quants;
+    stretch *stretches;
+    int n_stretches, heads_split;
+    int layer;
+    const lm_mat *products[3];          /* weights that multiply `in` in the current section, and where to */
+    float *products_out[3];
+    int n_products, n_columns, tiles_an_item;
+    _Atomic int bad_layer;              /* first layer whose activations were not finite, or INT_MAX */
+};
+
+/*----------------------------------------------------------------------
+** Scratch memory. */
+static int widest(const lm_hparams *h) {
+    return LM_MAX(LM_MAX(h->n_embd, h->n_ff), h->n_heads * h->head_dim);
+}
+
+lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm_err *err) {
+    const lm_hparams *h = &m->h;
+    lm_pass *p = lm_calloc(1, sizeof *p, err);
+    if (!p) return NULL;
+    size_t n = (size_t)LM_MAX(max_rows, max_out), heads = (size_t)(h->n_heads * h->head_dim), kv = (size_t)(h->n_kv_heads * h->head_dim);
+    size_t blocks = n * (size_t)(widest(h) / LM_BLOCK + 1);
+    p->m = m;
+    p->kern = lm_kern_get();
+    p->exact = exact;
+    p->max_rows = max_rows;
+    p->max_out = max_out;
+    struct { void *at; size_t n, size; } parts[] = {
+        { &p->x, n * (size_t)h->n_embd, sizeof(float) }, { &p->delta, n * (size_t)h->n_embd, sizeof(float) },
+        { &p->normed, n * (size_t)h->n_embd, sizeof(float) }, { &p->q, n * heads, sizeof(float) },
+        { &p->k, n * kv, sizeof(float) }, { &p->v, n * kv, sizeof(float) }, { &p->mixed, n * heads, sizeof(float) },
+        { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, n * (size_t)h->n_ff, sizeof(float) },
+        { &p->cosine, n * (size_t)h->n_rot / 2, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot / 2, sizeof(float) },
+        { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK, 1 },
+        { &p->in.d, blocks, sizeof(float) }, { &p->in.fsum, blocks, sizeof(float) }, { &p->in.isum, blocks, sizeof(int32_t) },
+        { &p->stretches, n, sizeof(stretch) },
+    };
+    for (int i = 0; i < LM_COUNT(parts); i++) *(void **)parts[i].at = lm_calloc(parts[i].n, parts[i].size, err);
+    if (err->code) {
+        lm_pass_free(p);
+        return NULL;
+    }
+    return p;
+}
+
+void lm_pass_free(lm_pass *p) {
+    if (!p) return;
+    void *parts[] = { p->x, p->delta, p->normed, p->q, p->k, p->v, p->mixed, p->gate, p->up, p->cosine, p->sine, p->logits,
+                      p->quants, p->in.d, p->in.fsum, p->in.isum, p->stretches, p };
+    for (int i = 0; i < LM_COUNT(parts); i++) lm_free(parts[i]);
+}
+
+int lm_pass_rows(const lm_pass *p) { return p->max_rows; }
+int lm_pass_fits(const lm_pass *p, int rows, int out) { return p && rows <= p->max_rows && out <= p->max_out; }
+
+/*----------------------------------------------------------------------
+** Products. */
+
+/* Name the input of the next product: columns of k floats, to be quantised by quantise_row unless the
+** n weights they meet are all floats. */
+static void set_input(lm_pass *p, const float *x, int k, const lm_mat *weights, int n) {
+    p->in.x = x;
+    p->in.k = k;
+    p->in.q = NULL;
+    for (int i = 0; i < n && !p->exact; i++) {
+        if (weights[i].dtype != LM_F32) p->in.q = p->quants;
+    }
+}
+
+static void not_finite(lm_pass *p) {
+    int seen = p->bad_layer;
+    while (p->layer < seen && !atomic_compare_exchange_weak(&p->bad_layer, &seen, p->layer)) {}
+}
+
+static void quantise_row(lm_pass *p, int i) {
+    size_t k = (size_t)p->in.k, blocks = k / LM_BLOCK, at = (size_t)i;
+    if (!p->in.q) return;
+    if (!p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k, p->in.d + at * blocks, p->in.fsum + at * blocks,
+                           p->in.isum + at * blocks)) {
+        not_finite(p);
+    }
+}
+
+static void multiply_item(void *arg, int item) {
+    lm_pass *p = arg;
+    int first = item * p->tiles_an_item, end = first + p->tiles_an_item;
+    for (int i = 0; i < p->n_products && end > 0; i++) {
+        const lm_mat *w = p->products[i];
+        int from = LM_MAX(first, 0), to = LM_MIN(end, w->n_tiles);
+        if (from < to) p->kern->multiply(w, from, to, &p->in, 0, p->n_columns, p->products_out[i], (size_t)w->rows);
+        first -= w->n_tiles;
+        end -= w->n_tiles;
+    }
+}
+
+static void add_product(lm_pass *p, const lm_mat *w, float *out) {
+    p->products[p->n_products] = w;
+    p->products_out[p->n_products++] = out;
+}
+
+/* Run the products added since the last run, as one section. */
+static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
+    int tiles = 0;
+    for (int i = 0; i < p->n_products; i++) tiles += p->products[i]->n_tiles;
+    p->n_columns = n_columns;
+    p->tiles_an_item = LM_MAX(tiles / (lm_threads() * 8), 1);
+    lm_pool_run(multiply_item, p, (tiles + p->tiles_an_item - 1) / p->tiles_an_item, stop, err);
+    p->n_products = 0;
+}
+
+/*----------------------------------------------------------------------
+** Steps by row. */
+static void start_row(void *arg, int i) {
+    lm_pass *p = arg;
+    size_t half = (size_t)p->m->h.n_rot / 2, at = (size_t)i;
+    lm_mat_row(&p->m->top[LM_TOKEN_EMBD], p->rows[i].id, p->x + at * (size_t)p->m->h.n_embd);
+    for (size_t j = 0; j < half; j++) {
+        double s, c;
+        lm_sincos(p->rows[i].pos * p->m->inv_freq[j], &s, &c);
+        p->sine[at * half + j] = (float)s;
+        p->cosine[at * half + j] = (float)c;
+    }
+}
+
+/* x += delta (but for the first half layer), normed = norm(x), quantised. */
+static void norm_row(lm_pass *p, int i, const lm_mat *weight, int has_delta) {
+    int n = p->m->h.n_embd;
+    size_t at = (size_t)i * (size_t)n;
+    if (has_delta) p->kern->add(p->x + at, p->delta + at, n);
+    if (!p->kern->rms_norm(p->x + at, lm_model_vector(weight), p->m->h.norm_eps, n, p->normed + at)) not_finite(p);
+    quantise_row(p, i);
+}
+
+static void attn_norm_row(void *arg, int i) {
+    lm_pass *p = arg;
+    norm_row(p, i, &p->m->layer[p->layer][LM_ATTN_NORM], p->layer > 0);
+}
+
+static void ffn_norm_row(void *arg, int i) {
+    lm_pass *p = arg;
+    norm_row(p, i, &p->m->layer[p->layer][LM_FFN_NORM], 1);
+}
+
+/* Turn the leading n_rot elements of each head by the row's angles (Su et al. 2021). */
+static void rope(const lm_hparams *h, float *x, int n_heads, const float *cosine, const float *sine) {
+    int half = h->n_rot / 2, step = h->rope == LM_ROPE_PAIRS ? 2 : 1, apart = h->rope == LM_ROPE_PAIRS ? 1 : half;
+    for (int head = 0; head < n_heads; head++, x += h->head_dim) {
+        for (int j = 0; j < half; j++) {
+            float a = x[j * step], b = x[j * step + apart];
+            x[j * step] = a * cosine[j] - b * sine[j];
+            x[j * step + apart] = a * sine[j] + b * cosine[j];
+        }
+    }
+}
+
+static void cache_row(void *arg, int i) {
+    lm_pass *p = arg;
+    const lm_hparams *h = &p->m->h;
+    size_t at = (size_t)i, half = (size_t)h->n_rot / 2;
+    int heads = h->n_heads * h->head_dim;
+    float *q = p->q + at * (size_t)heads, *k = p->k + at * (size_t)(h->n_kv_heads * h->head_dim);
+    float scale = 1.0f / sqrtf((float)h->head_dim);
+    rope(h, q, h->n_heads, p->cosine + at * half, p->sine + at * half);
+    rope(h, k, h->n_kv_heads, p->cosine + at * half, p->sine + at * half);
+    for (int j = 0; j < heads; j++) q[j] *= scale;
+    lm_kv_append(p->rows[i].kv, p->layer, p->rows[i].pos, k, p->v + at * (size_t)(h->n_kv_heads * h->head_dim));
+}
+
+static void mixed_row(void *arg, int i) { quantise_row(arg, i); }
+
+static void activate_row(void *arg, int i) {
+    lm_pass *p = arg;
+    size_t n = (size_t)p->m->h.n_ff;
+    p->kern->silu_mul(p->gate + (size_t)i * n, p->up + (size_t)i * n, (int)n);
+    quantise_row(p, i);
+}
+
+/*----------------------------------------------------------------------
+** Attention: an item is a stretch of rows and the heads that share a key head (or one head of them, when
+** there would be too few items to go round). Pages are taken left to right. */
+static void attend_item(void *arg, int item) {
+    lm_pass *p = arg;
+    const lm_hparams *h = &p->m->h;
+    int group = h->n_heads / h->n_kv_heads, n_heads = p->heads_split ? 1 : group;
+    int items = h->n_heads / n_heads, head = item % items * n_heads, n = 0;
+    stretch s = p->stretches[item / items];
+    const lm_row *rows = p->rows + s.first;
+    lm_query queries[QUERIES_MAX];
+    for (int r = 0; r < s.n; r++) {
+        for (int j = 0; j < n_heads; j++, n++) {
+            size_t at = ((size_t)(s.first + r) * (size_t)h->n_heads + (size_t)(head + j)) * (size_t)h->head_dim;
+            queries[n] = (lm_query){ .q = p->q + at, .out = p->mixed + at, .max = -INFINITY };
+            memset(queries[n].out, 0, (size_t)h->head_dim * sizeof(float));
+        }
+    }
+    for (int page = 0; page <= rows[s.n - 1].pos / LM_PAGE; page++) {
+        lm_page keys = lm_kv_page(rows[0].kv, p->layer, head / group, page);
+        int blind = 0;      /* queries of rows that stand before this page */
+        for (int i = 0; i < n; i++) {
+            int end = rows[i / n_heads].pos + 1 - page * LM_PAGE;
+            queries[i].first = 0;
+            queries[i].end = LM_MIN(end, LM_PAGE);
+            blind += end <= 0;
+        }
+        p->kern->attend(&keys, queries + blind, n - blind);
+    }
+    for (int i = 0; i < n; i++) p->kern->attend_end(&queries[i], h->head_dim);
+}
+
+/* Cut the rows into stretches of one sequence each, short enough for attend_item's queries. */
+static void set_stretches(lm_pass *p) {
+    const lm_hparams *h = &p->m->h;
+    int group = h->n_heads / h->n_kv_heads, most = LM_MAX(LM_MIN(QUERIES_MAX / group, 16), 1);
+    p->n_stretches = 0;
+    for (int i = 0; i < p->n; i++) {
+        stretch *last = p->stretches + p->n_stretches - 1;
+        if (i && p->rows[i].kv == p->rows[i - 1].kv && last->n < most) last->n++;
+        else p->stretches[p->n_stretches++] = (stretch){ i, 1 };
+    }
+    p->heads_split = p->n_stretches * h->n_kv_heads < 4 * lm_threads() || group > QUERIES_MAX;
+}
+
+/*----------------------------------------------------------------------
+** The story. */
+static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
+    const lm_model *m = p->m;
+    const lm_mat *w = m->layer[layer];
+    int n = p->n, heads = m->h.n_heads * m->h.head_dim;
+    p->layer = layer;
+
+    set_input(p, p->normed, m->h.n_embd, &w[LM_Q], 3);
+    lm_pool_run(attn_norm_row, p, n, stop, err);
+    add_product(p, &w[LM_Q], p->q);
+    add_product(p, &w[LM_K], p->k);
+    add_product(p, &w[LM_V], p->v);
+    run_products(p, n, stop, err);
+    lm_pool_run(cache_row, p, n, stop, err);
+    lm_pool_run(attend_item, p, p->n_stretches * (p->heads_split ? m->h.n_heads : m->h.n_kv_heads), stop, err);
+    set_input(p, p->mixed, heads, &w[LM_O], 1);
+    lm_pool_run(mixed_row, p, n, stop, err);
+    add_product(p, &w[LM_O], p->delta);
+    run_products(p, n, stop, err);
+
+    set_input(p, p->normed, m->h.n_embd, &w[LM_GATE], 2);
+    lm_pool_run(ffn_norm_row, p, n, stop, err);
+    add_product(p, &w[LM_GATE], p->gate);
+    add_product(p, &w[LM_UP], p->up);
+    run_products(p, n, stop, err);
+    set_input(p, p->gate, m->h.n_ff, &w[LM_DOWN], 1);
+    lm_pool_run(activate_row, p, n, stop, err);
+    add_product(p, &w[LM_DOWN], p->delta);
+    run_products(p, n, stop, err);
+}
+
+/* Move the rows that want logits to the front of x and delta, in the order of their out. */
+static int gather_outputs(lm_pass *p) {
+    size_t n = (size_t)p->m->h.n_embd;
+    int n_out = 0;
+    for (int i = 0; i < p->n; i++) {
+        if (p->rows[i].out < 0) continue;
+        memmove(p->x + (size_t)n_out * n, p->x + (size_t)i * n, n * sizeof(float));
+        memmove(p->delta + (size_t)n_out * n, p->delta + (size_t)i * n, n * sizeof(float));
+        n_out++;
+    }
+    return n_out;
+}
+
+static void output_norm_row(void *arg, int i) {
+    lm_pass *p = arg;
+    norm_row(p, i, &p->m->top[LM_OUTPUT_NORM], 1);
+}
+
+const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {
+    const lm_model *m = p->m;
+    unsigned fp = lm_fp_enter();
+    p->rows = rows;
+    p->n = n;
+    p->bad_layer = INT32_MAX;
+    set_stretches(p);
+    lm_pool_run(start_row, p, n, stop, err);
+    for (int layer = 0; layer < m->h.n_layers && !err->code; layer++) {
+        run_layer(p, layer, stop, err);
+        if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "layer %d: activations not finite", p->bad_layer);
+    }
+    if (!err->code) {
+        int n_out = gather_outputs(p);
+        p->layer = m->h.n_layers;
+        set_input(p, p->normed, m->h.n_embd, &m->top[LM_OUTPUT], 1);
+        lm_pool_run(output_norm_row, p, n_out, stop, err);
+        add_product(p, &m->top[LM_OUTPUT], p->logits);
+        run_products(p, n_out, stop, err);
+        if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    }
+    lm_fp_leave(fp);
+    return err->code ? NULL : p->logits;
+}

@@ -1,0 +1,103 @@
+/* model.h: what the files of floor 4 share with floor 5: hyper-parameters, the architecture table, a model's
+** weights by slot, the cache, and one pass through the decoder. */
+#ifndef LM_MODEL_H
+#define LM_MODEL_H
+
+#include "../kern/kern.h"
+
+/*----------------------------------------------------------------------
+** Architectures. A row of the table says how the one decoder behaves; hyper-parameters say how large it is. */
+
+/* Weights of a layer, then those of the whole model. A vector is a matrix of one row. */
+enum { LM_ATTN_NORM, LM_Q, LM_K, LM_V, LM_O, LM_FFN_NORM, LM_GATE, LM_UP, LM_DOWN, LM_LAYER_SLOTS };
+enum { LM_TOKEN_EMBD, LM_OUTPUT_NORM, LM_OUTPUT, LM_ROPE_FREQS, LM_TOP_SLOTS };
+
+enum { LM_ROPE_PAIRS, LM_ROPE_HALVES };     /* which elements turn together: (2i, 2i+1), or (i, i + n_rot/2) */
+
+typedef struct {
+    int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
+    int rope, n_rot;                        /* LM_ROPE_*; leading elements of a head that turn */
+    float rope_base, rope_scale;            /* angle = position * scale * base^(-2i/n_rot) */
+    float norm_eps;
+} lm_hparams;
+
+/* What a dimension of a tensor must be. */
+enum { LM_DIM_1, LM_DIM_EMBD, LM_DIM_HEADS, LM_DIM_KV, LM_DIM_FF, LM_DIM_VOCAB, LM_DIM_ROT_HALF };
+
+typedef struct {
+    const char *name;                       /* with %d for the layer in a layer's row */
+    int slot, rows, cols;                   /* LM_DIM_*; rows LM_DIM_1 for a vector */
+    int optional;
+} lm_tensor_row;
+
+typedef struct {
+    const char *name;                       /* general.architecture */
+    int rope;
+    const lm_tensor_row *layer; int n_layer;
+    const lm_tensor_row *top; int n_top;
+} lm_arch;
+
+const lm_arch *lm_arch_find(const char *name);
+
+/* Read the JSON form; every field is checked against its range. */
+void lm_hparams_read(lm_hparams *h, const char *json, size_t n, lm_err *err);
+
+/* Match tensors to slots: at[layer * LM_LAYER_SLOTS + slot], then LM_TOP_SLOTS at the end, hold tensor
+** indexes or -1. An unknown name, a missing tensor, or a wrong shape is an error. */
+void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at, lm_err *err);
+
+/*----------------------------------------------------------------------
+** Models. */
+struct lm_model {
+    const lm_arch *arch;
+    lm_hparams h;
+    lm_mat (*layer)[LM_LAYER_SLOTS];        /* (n_layers); an absent weight has no data */
+    lm_mat top[LM_TOP_SLOTS];               /* LM_OUTPUT falls back to LM_TOKEN_EMBD */
+    double *inv_freq;                       /* (n_rot / 2): radians a position, scale included */
+    void **slabs; int n_slabs;
+    uint64_t n_bytes;
+    lm_tok *tok;
+};
+
+/* A vector's elements: float vectors are packed as a tile of which only lane 0 is used, then made flat. */
+const float *lm_model_vector(const lm_mat *m);
+
+/*----------------------------------------------------------------------
+** The cache of keys and values of one sequence, in pages of 64 positions over all layers. Halfs, or floats
+** in the exact path; keys lie (head_dim, 64), values (64, head_dim rounded up to 16). */
+typedef struct {
+    const lm_model *m;
+    int exact;
+    uint8_t **pages; size_t n_pages, pages_cap;
+    int n;                                  /* positions written */
+} lm_kv;
+
+void lm_kv_init(lm_kv *kv, const lm_model *m, int exact);
+void lm_kv_clear(lm_kv *kv);
+void lm_kv_reserve(lm_kv *kv, int n, lm_err *err);                  /* room for positions 0 .. n-1 */
+lm_page lm_kv_page(const lm_kv *kv, int layer, int head, int page);
+void lm_kv_append(lm_kv *kv, int layer, int pos, const float *k, const float *v);  /* (n_kv_heads, head_dim) */
+
+/*----------------------------------------------------------------------
+** One pass. Rows of one sequence stand together in ascending position; each sequence has room reserved. */
+typedef struct {
+    int32_t id;
+    int pos;
+    lm_kv *kv;
+    int out;                                /* which row of logits it fills, -1: none */
+} lm_row;
+
+typedef struct lm_pass lm_pass;             /* the scratch memory of passes */
+
+enum { LM_ROWS_MAX = 256 };
+
+lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm_err *err);
+void lm_pass_free(lm_pass *p);
+int lm_pass_rows(const lm_pass *p);
+int lm_pass_fits(const lm_pass *p, int rows, int out);       /* p may be NULL */
+
+/* Run rows through the model and write their keys and values. Return logits (max_out, n_vocab), valid until
+** the next pass, or NULL. */
+const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err);
+
+#endif

@@ -1,0 +1,358 @@
+/* tok.c: a tokenizer's vocabulary, its special tokens, and a text split between them and the family.
+**
+** A special token is one of type CONTROL, UNKNOWN or USER: it stands for its own spelling and no merge makes
+** it. USER tokens are found in every text, the other two only where the caller says so. Where several begin
+** at one place the longest is taken; texts are read from left to right. All else is the family's. */
+#include "tok.h"
+
+#include <string.h>
+
+static const lm_tok_family *const g_families[] = { &lm_bpe_family };
+
+/* Spellings that are special tokens whatever their type says (files mistype them), and which of them end a
+** generation. GGUF files do not say so themselves; llama.cpp goes by these spellings, and files rely on it. */
+static const struct { const char *text; int eog; } g_known[] = {
+    { "<|im_end|>", 1 }, { "<|endoftext|>", 1 }, { "<|eot_id|>", 1 }, { "<|eom_id|>", 1 }, { "<|end|>", 1 },
+    { "<|end_of_text|>", 1 }, { "<end_of_turn>", 1 }, { "<end_of_utterance>", 1 }, { "<eos>", 1 }, { "</s>", 1 },
+    { "<EOT>", 1 }, { "_<EOT>", 1 }, { "[EOT]", 1 }, { "[EOS]", 1 }, { "<|return|>", 1 }, { "<|call|>", 1 },
+    { "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", 1 },
+    { "<|fim_pad|>", 1 }, { "<fim-pad>", 1 }, { "<fim_pad>", 1 }, { "<PAD>", 1 }, { "[PAD]", 1 },
+    { "<|fim_repo|>", 1 }, { "<|repo_name|>", 1 }, { "<fim-repo>", 1 }, { "<REPO>", 1 }, { "<reponame>", 1 },
+    { "<|file_sep|>", 1 },
+    { "<|fim_prefix|>", 0 }, { "<fim-prefix>", 0 }, { "<fim_prefix>", 0 }, { "<PRE>", 0 },
+    { "<|fim_suffix|>", 0 }, { "<fim-suffix>", 0 }, { "<fim_suffix>", 0 }, { "<SUF>", 0 },
+    { "<|fim_middle|>", 0 }, { "<fim-middle>", 0 }, { "<fim_middle>", 0 }, { "<MID>", 0 },
+};
+
+enum { ANY_SPECIAL = 1, USER_SPECIAL = 2 };     /* lm_tok.special_first */
+
+/*----------------------------------------------------------------------
+** The vocabulary */
+
+uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n) {
+    const uint64_t k = 0x9E3779B97F4A7C15u;
+    uint64_t h = (seed ^ n) * k, x = 0;
+    uint32_t low, high;
+    for (; n >= 8; bytes += 8, n -= 8) {
+        memcpy(&x, bytes, 8);
+        h = (h ^ x ^ h >> 32) * k;
+    }
+    if (n >= 4) {
+        memcpy(&low, bytes, 4);
+        memcpy(&high, bytes + n - 4, 4);
+        x = (uint64_t)high << 32 | low;
+    } else if (n) {
+        x = (uint64_t)(uint8_t)bytes[0] << 16 | (uint64_t)(uint8_t)bytes[n / 2] << 8 | (uint8_t)bytes[n - 1];
+    }
+    h = (h ^ x ^ h >> 32) * k;
+    return (h ^ h >> 29) * k;
+}
+
+int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n) {
+    for (size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;; slot = (slot + 1) & t->index_mask) {
+        int32_t id = t->index[slot];
+        if (id < 0) return -1;
+        uint32_t at = t->text_at[id];
+        if (t->text_at[id + 1] - at == n && !memcmp(t->text + at, text, n)) return id;
+    }
+}
+
+const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int elem, lm_err *err) {
+    const lm_meta_entry *e = err->code ? NULL : lm_meta_find(arrays, key);
+    if (!e) return NULL;
+    int is_i32 = e->type == LM_META_ARRAY && elem == LM_META_I32 && e->elem == LM_META_U32;
+    if (is_i32 || (e->type == LM_META_ARRAY && e->elem == elem)) return e;
+    lm_err_set(err, LM_ERROR, "%s: wanted an array of %s", key, elem == LM_META_TEXT ? "texts" : "32-bit integers");
+    return NULL;
+}
+
+static void read_tokens(lm_tok *t, const lm_meta *arrays, lm_err *err) {
+    const char *key = "tokenizer.ggml.tokens", *text;
+    const lm_meta_entry *e = lm_tok_array(arrays, key, LM_META_TEXT, err);
+    size_t pos = 0, n, at = 0, slots = 16;
+    if (!e || !e->n) lm_err_set(err, LM_ERROR, "%s: missing or empty", key);
+    if (!err->code && (e->n >= INT32_MAX / 2 || e->n_bytes > UINT32_MAX)) {
+        lm_err_set(err, LM_ERROR, "%s: %llu tokens in %zu bytes are too many", key, (unsigned long long)e->n, e->n_bytes);
+    }
+    if (err->code) return;
+    t->n = (int)e->n;
+    while (slots < 2 * (size_t)t->n) slots *= 2;
+    t->index_mask = slots - 1;
+    t->index = lm_alloc(slots * sizeof *t->index, err);
+    t->text = lm_alloc(e->n_bytes, err);
+    t->text_at = lm_alloc(((size_t)t->n + 1) * sizeof *t->text_at, err);
+    if (err->code) return;
+    for (size_t i = 0; i < slots; i++) t->index[i] = -1;
+    for (int32_t id = 0; id < t->n && lm_meta_next_text(e, &pos, &text, &n); id++) {
+        memcpy(t->text + at, text, n);
+        t->text_at[id] = (uint32_t)at;
+        t->text_at[id + 1] = (uint32_t)(at += n);
+        if (!n) continue;       /* a hole in the numbering: no text becomes it, and it adds none */
+        int32_t same = lm_tok_find(t, text, n);
+        if (same >= 0) {
+            lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", key, (int)LM_MIN(n, 60), text, same, id);
+            return;
+        }
+        size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;
+        while (t->index[slot] >= 0) slot = (slot + 1) & t->index_mask;
+        t->index[slot] = id;
+    }
+}
+
+static void read_types(lm_tok *t, const lm_meta *arrays, lm_err *err) {
+    const char *key = "tokenizer.ggml.token_type";
+    const lm_meta_entry *e = lm_tok_array(arrays, key, LM_META_I32, err);
+    t->type = lm_alloc((size_t)t->n, err);
+    t->eog = lm_calloc((size_t)t->n, 1, err);
+    if (err->code) return;
+    memset(t->type, LM_TOK_NORMAL, (size_t)t->n);
+    if (!e) return;
+    if (e->n != (uint64_t)t->n) {
+        lm_err_set(err, LM_ERROR, "%s: %llu types for %d tokens", key, (unsigned long long)e->n, t->n);
+        return;
+    }
+    for (int i = 0; i < t->n; i++) {
+        uint64_t type = lm_reader_le(e->data + 4 * (size_t)i, 4);
+        t->type[i] = type >= LM_TOK_NORMAL && type <= LM_TOK_BYTE ? (uint8_t)type : LM_TOK_UNUSED;
+    }
+}
+
+static int32_t read_id(const lm_tok *t, const lm_meta *meta, const char *key, lm_err *err) {
+    int64_t id = -1;
+    if (!lm_meta_int(meta, key, &id, err)) return -1;
+    if (id >= 0 && id < t->n) return (int32_t)id;
+    lm_err_set(err, LM_ERROR, "%s: %lld, wanted one of %d tokens", key, (long long)id, t->n);
+    return -1;
+}
+
+static void read_ends(lm_tok *t, const lm_meta *meta, lm_err *err) {
+    t->bos = read_id(t, meta, "tokenizer.ggml.bos_token_id", err);
+    t->eos = read_id(t, meta, "tokenizer.ggml.eos_token_id", err);
+    int32_t eot = read_id(t, meta, "tokenizer.ggml.eot_token_id", err);
+    read_id(t, meta, "tokenizer.ggml.unknown_token_id", err);
+    read_id(t, meta, "tokenizer.ggml.padding_token_id", err);
+    if (err->code) return;
+    for (int i = 0; i < LM_COUNT(g_known); i++) {
+        int32_t id = lm_tok_find(t, g_known[i].text, strlen(g_known[i].text));
+        if (id < 0) continue;
+        t->eog[id] = (uint8_t)g_known[i].eog;
+        t->type[id] = LM_TOK_CONTROL;
+    }
+    if (t->eos >= 0) t->eog[t->eos] = 1;
+    if (eot >= 0) t->eog[eot] = 1;
+}
+
+/* Read whether the model wants an end token, over what its family set. */
+static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, int *add, lm_err *err) {
+    if (lm_meta_bool(meta, add_key, add, err) && *add && id < 0) {
+        lm_err_set(err, LM_ERROR, "%s is true, but there is no %s", add_key, id_key);
+    }
+}
+
+static int compare_spellings(const void *arg, uint32_t a, uint32_t b) {
+    const lm_tok *t = arg;
+    size_t a_n = t->text_at[a + 1] - t->text_at[a], b_n = t->text_at[b + 1] - t->text_at[b];
+    int order = memcmp(t->text + t->text_at[a], t->text + t->text_at[b], LM_MIN(a_n, b_n));
+    return order ? order : a_n < b_n ? -1 : a_n > b_n;
+}
+
+int lm_tok_is_special(const lm_tok *t, int32_t id) {
+    return t->type[id] == LM_TOK_CONTROL || t->type[id] == LM_TOK_USER || t->type[id] == LM_TOK_UNKNOWN;
+}
+
+static void list_specials(lm_tok *t, lm_err *err) {
+    size_t n = 0;
+    for (int i = 0; i < t->n && !err->code; i++) n += (size_t)lm_tok_is_special(t, i);
+    t->specials = lm_alloc(n * sizeof *t->specials, err);
+    if (err->code) return;
+    for (int i = 0; i < t->n; i++) {
+        if (!lm_tok_is_special(t, i) || t->text_at[i] == t->text_at[i + 1]) continue;
+        t->specials[t->n_specials++] = (uint32_t)i;
+        uint8_t *first = &t->special_first[(uint8_t)t->text[t->text_at[i]]];
+        *first |= t->type[i] == LM_TOK_USER ? ANY_SPECIAL | USER_SPECIAL : ANY_SPECIAL;
+    }
+    lm_sort(t->specials, t->n_specials, compare_spellings, t, err);
+}
+
+lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
+    const char *kind;
+    size_t n;
+    if (!lm_meta_text(meta, "tokenizer.ggml.model", &kind, &n, err)) return NULL;
+    if ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8))) return NULL;
+    lm_tok *t = lm_calloc(1, sizeof *t, err);
+    if (!t) return NULL;
+    for (int i = 0; i < LM_COUNT(g_families); i++) {
+        const char *name = g_families[i]->kind;
+        if (strlen(name) == n && !memcmp(name, kind, n)) t->family = g_families[i];
+    }
+    if (!t->family) {
+        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %s)", (int)LM_MIN(n, 40), kind,
+                   g_families[0]->kind);
+    }
+    t->seed = (uint64_t)(uintptr_t)t;
+    read_tokens(t, arrays, err);
+    read_types(t, arrays, err);
+    if (!err->code) read_ends(t, meta, err);
+    list_specials(t, err);
+    if (!err->code) t->family->open(t, meta, arrays, err);
+    read_add(meta, "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id", t->bos, &t->add_bos, err);
+    read_add(meta, "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id", t->eos, &t->add_eos, err);
+    if (!err->code) return t;
+    lm_tok_free(t);
+    return NULL;
+}
+
+void lm_tok_free(lm_tok *t) {
+    if (!t) return;
+    if (t->family) t->family->close(t);
+    lm_free(t->text);
+    lm_free(t->text_at);
+    lm_free(t->bytes);
+    lm_free(t->bytes_at);
+    lm_free(t->type);
+    lm_free(t->eog);
+    lm_free(t->index);
+    lm_free(t->specials);
+    lm_free(t);
+}
+
+/*----------------------------------------------------------------------
+** Asking. An id from outside the vocabulary (models may have more outputs) spells nothing. */
+
+static int in_vocabulary(const lm_tok *t, int32_t id) { return id >= 0 && id < t->n; }
+
+int lm_tok_count(const lm_tok *t) { return t->n; }
+const char *lm_tok_kind(const lm_tok *t) { return t->family->kind; }
+int lm_tok_type(const lm_tok *t, int32_t id) { return in_vocabulary(t, id) ? t->type[id] : LM_TOK_UNUSED; }
+int32_t lm_tok_bos(const lm_tok *t) { return t->bos; }
+int32_t lm_tok_eos(const lm_tok *t) { return t->eos; }
+int lm_tok_is_eog(const lm_tok *t, int32_t id) { return in_vocabulary(t, id) && t->eog[id]; }
+
+static const char *part(const lm_tok *t, const char *all, const uint32_t *at, int32_t id, size_t *n) {
+    int known = in_vocabulary(t, id);
+    *n = known ? at[id + 1] - at[id] : 0;
+    return known ? all + at[id] : "";
+}
+
+const char *lm_tok_text(const lm_tok *t, int32_t id, size_t *n) { return part(t, t->text, t->text_at, id, n); }
+const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n) { return part(t, t->bytes, t->bytes_at, id, n); }
+
+int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n) {
+    int32_t id = lm_tok_find(t, text, n);
+    return id >= 0 && lm_tok_is_special(t, id) ? id : -1;
+}
+
+/*----------------------------------------------------------------------
+** Encoding */
+
+int lm_tok_stopped(lm_stop stop, lm_err *err) {
+    return stop.ask && stop.ask(stop.arg) ? lm_err_set(err, LM_INTERRUPT, "interrupted") : 0;
+}
+
+/* Find the longest special token that text begins with, among those that all or the type USER allows: keep
+** the range of the sorted spellings that agree with text so far, and read on until it is empty. */
+static int32_t special_at(const lm_tok *t, const char *text, size_t n, int all) {
+    size_t low = 0, high = t->n_specials;
+    int32_t best = -1;
+    for (size_t depth = 0; depth < n && low < high; depth++) {
+        for (int side = 0; side < 2; side++) {
+            size_t a = low, b = high;
+            while (a < b) {
+                size_t middle = a + (b - a) / 2;
+                uint32_t id = t->specials[middle], at = t->text_at[id] + (uint32_t)depth;
+                int c = at < t->text_at[id + 1] ? (uint8_t)t->text[at] : -1;
+                if (c < (uint8_t)text[depth] + side) a = middle + 1;
+                else b = middle;
+            }
+            if (side) high = a;
+            else low = a;
+        }
+        if (low == high) break;
+        uint32_t id = t->specials[low];     /* the shortest of the range stands first */
+        if (t->text_at[id + 1] - t->text_at[id] == depth + 1 && (all || t->type[id] == LM_TOK_USER)) best = (int32_t)id;
+    }
+    return best;
+}
+
+static int is_valid(const char *text, size_t n, lm_stop stop, lm_err *err) {
+    uint32_t cp;
+    size_t asked = 0;
+    for (size_t i = 0; i < n;) {
+        uint64_t x;
+        if (n - i >= 8 && (memcpy(&x, text + i, 8), !(x & 0x8080808080808080u))) {
+            i += 8;
+        } else {
+            int step = lm_utf8_step(text + i, n - i, &cp);
+            if (step <= 0) return 0;
+            i += (size_t)step;
+        }
+        if (i - asked >= LM_STOP_BYTES) {
+            asked = i;
+            if (lm_tok_stopped(stop, err)) return 0;
+        }
+    }
+    return 1;
+}
+
+typedef struct {
+    const lm_tok *t;
+    size_t limit;
+    lm_stop stop;
+    lm_ids *out;
+} call;
+
+static int is_done(const call *c, lm_err *err) { return err->code || (c->limit && c->out->n > c->limit); }
+
+/* Find the next special token from start on. Return where it is, its id in *id, or n. */
+static size_t next_special(const call *c, const char *text, size_t n, size_t start, int all, int32_t *id, lm_err *err) {
+    int wanted = all ? ANY_SPECIAL : USER_SPECIAL;
+    for (size_t i = start; i < n; i++) {
+        if ((i - start) % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(c->stop, err)) return n;
+        if (!(c->t->special_first[(uint8_t)text[i]] & wanted)) continue;
+        *id = special_at(c->t, text + i, n - i, all);
+        if (*id >= 0) return i;
+    }
+    return n;
+}
+
+/* Encode text without special tokens. */
+static void encode_plain(const call *c, const char *text, size_t n, int first, lm_err *err) {
+    lm_buf repaired = {0};
+    if (!n || is_done(c, err)) return;
+    if (!is_valid(text, n, c->stop, err)) {
+        lm_utf8_repair(&repaired, text, n, err);
+        text = repaired.data;
+        n = repaired.n;
+    }
+    if (!err->code) c->t->family->encode(c->t, text, n, first, c->limit, c->stop, c->out, err);
+    lm_buf_clear(&repaired);
+}
+
+/* Encode text between marked spans. */
+static void encode_stretch(const call *c, const char *text, size_t n, int first, int all, lm_err *err) {
+    for (size_t at = 0; at < n && !is_done(c, err);) {
+        int32_t id = -1;
+        size_t found = next_special(c, text, n, at, all, &id, err);
+        encode_plain(c, text + at, found - at, first && !at, err);
+        if (found == n || is_done(c, err)) return;
+        lm_ids_append(c->out, id, err);
+        at = found + c->t->text_at[id + 1] - c->t->text_at[id];
+    }
+}
+
+void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_options *options, size_t limit,
+                   lm_stop stop, lm_ids *out, lm_err *err) {
+    call c = { t, limit, stop, out };
+    size_t at = 0;
+    if (options->add_special && t->add_bos) lm_ids_append(out, t->bos, err);
+    for (size_t i = 0; i < options->n_specials && !is_done(&c, err); i++) {
+        const lm_span *span = &options->specials[i];
+        int32_t id = lm_tok_special(t, text + span->start, span->n);
+        if (id < 0) continue;       /* a marker that is no token of this vocabulary is part of the text */
+        encode_stretch(&c, text + at, span->start - at, at == 0, options->parse_special, err);
+        if (!is_done(&c, err)) lm_ids_append(out, id, err);
+        at = span->start + span->n;
+    }
+    encode_stretch(&c, text + at, n - at, at == 0, options->parse_special, err);
+    if (options->add_special && t->add_eos && !is_done(&c, err)) lm_ids_append(out, t->eos, err);
+}

@@ -1,0 +1,185 @@
+/* ext.h: the map of the SQL side.
+**
+**     ext.c          what is registered, and the entry point
+**     conn.c         what a connection keeps: cached statements, models in use, the stop signal
+**     value.c        between sqlite3_value and the engine; errors
+**     options.c      JSON options, a table per function
+**     store.c        models as rows: import, look-up, reading and checking
+**     share.c        one copy of a model per process
+**     memo.c         answers given before
+**     prompt.c       from a prompt and its options to token ids
+**     func_*.c       scalar functions, by noun
+**     vtab_*.c       virtual tables, one each */
+#ifndef LM_EXT_H
+#define LM_EXT_H
+
+#define _GNU_SOURCE
+#ifdef SQLITE_CORE
+#include <sqlite3.h>
+#else
+#include <sqlite3ext.h>
+SQLITE_EXTENSION_INIT3
+#endif
+
+#include "../include/lm.h"
+
+#include <string.h>
+
+#define LM_COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+/*======================================================================
+** conn.c */
+typedef struct lm_shared lm_shared;         /* share.c: a model in memory */
+typedef struct lm_memo lm_memo;
+
+typedef struct { char *schema; sqlite3_int64 id; uint8_t edit[8]; lm_shared *model; } lm_use;
+typedef struct { char *schema; sqlite3_stmt *model, *setting; } lm_lookup;
+
+/* Belongs to one connection, and is used under its mutex. */
+typedef struct lm_conn {
+    sqlite3 *db;
+    int refs;                               /* functions and modules registered with it */
+    uint64_t serial;                        /* tells connections of a process apart */
+    int anchored;                           /* lm_loaded is connected and will finalise the statements */
+    sqlite3_stmt *ask, *ask_long;           /* the stop signal's */
+    lm_lookup *lookups; int n_lookups;      /* a model's row, a task's default; per schema */
+    int64_t asked_ns, asked_long_ns;
+    lm_use *uses; int n_uses;               /* models this connection has used, as it last saw them */
+    lm_memo *memo;
+} lm_conn;
+
+lm_conn *lm_conn_new(sqlite3 *db);
+void lm_conn_ref(lm_conn *c);
+void lm_conn_unref(void *c);                /* a destructor for sqlite3_create_*_v2 */
+void lm_conn_finalise(lm_conn *c);          /* the cached statements; lm_loaded's xDisconnect */
+lm_stop lm_conn_stop(lm_conn *c);           /* sees interrupt and progress handlers */
+
+/* Prepare a statement from a printf format. Errors go to err. */
+sqlite3_stmt *lm_conn_prepare(lm_conn *c, lm_err *err, const char *format, ...);
+/* Prepare one that the connection keeps, in *kept, until it closes. */
+sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_err *err);
+/* Step: 1 for a row, 0 at the end, and 0 with err set on failure. */
+int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
+void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
+void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
+
+/*======================================================================
+** value.c */
+typedef struct { const char *text; size_t n; } lm_text;     /* borrowed from an sqlite3_value */
+
+/* Report err as the function's result. */
+void lm_result_error(sqlite3_context *ctx, const lm_err *err);
+char *lm_error_text(const lm_err *err);                     /* sqlite3_malloc'ed, for a vtab's zErrMsg */
+int lm_error_code(const lm_err *err);                       /* SQLITE_ERROR, _NOMEM or _INTERRUPT */
+/* Read a text argument (numbers count as their text). Return 0 for NULL; a BLOB is an error. */
+int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
+void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);      /* copies */
+
+/*======================================================================
+** options.c */
+enum { LM_OPT_INT, LM_OPT_REAL, LM_OPT_BOOL, LM_OPT_TEXT, LM_OPT_TEXTS };
+
+typedef struct {
+    const char *name;
+    int type;
+    size_t at;                              /* offset of int, double, int, char * or lm_texts in the struct */
+    double min, max;                        /* of a number */
+    const char *words;                      /* "a|b|c": what a text may be; NULL: anything */
+} lm_option;
+
+typedef struct { char **items; size_t *ns; int n; } lm_texts;
+
+/* Read JSON options into a struct that holds the defaults, by a table that ends with a NULL name. Texts are
+** allocated, to be freed by lm_options_clear. NULL json changes nothing. given, if not NULL, gets a bit per
+** table row that was there. */
+void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err);
+void lm_options_clear(const lm_option *table, void *options);
+
+/*======================================================================
+** store.c */
+enum { LM_FORMAT = 1, LM_CHUNK_BYTES = 4 << 20 };
+
+typedef struct {
+    char *schema, *name;                    /* owned */
+    sqlite3_int64 id;
+    uint8_t edit[8];
+} lm_found;
+
+/* Find the model that name (NULL: the default for task, "generate" or "embed") means. */
+void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err);
+void lm_found_clear(lm_found *f);
+
+/* Import the GGUF file at path as one transaction. */
+void lm_store_import(lm_conn *c, const char *path, const char *schema, const char *name, lm_err *err);
+
+/* Read a model's rows and check every digest. With build, return the model that they make; digest gets the
+** root digest of what was read. */
+lm_model *lm_store_read(lm_conn *c, const lm_found *f, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+
+/* Does schema hold models? An unknown format version is an error. */
+int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
+/* Create the tables in schema if they are missing. */
+void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
+
+/*======================================================================
+** share.c */
+struct lm_shared {
+    uint8_t digest[LM_DIGEST_BYTES];
+    lm_model *model;
+    const lm_chat *chat;                    /* NULL: none, or one that is not known */
+    lm_buf chat_template;                   /* the model's own text */
+    /* Guarded by share.c's lock: */
+    int calls;                              /* running now */
+    int connections;                        /* that have it among their uses */
+    uint64_t used;                          /* a clock of uses, for LRU */
+    struct lm_verified *verified;           /* where its bytes were read and checked */
+    lm_shared *next;
+};
+
+/* Get the model that a call is to use; balance with lm_share_end. */
+lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *task, lm_err *err);
+void lm_share_end(lm_shared *s);
+void lm_share_forget(lm_conn *c);           /* the connection closes */
+/* Drop from memory the model that found names (NULL: all) where no call is running. Return how many. */
+int lm_share_unload(lm_conn *c, const lm_found *f);
+/* Visit the models in memory, under the lock. */
+void lm_share_each(void (*visit)(void *arg, const lm_shared *s), void *arg);
+
+/*======================================================================
+** memo.c: answers by (model digest, what was asked). An LRU of at most 16 MiB a connection. */
+void lm_memo_free(lm_memo *m);
+const char *lm_memo_find(lm_conn *c, const void *key, size_t key_n, size_t *n);     /* until the next memo call */
+void lm_memo_add(lm_conn *c, const void *key, size_t key_n, const char *value, size_t n);
+
+/*======================================================================
+** prompt.c */
+typedef struct {
+    char *model, *template, *system, *on_error;
+    int parse_special, max_tokens, top_k;
+    sqlite3_int64 seed;
+    double temperature, top_p, min_p, repeat_penalty;
+    lm_texts stop;
+    int has_seed;
+} lm_generate_options;
+
+void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, lm_err *err);
+void lm_generate_options_clear(lm_generate_options *o);
+/* Tokenise a prompt as the options and the model's template say. */
+void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err);
+/* Start a batch of one. The options must outlive it. */
+lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
+                          lm_err *err);
+
+/*======================================================================
+** Registration: each file's own. */
+int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int flags,
+                void (*call)(sqlite3_context *, int, sqlite3_value **));
+int lm_func_generate_register(lm_conn *c);
+int lm_func_token_register(lm_conn *c);
+int lm_func_model_register(lm_conn *c);
+int lm_func_info_register(lm_conn *c);
+int lm_vtab_stream_register(lm_conn *c);
+int lm_vtab_tokens_register(lm_conn *c);
+int lm_vtab_loaded_register(lm_conn *c);
+
+#endif

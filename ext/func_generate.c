@@ -1,0 +1,53 @@
+/* func_generate.c: generate(prompt[, options]). */
+#include "ext.h"
+
+/* What an answer depends on, as bytes: the model, the options' text, the prompt. */
+static void memo_key(lm_buf *key, const lm_shared *s, sqlite3_value *options, lm_text prompt, lm_err *err) {
+    uint64_t options_n = options ? (uint64_t)sqlite3_value_bytes(options) : 0;
+    lm_buf_append(key, s->digest, sizeof s->digest, err);
+    lm_buf_append(key, &options_n, sizeof options_n, err);
+    if (options_n) lm_buf_append(key, sqlite3_value_text(options), (size_t)options_n, err);
+    lm_buf_append(key, prompt.text, prompt.n, err);
+}
+
+static void run(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *answer, lm_err *err) {
+    lm_token token;
+    lm_batch *b = lm_prompt_start(c, s, o, prompt, 0, err);
+    while (b && lm_batch_next(b, lm_conn_stop(c), &token, err) > 0) lm_buf_append(answer, token.piece, token.piece_n, err);
+    lm_batch_free(b);
+}
+
+static void generate(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_conn *c = sqlite3_user_data(ctx);
+    lm_err err = {0};
+    lm_text prompt;
+    lm_generate_options o;
+    lm_buf key = {0}, answer = {0};
+    lm_shared *s = NULL;
+    sqlite3_value *options = n_args > 1 ? args[1] : NULL;
+    const char *known = NULL;
+    size_t n = 0;
+    lm_generate_options_read(&o, options, &err);
+    int null_on_error = o.on_error && !strcmp(o.on_error, "null");
+    int there = lm_value_text(args[0], &prompt, "prompt", &err);
+    if (there && !err.code) s = lm_share_begin(c, o.model, "generate", &err);
+    if (s) {
+        int repeatable = o.temperature == 0 || o.has_seed;
+        if (repeatable) memo_key(&key, s, options, prompt, &err);
+        if (repeatable && !err.code) known = lm_memo_find(c, key.data, key.n, &n);
+        if (known) {
+            lm_result_text(ctx, known, n);
+        } else {
+            run(c, s, &o, prompt, &answer, &err);
+            if (!err.code) lm_result_text(ctx, answer.data, answer.n);
+            if (!err.code && repeatable) lm_memo_add(c, key.data, key.n, answer.data, answer.n);
+        }
+    }
+    lm_share_end(s);
+    if (err.code && !(null_on_error && err.code == LM_ERROR)) lm_result_error(ctx, &err);
+    lm_buf_clear(&key);
+    lm_buf_clear(&answer);
+    lm_generate_options_clear(&o);
+}
+
+int lm_func_generate_register(lm_conn *c) { return lm_register(c, "generate", 1, 2, 0, generate); }

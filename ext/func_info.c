@@ -1,0 +1,110 @@
+/* func_info.c: lm_config, lm_version, lm_debug. */
+#include "ext.h"
+
+#include <stdio.h>
+
+/* The process's settings are never read from a database; the defaults for tasks live in main.lm_setting. */
+static int is_default(const char *key) { return !strcmp(key, "generate_model") || !strcmp(key, "embed_model"); }
+
+static void result_default(sqlite3_context *ctx, lm_conn *c, const char *key, lm_err *err) {
+    if (!lm_store_exists(c, "main", err)) return;
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT value FROM main.lm_setting WHERE key = ?");
+    if (stmt) sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
+    if (stmt && lm_conn_step(c, stmt, err)) sqlite3_result_value(ctx, sqlite3_column_value(stmt, 0));
+    sqlite3_finalize(stmt);
+}
+
+/* Set the default model of a task; NULL removes it. */
+static void set_default(lm_conn *c, const char *key, sqlite3_value *value, lm_err *err) {
+    lm_text name;
+    lm_found f;
+    if (lm_value_text(value, &name, key, err)) {
+        lm_store_find(c, name.text, "", &f, err);
+        if (err->code) return;
+        lm_found_clear(&f);
+    }
+    lm_store_create(c, "main", err);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, sqlite3_value_type(value) == SQLITE_NULL ? "DELETE FROM main.lm_setting WHERE key = ?1"
+                                         : "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2");
+    if (!stmt) return;
+    sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
+    if (sqlite3_bind_parameter_count(stmt) > 1) sqlite3_bind_value(stmt, 2, value);
+    lm_conn_step(c, stmt, err);
+    sqlite3_finalize(stmt);
+}
+
+static sqlite3_int64 whole_number(sqlite3_value *value, const char *key, sqlite3_int64 max, lm_err *err) {
+    sqlite3_int64 n = sqlite3_value_int64(value);
+    if (sqlite3_value_type(value) != SQLITE_INTEGER || n < 0 || n > max) {
+        lm_err_set(err, LM_ERROR, "lm_config: %s: expected a whole number from 0 to %lld", key, (long long)max);
+    }
+    return n;
+}
+
+static void config(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_conn *c = sqlite3_user_data(ctx);
+    lm_err err = {0};
+    lm_text key;
+    if (!lm_value_text(args[0], &key, "key", &err)) {
+        if (err.code) lm_result_error(ctx, &err);
+        return;
+    }
+    if (is_default(key.text)) {
+        if (n_args > 1) set_default(c, key.text, args[1], &err);
+        if (!err.code) result_default(ctx, c, key.text, &err);
+    } else if (!strcmp(key.text, "threads")) {
+        sqlite3_int64 n = n_args > 1 ? whole_number(args[1], "threads", 64, &err) : 0;
+        if (n_args > 1 && !err.code) lm_threads_set((int)n);
+        sqlite3_result_int(ctx, lm_threads());
+    } else if (!strcmp(key.text, "memory_limit")) {
+        sqlite3_int64 n = n_args > 1 ? whole_number(args[1], "memory_limit", INT64_MAX, &err) : 0;
+        if (n_args > 1 && !err.code) lm_mem_limit_set((uint64_t)n);
+        sqlite3_result_int64(ctx, (sqlite3_int64)lm_mem_limit());
+    } else {
+        lm_err_set(&err, LM_ERROR, "lm_config: no setting %.60s (have: threads, memory_limit, generate_model, embed_model)", key.text);
+    }
+    if (err.code) lm_result_error(ctx, &err);
+}
+
+static void version(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    (void)n_args, (void)args;
+    sqlite3_result_text(ctx, LM_VERSION, -1, SQLITE_STATIC);
+}
+
+/* The processor's own name, where the system tells it. */
+static void cpu_name(char out[128]) {
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    char line[256];
+    snprintf(out, 128, "unknown");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *value = strchr(line, ':');
+        if (strncmp(line, "model name", 10) || !value) continue;
+        snprintf(out, 128, "%.*s", (int)strcspn(value + 2, "\n"), value + 2);
+        break;
+    }
+    if (f) fclose(f);
+}
+
+static void debug(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    (void)n_args, (void)args;
+    lm_err err = {0};
+    lm_buf json = {0};
+    char cpu[128];
+    cpu_name(cpu);
+    lm_buf_print(&json, &err, "{\"version\":\"%s\",\"commit\":\"%s\",\"sqlite\":\"%s\",\"cpu\":", LM_VERSION, LM_COMMIT, sqlite3_libversion());
+    lm_json_quote(&json, cpu, strlen(cpu), &err);
+    lm_buf_print(&json, &err, ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":", lm_kernels(),
+                 lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak());
+    lm_libraries(&json, &err);
+    lm_buf_append(&json, "}", 1, &err);
+    if (err.code) lm_result_error(ctx, &err);
+    else lm_result_text(ctx, json.data, json.n);
+    lm_buf_clear(&json);
+}
+
+int lm_func_info_register(lm_conn *c) {
+    int rc = lm_register(c, "lm_config", 1, 2, SQLITE_DIRECTONLY, config);
+    if (rc == SQLITE_OK) rc = lm_register(c, "lm_version", 0, 0, SQLITE_INNOCUOUS, version);
+    if (rc == SQLITE_OK) rc = lm_register(c, "lm_debug", 0, 0, 0, debug);
+    return rc;
+}

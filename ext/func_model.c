@@ -1,0 +1,106 @@
+/* func_model.c: lm_import, lm_check, lm_unload. */
+#include "ext.h"
+
+#include <stddef.h>
+
+typedef struct { char *name, *schema; } import_options;
+
+static const lm_option import_table[] = {
+    { "name", LM_OPT_TEXT, offsetof(import_options, name), 0, 0, NULL },
+    { "schema", LM_OPT_TEXT, offsetof(import_options, schema), 0, 0, NULL },
+    { NULL, 0, 0, 0, 0, NULL },
+};
+
+static void check_schema(lm_conn *c, const char *schema, lm_err *err) {
+    const char *name;
+    for (int i = 0; (name = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        if (!sqlite3_stricmp(name, schema)) return;
+    }
+    lm_err_set(err, LM_ERROR, "option \"schema\": no database %.60s is attached", schema);
+}
+
+/* A file's name without its folder and its .gguf. */
+static char *stem(const char *path) {
+    const char *base = strrchr(path, '/');
+    base = base ? base + 1 : path;
+    size_t n = strlen(base);
+    if (n > 5 && !sqlite3_stricmp(base + n - 5, ".gguf")) n -= 5;
+    return sqlite3_mprintf("%.*s", (int)n, base);
+}
+
+static void import(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_conn *c = sqlite3_user_data(ctx);
+    lm_err err = {0};
+    lm_text path;
+    import_options o = {0};
+    lm_options_read(import_table, &o, n_args > 1 ? args[1] : NULL, NULL, &err);
+    if (lm_value_text(args[0], &path, "path", &err) && !err.code) {
+        const char *schema = o.schema ? o.schema : "main";
+        char *by_file = o.name ? NULL : stem(path.text);
+        const char *name = o.name ? o.name : by_file;
+        if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
+        check_schema(c, schema, &err);
+        if (!name) lm_err_set(&err, LM_NOMEM, "out of memory");
+        if (!err.code) lm_store_import(c, path.text, schema, name, &err);
+        if (!err.code) lm_result_text(ctx, name, strlen(name));
+        sqlite3_free(by_file);
+    }
+    lm_options_clear(import_table, &o);
+    if (err.code) lm_result_error(ctx, &err);
+}
+
+/* Run call on the model that the argument names, or on every model when it is NULL or left out. */
+static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call)(lm_conn *, const lm_found *, lm_err *), lm_err *err) {
+    lm_text name;
+    lm_found f;
+    if (n_args && lm_value_text(args[0], &name, "model", err)) {
+        lm_store_find(c, name.text, "", &f, err);
+        if (!err->code) call(c, &f, err);
+        if (!err->code) lm_found_clear(&f);
+        return;
+    }
+    const char *schema;
+    for (int i = 0; !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        if (!lm_store_exists(c, schema, err)) continue;
+        sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name FROM \"%w\".lm_model ORDER BY id", schema);
+        while (stmt && lm_conn_step(c, stmt, err)) {
+            f = (lm_found){ .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 1)),
+                            .id = sqlite3_column_int64(stmt, 0) };
+            if (!f.schema || !f.name) lm_err_set(err, LM_NOMEM, "out of memory");
+            if (!err->code) call(c, &f, err);
+            lm_found_clear(&f);
+        }
+        sqlite3_finalize(stmt);
+    }
+}
+
+static void check_one(lm_conn *c, const lm_found *f, lm_err *err) {
+    uint8_t digest[LM_DIGEST_BYTES];
+    lm_model_free(lm_store_read(c, f, 0, digest, err));
+}
+
+static void check(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_err err = {0};
+    each_model(sqlite3_user_data(ctx), n_args, args, check_one, &err);
+    if (err.code) lm_result_error(ctx, &err);
+    else sqlite3_result_text(ctx, "ok", -1, SQLITE_STATIC);
+}
+
+static void unload(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_conn *c = sqlite3_user_data(ctx);
+    lm_err err = {0};
+    lm_text name;
+    lm_found f = {0};
+    int one = n_args && lm_value_text(args[0], &name, "model", &err);
+    if (one) lm_store_find(c, name.text, "", &f, &err);
+    if (err.code) lm_result_error(ctx, &err);
+    else sqlite3_result_int(ctx, lm_share_unload(c, one ? &f : NULL));
+    if (one) lm_found_clear(&f);
+}
+
+int lm_func_model_register(lm_conn *c) {
+    int rc = lm_register(c, "lm_import", 1, 2, SQLITE_DIRECTONLY, import);
+    if (rc == SQLITE_OK) rc = lm_register(c, "lm_check", 0, 1, 0, check);
+    if (rc == SQLITE_OK) rc = lm_register(c, "lm_unload", 0, 1, SQLITE_DIRECTONLY, unload);
+    return rc;
+}

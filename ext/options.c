@@ -1,0 +1,157 @@
+/* options.c: options as JSON text, read by a table of names, types and ranges. An unknown name is an error
+** that gives the nearest one. */
+#include "ext.h"
+
+#include <stdio.h>
+
+static const char *const type_names[] = { "an integer", "a number", "true or false", "a text", "a text or an array of texts" };
+
+/* Edit distance between two short names (Levenshtein 1966). */
+static int distance(const char *a, const char *b) {
+    int row[64], n = (int)strlen(b);
+    if (n > 62) return 99;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            int change = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = 1 + (row[j] < row[j - 1] ? row[j] : row[j - 1]);
+            if (change < row[j]) row[j] = change;
+        }
+    }
+    return row[n];
+}
+
+static void unknown(const lm_option *table, const char *name, lm_err *err) {
+    const char *nearest = NULL;
+    int least = 99;
+    lm_buf all = {0};
+    for (const lm_option *o = table; o->name; o++) {
+        int d = distance(name, o->name);
+        if (d < least) least = d, nearest = o->name;
+        lm_buf_print(&all, err, "%s%s", o == table ? "" : ", ", o->name);
+    }
+    if (nearest && least <= (int)strlen(nearest) / 2) {
+        lm_err_set(err, LM_ERROR, "unknown option \"%.60s\": did you mean \"%s\"?", name, nearest);
+    } else {
+        lm_err_set(err, LM_ERROR, "unknown option \"%.40s\" (have: %.*s)", name, (int)all.n, all.data);
+    }
+    lm_buf_clear(&all);
+}
+
+static void wrong(const lm_option *o, lm_err *err) {
+    if (o->type == LM_OPT_INT || o->type == LM_OPT_REAL) {
+        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s from %.10g to %.10g", o->name, type_names[o->type], o->min, o->max);
+    } else if (o->words) {
+        lm_err_set(err, LM_ERROR, "option \"%s\": expected one of %s", o->name, o->words);
+    } else {
+        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s", o->name, type_names[o->type]);
+    }
+}
+
+/* Is word one of "a|b|c"? */
+static int is_among(const char *words, const char *word) {
+    size_t n = strlen(word);
+    for (const char *at = words; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL) {
+        if (!strncmp(at, word, n) && (at[n] == '|' || at[n] == 0)) return n > 0;
+    }
+    return 0;
+}
+
+static char *copy(const lm_buf *text, lm_err *err) {
+    char *s = lm_alloc(text->n + 1, err);
+    if (s) memcpy(s, text->data, text->n + 1);
+    return s;
+}
+
+static void add_text(lm_texts *texts, const lm_buf *text, lm_err *err) {
+    char **items = lm_realloc(texts->items, sizeof *items * (size_t)(texts->n + 1), err);
+    if (items) texts->items = items;
+    size_t *ns = lm_realloc(texts->ns, sizeof *ns * (size_t)(texts->n + 1), err);
+    if (ns) texts->ns = ns;
+    char *item = copy(text, err);
+    if (!item) return;
+    texts->items[texts->n] = item;
+    texts->ns[texts->n++] = text->n;
+}
+
+static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_err *err) {
+    void *at = (char *)into + o->at;
+    int ok = 0;
+    switch (o->type) {
+    case LM_OPT_INT:
+        ok = kind == LM_JSON_INT && j->real >= o->min && j->real <= o->max;
+        if (ok && o->max > INT32_MAX) *(sqlite3_int64 *)at = j->integer;
+        else if (ok) *(int *)at = (int)j->integer;
+        break;
+    case LM_OPT_REAL:
+        ok = (kind == LM_JSON_INT || kind == LM_JSON_REAL) && j->real >= o->min && j->real <= o->max;
+        if (ok) *(double *)at = j->real;
+        break;
+    case LM_OPT_BOOL:
+        ok = kind == LM_JSON_BOOL;
+        if (ok) *(int *)at = (int)j->integer;
+        break;
+    case LM_OPT_TEXT:
+        ok = kind == LM_JSON_TEXT && (!o->words || is_among(o->words, j->string.data));
+        if (ok) *(char **)at = copy(&j->string, err);
+        break;
+    case LM_OPT_TEXTS:
+        ok = kind == LM_JSON_TEXT || kind == LM_JSON_ARRAY;
+        if (kind == LM_JSON_TEXT) add_text(at, &j->string, err);
+        while (kind == LM_JSON_ARRAY && ok) {
+            int item = lm_json_next(j, err);
+            if (item == LM_JSON_END) break;
+            ok = item == LM_JSON_TEXT;
+            if (ok) add_text(at, &j->string, err);
+        }
+        break;
+    }
+    if (!ok) wrong(o, err);
+}
+
+void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err) {
+    lm_json j;
+    lm_text text;
+    if (given) *given = 0;
+    if (err->code || !json || !lm_value_text(json, &text, "options", err)) return;
+    lm_json_init(&j, text.text, text.n);
+    int kind = lm_json_next(&j, err);
+    if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "options: expected a JSON object such as {\"%s\": …}", table->name);
+    while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
+        const lm_option *o = table;
+        while (o->name && strcmp(o->name, j.key.data)) o++;
+        if (!o->name) {
+            unknown(table, j.key.data, err);
+        } else if (kind != LM_JSON_NULL) {
+            read_value(&j, kind, o, into, err);
+            if (given) *given |= 1ull << (o - table);
+        }
+    }
+    lm_json_next(&j, err);
+    lm_json_clear(&j);
+    if (err->code == LM_ERROR && !strncmp(err->msg, "JSON:", 5)) {
+        char what[sizeof err->msg];
+        memcpy(what, err->msg, sizeof what);
+        *err = (lm_err){0};
+        lm_err_set(err, LM_ERROR, "options: %.200s", what);
+    }
+}
+
+void lm_options_clear(const lm_option *table, void *options) {
+    for (const lm_option *o = table; o->name; o++) {
+        void *at = (char *)options + o->at;
+        if (o->type == LM_OPT_TEXT) {
+            lm_free(*(char **)at);
+            *(char **)at = NULL;
+        } else if (o->type == LM_OPT_TEXTS) {
+            lm_texts *texts = at;
+            for (int i = 0; i < texts->n; i++) lm_free(texts->items[i]);
+            lm_free(texts->items);
+            lm_free(texts->ns);
+            *texts = (lm_texts){0};
+        }
+    }
+}

@@ -1,0 +1,625 @@
+/* store.c: models as rows.
+**
+** A tensor's bytes stand in lm_chunk, each chunk at most 4 MiB and, where they fit, whole multiples of 16
+** rows, which is what the packer takes at a time. A chunk's BLAKE2b-256 stands in lm_digest. The root digest
+** in lm_model covers, each part preceded by its length: the format number, arch, hparams, meta, the
+** tokenizer's kind and data, and per tensor its name, dtype and shape and its chunks' digests.
+**
+** Reading trusts none of it: bytes from a database are as hostile as bytes from a file. Whatever is read is
+** hashed; a chunk that differs from its own digest, or a model from its root, is an error that says where. */
+#include "ext.h"
+
+#include <stdio.h>
+
+/*======================================================================
+** The root digest. */
+
+static void root_part(lm_digest *root, const void *bytes, size_t n) {
+    uint64_t length = n;
+    lm_digest_add(root, &length, sizeof length);
+    lm_digest_add(root, bytes, n);
+}
+
+static void root_text(lm_digest *root, const char *text) { root_part(root, text, strlen(text)); }
+
+static void root_init(lm_digest *root) {
+    uint64_t format = LM_FORMAT;
+    lm_digest_init(root);
+    root_part(root, &format, sizeof format);
+}
+
+static void root_tensor(lm_digest *root, const lm_tensor *t) {
+    root_text(root, t->name);
+    root_text(root, lm_dtype_find(t->dtype)->name);
+    root_part(root, t->ne, sizeof t->ne);
+}
+
+static void hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]) {
+    lm_digest d;
+    lm_digest_init(&d);
+    lm_digest_add(&d, bytes, n);
+    lm_digest_end(&d, out);
+}
+
+static void hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]) {
+    for (int i = 0; i < LM_DIGEST_BYTES; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
+}
+
+/*======================================================================
+** Schemas. */
+
+static const char schema_sql[] =
+#include "schema.h"
+    ;
+
+int lm_store_exists(lm_conn *c, const char *schema, lm_err *err) {
+    if (sqlite3_table_column_metadata(c->db, schema, "lm_model", NULL, NULL, NULL, NULL, NULL, NULL) != SQLITE_OK) return 0;
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT value FROM \"%w\".lm_setting WHERE key = 'format'", schema);
+    sqlite3_int64 format = stmt && lm_conn_step(c, stmt, err) ? sqlite3_column_int64(stmt, 0) : 0;
+    sqlite3_finalize(stmt);
+    if (!err->code && format != LM_FORMAT) {
+        lm_err_set(err, LM_ERROR, "%.60s: models are stored in format %lld, this version of sqlite-lm knows format %d", schema,
+                   (long long)format, LM_FORMAT);
+    }
+    return !err->code;
+}
+
+void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
+    lm_buf sql = {0};
+    char *prefix = sqlite3_mprintf("\"%w\".", schema);
+    if (lm_store_exists(c, schema, err) || err->code) {
+        sqlite3_free(prefix);
+        return;
+    }
+    for (const char *at = schema_sql, *next; prefix && *at; at = next) {
+        next = strstr(at, "main.");
+        size_t n = next ? (size_t)(next - at) : strlen(at);
+        lm_buf_append(&sql, at, n, err);
+        if (next) lm_buf_append(&sql, prefix, strlen(prefix), err);
+        next = next ? next + 5 : at + n;
+    }
+    lm_buf_append(&sql, "", 1, err);
+    if (!prefix) lm_err_set(err, LM_NOMEM, "out of memory");
+    if (!err->code && sqlite3_exec(c->db, sql.data, NULL, NULL, NULL) != SQLITE_OK) lm_conn_fail(c, err);
+    lm_buf_clear(&sql);
+    sqlite3_free(prefix);
+}
+
+/*======================================================================
+** Finding. */
+
+void lm_found_clear(lm_found *f) {
+    sqlite3_free(f->schema);
+    sqlite3_free(f->name);
+    *f = (lm_found){0};
+}
+
+/* The kept statements of a schema. NULL without an error: it holds no models. */
+static lm_lookup *get_lookup(lm_conn *c, const char *schema, lm_err *err) {
+    for (int i = 0; i < c->n_lookups; i++) {
+        if (!strcmp(c->lookups[i].schema, schema)) return &c->lookups[i];
+    }
+    if (!lm_store_exists(c, schema, err)) return NULL;
+    lm_lookup l = { .schema = sqlite3_mprintf("%s", schema) };
+    char *model = sqlite3_mprintf("SELECT id, edit, name FROM \"%w\".lm_model WHERE name = ?1 UNION ALL"
+                                  " SELECT id, edit, name FROM \"%w\".lm_model WHERE ?1 IS NULL AND task = ?2 LIMIT 2", schema, schema);
+    char *setting = sqlite3_mprintf("SELECT value FROM \"%w\".lm_setting WHERE key = ?1 || '_model'", schema);
+    lm_lookup *grown = lm_realloc(c->lookups, sizeof *grown * (size_t)(c->n_lookups + 1), err);
+    if (grown) c->lookups = grown;
+    if (!model || !setting || !l.schema) lm_err_set(err, LM_NOMEM, "out of memory");
+    if (!err->code) lm_conn_keep(c, &l.model, model, err);
+    if (!err->code) lm_conn_keep(c, &l.setting, setting, err);
+    sqlite3_free(model);
+    sqlite3_free(setting);
+    if (!err->code) {
+        c->lookups[c->n_lookups] = l;
+        return &c->lookups[c->n_lookups++];
+    }
+    sqlite3_finalize(l.model);
+    sqlite3_finalize(l.setting);
+    sqlite3_free(l.schema);
+    return NULL;
+}
+
+/* Step a kept statement. Its tables may be gone (a DETACH, a DROP): then there is nothing to find, and the
+** statements are made anew next time. */
+static int step_lookup(lm_conn *c, lm_lookup *l, sqlite3_stmt *stmt, lm_err *err) {
+    int rc = sqlite3_step(stmt);
+    if (rc == SQLITE_ROW) return 1;
+    if (rc == SQLITE_ERROR || rc == SQLITE_SCHEMA) {
+        sqlite3_finalize(l->model);
+        sqlite3_finalize(l->setting);
+        sqlite3_free(l->schema);
+        *l = c->lookups[--c->n_lookups];
+    } else {
+        if (rc != SQLITE_DONE) lm_conn_fail(c, err);
+        sqlite3_reset(stmt);
+    }
+    return 0;
+}
+
+/* Look name (NULL: any model for task) up in one schema, into *out if that is still empty. Return how many
+** there are, 2 for more. */
+static int find_in(lm_conn *c, const char *schema, const char *name, const char *task, lm_found *out, lm_err *err) {
+    int count = 0;
+    lm_lookup *l = get_lookup(c, schema, err);
+    if (!l) return 0;
+    sqlite3_stmt *stmt = l->model;
+    if (name) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_TRANSIENT);
+    else sqlite3_bind_null(stmt, 1);
+    sqlite3_bind_text(stmt, 2, task, -1, SQLITE_STATIC);
+    while (step_lookup(c, l, stmt, err)) {
+        if (count++ || out->schema) continue;
+        const void *edit = sqlite3_column_blob(stmt, 1);
+        int edit_n = sqlite3_column_bytes(stmt, 1);
+        out->id = sqlite3_column_int64(stmt, 0);
+        if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
+        out->schema = sqlite3_mprintf("%s", schema);
+        out->name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 2));
+        if (!out->schema || !out->name) lm_err_set(err, LM_NOMEM, "out of memory");
+    }
+    return count;
+}
+
+/* The name that a schema's lm_setting gives as the default for task (to be sqlite3_freed), or NULL. */
+static char *find_default(lm_conn *c, const char *task, lm_err *err) {
+    const char *schema;
+    char *name = NULL;
+    for (int i = 0; !name && !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        lm_lookup *l = get_lookup(c, schema, err);
+        if (!l) continue;
+        sqlite3_stmt *stmt = l->setting;
+        sqlite3_bind_text(stmt, 1, task, -1, SQLITE_STATIC);
+        if (!step_lookup(c, l, stmt, err)) continue;
+        name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 0));
+        sqlite3_reset(stmt);
+    }
+    return name;
+}
+
+/* Say which models there are. */
+static void list_models(lm_conn *c, lm_buf *out, lm_err *err) {
+    const char *schema;
+    for (int i = 0; (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        if (!lm_store_exists(c, schema, err)) continue;
+        sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_model ORDER BY name LIMIT 20", schema);
+        while (stmt && lm_conn_step(c, stmt, err)) {
+            lm_buf_print(out, err, "%s%s%s%.60s", out->n ? ", " : "", i ? schema : "", i ? "." : "", sqlite3_column_text(stmt, 0));
+        }
+        sqlite3_finalize(stmt);
+    }
+}
+
+static void not_found(lm_conn *c, const char *name, const char *task, int several, lm_err *err) {
+    lm_buf have = {0};
+    list_models(c, &have, err);
+    if (name) {
+        lm_err_set(err, LM_ERROR, "no such model: %.60s (have: %.*s)", name, have.n ? (int)have.n : 4, have.n ? have.data : "none");
+    } else if (several) {
+        lm_err_set(err, LM_ERROR, "which model? Name one in the options, {\"model\":\"…\"}, or set lm_config('%s_model', …) (have: %.*s)",
+                   task, (int)have.n, have.data);
+    } else {
+        lm_err_set(err, LM_ERROR, "no model to %s with: import one with lm_import('file.gguf') (have: %.*s)", task,
+                   have.n ? (int)have.n : 4, have.n ? have.data : "none");
+    }
+    lm_buf_clear(&have);
+}
+
+void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err) {
+    const char *schema;
+    char *by_default = name ? NULL : find_default(c, task, err);
+    int count = 0;
+    *out = (lm_found){0};
+    if (by_default) name = by_default;
+    for (int i = 0; !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        count += find_in(c, schema, name, task, out, err);
+        if (name && count) break;
+    }
+    for (int i = 0; name && !count && !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        size_t n = strlen(schema);
+        if (!sqlite3_strnicmp(schema, name, (int)n) && name[n] == '.') count += find_in(c, schema, name + n + 1, task, out, err);
+    }
+    if (!err->code && count != 1) not_found(c, name, task, count > 1, err);
+    if (err->code) lm_found_clear(out);
+    sqlite3_free(by_default);
+}
+
+/*======================================================================
+** Import. */
+
+static int is_tokenizer_array(const lm_meta_entry *e) {
+    static const char prefix[] = "tokenizer.ggml.";
+    return e->type == LM_META_ARRAY && e->key_n >= sizeof prefix - 1 && !memcmp(e->key, prefix, sizeof prefix - 1);
+}
+
+/* Copy the entries that are, or are not, the tokenizer's arrays. */
+static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *err) {
+    for (size_t i = 0; i < lm_meta_count(meta); i++) {
+        const lm_meta_entry *e = lm_meta_at(meta, i);
+        if (is_tokenizer_array(e) == arrays) lm_buf_append(out, e->raw, e->raw_n, err);
+    }
+}
+
+static void shape_json(const lm_tensor *t, char *out, size_t n) {
+    int at = 0;
+    for (int d = t->n_dims - 1; d >= 0; d--) {
+        at += snprintf(out + at, n - (size_t)at, "%s%lld", at ? "," : "[", (long long)t->ne[d]);
+    }
+    snprintf(out + at, n - (size_t)at, "]");
+}
+
+/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
+** own write rolls back the caller's whole transaction. */
+static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    lm_stop stop = lm_conn_stop(c);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (stmt) lm_conn_step(c, stmt, err);
+    sqlite3_reset(stmt);
+}
+
+typedef struct {
+    lm_conn *c;
+    const char *schema;
+    lm_gguf *g;
+    sqlite3_int64 model;
+    sqlite3_stmt *add_tensor, *add_chunk, *add_digest;
+    lm_digest root;
+    uint8_t *buffer;                    /* LM_CHUNK_BYTES */
+    int64_t n_params, n_bytes;
+} import;
+
+/* How many bytes of t a chunk holds. */
+static int64_t chunk_bytes(const lm_tensor *t) {
+    int64_t group = t->n_bytes / (t->n_params / t->ne[0]) * 16;
+    return group > LM_CHUNK_BYTES ? LM_CHUNK_BYTES : LM_CHUNK_BYTES / group * group;
+}
+
+static void import_chunk(import *im, int i, sqlite3_int64 tensor, int64_t offset, int64_t n, int seq, lm_err *err) {
+    uint8_t digest[LM_DIGEST_BYTES];
+    lm_gguf_read(im->g, i, offset, im->buffer, (size_t)n, err);
+    if (err->code) return;
+    hash(im->buffer, (size_t)n, digest);
+    lm_digest_add(&im->root, digest, sizeof digest);
+    sqlite3_bind_int64(im->add_chunk, 1, tensor);
+    sqlite3_bind_int(im->add_chunk, 2, seq);
+    sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
+    run(im->c, im->add_chunk, err);
+    sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
+    sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
+    run(im->c, im->add_digest, err);
+}
+
+static void import_tensor(import *im, int i, lm_err *err) {
+    const lm_tensor *t = lm_gguf_tensor(im->g, i);
+    char shape[128];
+    shape_json(t, shape, sizeof shape);
+    sqlite3_bind_int64(im->add_tensor, 1, im->model);
+    sqlite3_bind_text(im->add_tensor, 2, t->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(im->add_tensor, 3, lm_dtype_find(t->dtype)->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(im->add_tensor, 5, t->n_params);
+    sqlite3_bind_int64(im->add_tensor, 6, t->n_bytes);
+    run(im->c, im->add_tensor, err);
+    root_tensor(&im->root, t);
+    sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
+    int64_t step = chunk_bytes(t);
+    int seq = 0;
+    for (int64_t offset = 0; offset < t->n_bytes && !err->code; offset += step, seq++) {
+        import_chunk(im, i, tensor, offset, step < t->n_bytes - offset ? step : t->n_bytes - offset, seq, err);
+    }
+    im->n_params += t->n_params;
+    im->n_bytes += t->n_bytes;
+}
+
+/* Insert the model's own row, its digest still NULL, and its tokenizer. */
+static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
+    const lm_meta *meta = lm_gguf_meta(im->g);
+    lm_buf scalars = {0}, arrays = {0};
+    const char *license = NULL, *base = strrchr(path, '/');
+    size_t license_n = 0;
+    lm_tok *tok = lm_tok_new(meta, meta, err);
+    copy_entries(meta, 0, &scalars, err);
+    copy_entries(meta, 1, &arrays, err);
+    lm_meta_text(meta, "general.license", &license, &license_n, err);
+    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_model(name, arch, task, hparams, meta, n_params, n_active,"
+                                         " n_bytes, license, source) VALUES (?, ?, 'generate', ?, ?, 0, 0, 0, ?, ?)", im->schema);
+    if (stmt) {
+        sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 2, arch, -1, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 3, hparams->data, (int)hparams->n, SQLITE_STATIC);
+        sqlite3_bind_blob(stmt, 4, scalars.data, (int)scalars.n, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 5, license, (int)license_n, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 6, base ? base + 1 : path, -1, SQLITE_STATIC);
+        run(im->c, stmt, err);
+        im->model = sqlite3_last_insert_rowid(im->c->db);
+    }
+    sqlite3_finalize(stmt);
+    root_text(&im->root, arch);
+    root_part(&im->root, hparams->data, hparams->n);
+    root_part(&im->root, scalars.data, scalars.n);
+    root_text(&im->root, tok ? lm_tok_kind(tok) : "");
+    root_part(&im->root, arrays.data, arrays.n);
+    if (tok) {
+        stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tokenizer(model, kind, data) VALUES (?, ?, ?)", im->schema);
+        if (stmt) {
+            sqlite3_bind_int64(stmt, 1, im->model);
+            sqlite3_bind_text(stmt, 2, lm_tok_kind(tok), -1, SQLITE_STATIC);
+            sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
+            run(im->c, stmt, err);
+        }
+        sqlite3_finalize(stmt);
+    }
+    lm_tok_free(tok);
+    lm_buf_clear(&scalars);
+    lm_buf_clear(&arrays);
+}
+
+/* With every row there, write the counts and, past the triggers, the digest. */
+static void import_finish(import *im, lm_err *err) {
+    uint8_t digest[LM_DIGEST_BYTES];
+    char text[2 * LM_DIGEST_BYTES + 1];
+    lm_digest_end(&im->root, digest);
+    hex(digest, text);
+    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?1, n_bytes = ?2, digest = ?3,"
+                                         " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
+                                         " WHERE id = ?4", im->schema);
+    if (!stmt) return;
+    sqlite3_bind_int64(stmt, 1, im->n_params);
+    sqlite3_bind_int64(stmt, 2, im->n_bytes);
+    sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(stmt, 4, im->model);
+    run(im->c, stmt, err);
+    sqlite3_finalize(stmt);
+}
+
+static void check_name(lm_conn *c, const char *schema, const char *name, lm_err *err) {
+    size_t n = strlen(name);
+    if (n == 0 || n > 200) lm_err_set(err, LM_ERROR, "a model's name must have 1 to 200 bytes, not %d", (int)n);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE name = ?", schema);
+    if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
+    if (stmt && lm_conn_step(c, stmt, err)) {
+        lm_err_set(err, LM_ERROR, "model %.60s exists already (DELETE FROM lm_model WHERE name = '%.60s' removes it)", name, name);
+    }
+    sqlite3_finalize(stmt);
+}
+
+static void import_all(import *im, const char *path, const char *name, lm_err *err) {
+    lm_buf hparams = {0};
+    int n = lm_gguf_n_tensors(im->g);
+    lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
+    for (int i = 0; i < n && tensors; i++) tensors[i] = *lm_gguf_tensor(im->g, i);
+    const char *arch = tensors ? lm_arch_import(lm_gguf_meta(im->g), tensors, n, &hparams, err) : NULL;
+    lm_free(tensors);
+    if (arch) {
+        root_init(&im->root);
+        lm_store_create(im->c, im->schema, err);
+        check_name(im->c, im->schema, name, err);
+        if (!err->code) import_model(im, name, path, arch, &hparams, err);
+        im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
+                                         " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
+        im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
+        im->add_digest = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_digest(chunk, digest) VALUES (?, ?)", im->schema);
+        im->buffer = lm_alloc(LM_CHUNK_BYTES, err);
+        for (int i = 0; i < n && !err->code; i++) import_tensor(im, i, err);
+        if (!err->code) import_finish(im, err);
+    }
+    sqlite3_finalize(im->add_tensor);
+    sqlite3_finalize(im->add_chunk);
+    sqlite3_finalize(im->add_digest);
+    lm_free(im->buffer);
+    lm_buf_clear(&hparams);
+}
+
+/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
+void lm_store_import(lm_conn *c, const char *path, const char *schema, const char *name, lm_err *err) {
+    import im = { .c = c, .schema = schema };
+    im.g = lm_gguf_open(path, err);
+    if (!im.g) return;
+    if (sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
+        if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "lm_import: call it in a SELECT of its own");
+        lm_conn_fail(c, err);
+    } else {
+        import_all(&im, path, name, err);
+        lm_conn_exec(c, err, "RELEASE lm_import");
+        if (err->code) sqlite3_exec(c->db, "ROLLBACK TO lm_import; RELEASE lm_import", NULL, NULL, NULL);
+    }
+    lm_gguf_close(im.g);
+}
+
+/*======================================================================
+** Reading. */
+
+typedef struct {
+    lm_conn *c;
+    const lm_found *f;
+    lm_tensor *tensors;
+    sqlite3_int64 *ids;
+    int n_tensors, capacity;
+    sqlite3_stmt *chunks;               /* one tensor's, in order */
+    int tensor;                         /* whose chunks they are, -1: none */
+    int seq;
+    const uint8_t *data; size_t n, at;  /* the current chunk, and how far it is used */
+    lm_digest root;
+} reader;
+
+static void corrupt(const reader *r, const lm_tensor *t, const char *what, lm_err *err) {
+    lm_err_set(err, LM_ERROR, "model %.60s: tensor %s, chunk %d: %s", r->f->name, t->name, r->seq, what);
+}
+
+/* Step to the next chunk of tensor i, check and hash it. */
+static void next_chunk(reader *r, int i, lm_err *err) {
+    const lm_tensor *t = &r->tensors[i];
+    uint8_t digest[LM_DIGEST_BYTES];
+    lm_stop stop = lm_conn_stop(r->c);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (r->tensor != i) {
+        sqlite3_reset(r->chunks);
+        sqlite3_bind_int64(r->chunks, 1, r->ids[i]);
+        root_tensor(&r->root, t);
+        r->tensor = i;
+        r->seq = -1;
+    }
+    r->seq++;
+    r->n = r->at = 0;
+    if (!lm_conn_step(r->c, r->chunks, err)) {
+        corrupt(r, t, "missing", err);
+    } else if (sqlite3_column_type(r->chunks, 1) != SQLITE_BLOB || sqlite3_column_int64(r->chunks, 0) != r->seq) {
+        corrupt(r, t, "not the BLOB that was expected", err);
+    } else {
+        r->data = sqlite3_column_blob(r->chunks, 1);
+        r->n = (size_t)sqlite3_column_bytes(r->chunks, 1);
+        if (!r->n || r->n > LM_CHUNK_BYTES) corrupt(r, t, "a chunk has 1 byte to 4 MiB", err);
+    }
+    if (err->code) return;
+    hash(r->data, r->n, digest);
+    const void *stored = sqlite3_column_blob(r->chunks, 2);
+    if (stored && (sqlite3_column_bytes(r->chunks, 2) != LM_DIGEST_BYTES || memcmp(stored, digest, sizeof digest))) {
+        corrupt(r, t, "does not match its digest: the bytes were changed behind SQL's back", err);
+    }
+    lm_digest_add(&r->root, digest, sizeof digest);
+}
+
+/* lm_source's read; dst NULL passes over the bytes, hashing them. */
+static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
+    reader *r = arg;
+    const lm_tensor *t = &r->tensors[i];
+    for (size_t done = 0; done < n && !err->code;) {
+        if (r->tensor != i || r->at == r->n) next_chunk(r, i, err);
+        if (err->code) return;
+        size_t some = r->n - r->at < n - done ? r->n - r->at : n - done;
+        if (dst) memcpy((uint8_t *)dst + done, r->data + r->at, some);
+        r->at += some;
+        done += some;
+    }
+    if (offset + (int64_t)n < t->n_bytes || err->code) return;
+    if (r->at < r->n || lm_conn_step(r->c, r->chunks, err)) corrupt(r, t, "more bytes than the tensor has", err);
+}
+
+static void read_shape(lm_tensor *t, const char *text, size_t n, lm_err *err) {
+    lm_json j;
+    int64_t dims[LM_DIMS_MAX];
+    int n_dims = 0, kind;
+    lm_json_init(&j, text, n);
+    if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "expected a JSON array");
+    while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
+        if (kind != LM_JSON_INT || n_dims == LM_DIMS_MAX) lm_err_set(err, LM_ERROR, "expected 1 to 4 whole numbers");
+        else dims[n_dims++] = j.integer;
+    }
+    lm_json_next(&j, err);
+    lm_json_clear(&j);
+    t->n_dims = n_dims;
+    for (int d = 0; d < LM_DIMS_MAX; d++) t->ne[d] = d < n_dims ? dims[n_dims - 1 - d] : 1;
+}
+
+static void read_tensor_row(reader *r, sqlite3_stmt *stmt, lm_err *err) {
+    lm_tensor *t = &r->tensors[r->n_tensors];
+    const char *name = (const char *)sqlite3_column_text(stmt, 1), *dtype = (const char *)sqlite3_column_text(stmt, 2);
+    const char *shape = (const char *)sqlite3_column_text(stmt, 3);
+    if (!name || !dtype || !shape || strlen(name) > LM_NAME_MAX || !lm_dtype_find_name(dtype)) {
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad name, dtype or shape", r->f->name, name ? name : "NULL");
+        return;
+    }
+    *t = (lm_tensor){ .dtype = lm_dtype_find_name(dtype)->id };
+    memcpy(t->name, name, strlen(name) + 1);
+    read_shape(t, shape, (size_t)sqlite3_column_bytes(stmt, 3), err);
+    lm_tensor_measure(t, err);
+    if (err->code == LM_ERROR) {
+        char what[160];
+        snprintf(what, sizeof what, "%.159s", err->msg);
+        *err = (lm_err){0};
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: shape: %s", r->f->name, name, what);
+    }
+    r->ids[r->n_tensors++] = sqlite3_column_int64(stmt, 0);
+}
+
+static void read_tensor_rows(reader *r, lm_err *err) {
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT id, name, dtype, shape FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id", r->f->schema);
+    if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
+    while (stmt && lm_conn_step(r->c, stmt, err)) {
+        if (r->n_tensors == r->capacity) {
+            int capacity = r->capacity ? 2 * r->capacity : 64;
+            lm_tensor *tensors = lm_realloc(r->tensors, sizeof *tensors * (size_t)capacity, err);
+            if (tensors) r->tensors = tensors;
+            sqlite3_int64 *ids = lm_realloc(r->ids, sizeof *ids * (size_t)capacity, err);
+            if (ids) r->ids = ids;
+            if (err->code) break;
+            r->capacity = capacity;
+        }
+        read_tensor_row(r, stmt, err);
+    }
+    sqlite3_finalize(stmt);
+    if (!r->n_tensors) lm_err_set(err, LM_ERROR, "model %.60s has no tensors", r->f->name);
+}
+
+/* Read the tokenizer's row into the root digest and, if it is to be built, into *tok. */
+static void read_tokenizer(reader *r, const void *meta_bytes, size_t meta_n, int build, lm_tok **tok, lm_err *err) {
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT kind, data FROM \"%w\".lm_tokenizer WHERE model = ?", r->f->schema);
+    if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
+    int there = stmt && lm_conn_step(r->c, stmt, err);
+    const char *kind = there ? (const char *)sqlite3_column_text(stmt, 0) : "";
+    const void *data = there ? sqlite3_column_blob(stmt, 1) : NULL;
+    size_t n = there ? (size_t)sqlite3_column_bytes(stmt, 1) : 0;
+    if (!err->code) {
+        root_text(&r->root, kind ? kind : "");
+        root_part(&r->root, data, n);
+    }
+    if (there && build) {
+        lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err), *arrays = lm_meta_new(data, n, err);
+        if (!err->code) *tok = lm_tok_new(meta, arrays, err);
+        lm_meta_free(meta);
+        lm_meta_free(arrays);
+    }
+    sqlite3_finalize(stmt);
+}
+
+static lm_model *read_model(reader *r, sqlite3_stmt *row, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    lm_model *m = NULL;
+    lm_tok *tok = NULL;
+    const char *arch = (const char *)sqlite3_column_text(row, 0), *hparams = (const char *)sqlite3_column_text(row, 1);
+    const void *meta = sqlite3_column_blob(row, 2);
+    size_t hparams_n = (size_t)sqlite3_column_bytes(row, 1), meta_n = (size_t)sqlite3_column_bytes(row, 2);
+    const char *stored = (const char *)sqlite3_column_text(row, 3);
+    if (!arch || !hparams || !meta) {
+        lm_err_set(err, LM_ERROR, "model %.60s: arch, hparams and meta must not be empty", r->f->name);
+        return NULL;
+    }
+    root_init(&r->root);
+    root_text(&r->root, arch);
+    root_part(&r->root, hparams, hparams_n);
+    root_part(&r->root, meta, meta_n);
+    read_tokenizer(r, meta, meta_n, build, &tok, err);
+    read_tensor_rows(r, err);
+    r->chunks = lm_conn_prepare(r->c, err, "SELECT c.seq, c.data, d.digest FROM \"%w\".lm_chunk c LEFT JOIN \"%w\".lm_digest d ON d.chunk = c.id"
+                                " WHERE c.tensor = ? ORDER BY c.seq", r->f->schema, r->f->schema);
+    if (!err->code && build) {
+        lm_source src = { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r };
+        m = lm_model_open(&src, tok, lm_conn_stop(r->c), err);
+    }
+    for (int i = 0; i < r->n_tensors && !build && !err->code; i++) read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
+    if (!m) lm_tok_free(tok);
+    if (err->code) return NULL;
+    char text[2 * LM_DIGEST_BYTES + 1];
+    lm_digest_end(&r->root, digest);
+    hex(digest, text);
+    if (stored && strcmp(stored, text)) {
+        lm_err_set(err, LM_ERROR, "model %.60s: its rows do not match its digest: they were changed behind SQL's back", r->f->name);
+        lm_model_free(m);
+        m = NULL;
+    }
+    return m;
+}
+
+lm_model *lm_store_read(lm_conn *c, const lm_found *f, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    reader r = { .c = c, .f = f, .tensor = -1 };
+    lm_model *m = NULL;
+    /* This statement stays open throughout: it holds the read transaction that keeps all the rows of one time. */
+    sqlite3_stmt *row = lm_conn_prepare(c, err, "SELECT arch, hparams, meta, digest FROM \"%w\".lm_model WHERE id = ?", f->schema);
+    if (row) sqlite3_bind_int64(row, 1, f->id);
+    if (row && lm_conn_step(c, row, err)) m = read_model(&r, row, build, digest, err);
+    else lm_err_set(err, LM_ERROR, "no such model: %.60s", f->name);
+    sqlite3_finalize(r.chunks);
+    sqlite3_finalize(row);
+    lm_free(r.tensors);
+    lm_free(r.ids);
+    return m;
+}

@@ -1,0 +1,34 @@
+/* value.c: between sqlite3_value and the engine, and from engine errors to SQL errors. */
+#include "ext.h"
+
+int lm_error_code(const lm_err *err) {
+    switch (err->code) {
+    case LM_NOMEM: return SQLITE_NOMEM;
+    case LM_INTERRUPT: return SQLITE_INTERRUPT;
+    default: return SQLITE_ERROR;
+    }
+}
+
+void lm_result_error(sqlite3_context *ctx, const lm_err *err) {
+    sqlite3_result_error(ctx, err->msg, -1);
+    if (err->code != LM_ERROR) sqlite3_result_error_code(ctx, lm_error_code(err));
+}
+
+char *lm_error_text(const lm_err *err) { return sqlite3_mprintf("%s", err->msg); }
+
+int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err) {
+    *out = (lm_text){ "", 0 };
+    switch (sqlite3_value_type(value)) {
+    case SQLITE_NULL: return 0;
+    case SQLITE_BLOB: lm_err_set(err, LM_ERROR, "%s: expected text, got a BLOB", what); return 0;
+    default: break;
+    }
+    out->text = (const char *)sqlite3_value_text(value);
+    out->n = (size_t)sqlite3_value_bytes(value);
+    if (!out->text) lm_err_set(err, LM_NOMEM, "out of memory");
+    return out->text != NULL;
+}
+
+void lm_result_text(sqlite3_context *ctx, const char *text, size_t n) {
+    sqlite3_result_text64(ctx, n ? text : "", n, SQLITE_TRANSIENT, SQLITE_UTF8);
+}

@@ -1,0 +1,308 @@
+/* lm.h: the language-model engine's whole interface.
+**
+** The engine reads model files, turns text into token ids and runs the model. It knows no SQL and no
+** database: what it needs of its host (memory, a stop signal, a tensor's bytes) it asks for through the
+** small structs below. Every function that can fail takes an lm_err last; if the error is already set it
+** does nothing, so a chain of calls is checked once, at its end. A returned `const` pointer is borrowed
+** from the object it came from; any other pointer is the caller's, to be freed by the paired verb.
+** Nothing here is thread-local. Distinct objects may be used from distinct threads; an lm_model is
+** immutable once open and may be shared by any number of threads. */
+#ifndef LM_H
+#define LM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LM_VERSION "0.1.0"
+
+/*----------------------------------------------------------------------
+** Errors. code 0 is no error; msg says what, where and what was expected. */
+enum { LM_OK, LM_ERROR, LM_NOMEM, LM_INTERRUPT };
+
+typedef struct { int code; char msg[240]; } lm_err;
+
+/* Set *err from a printf format, unless it is already set. Return LM_ERROR-like codes for `return`. */
+int lm_err_set(lm_err *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/*----------------------------------------------------------------------
+** The host: memory, settings and the stop signal. */
+
+/* Make the engine allocate through these two. Call before anything else, and always with the same pair:
+** memory taken from one pair is given back to it. alloc returns NULL when there is none. */
+typedef struct {
+    void *(*alloc)(uint64_t n_bytes);
+    void (*free)(void *p);
+} lm_mem_hook;
+void lm_mem_hook_set(const lm_mem_hook *hook);
+
+void *lm_alloc(size_t n_bytes, lm_err *err);                    /* 64-byte aligned, not cleared; n may be 0 */
+void *lm_calloc(size_t n, size_t size, lm_err *err);            /* cleared; n * size checked for overflow */
+void *lm_realloc(void *p, size_t n_bytes, lm_err *err);         /* on failure p stays valid */
+void lm_free(void *p);                                          /* takes NULL */
+uint64_t lm_mem_used(void);                                     /* bytes held through the hook now */
+uint64_t lm_mem_peak(void);                                     /* most ever held */
+void lm_mem_limit_set(uint64_t n_bytes);                        /* 0: no limit; over it lm_alloc fails */
+uint64_t lm_mem_limit(void);
+
+/* Ask whether to go on. ask(arg) is called on the caller's thread only, with no engine lock held, at least
+** every 5 ms; nonzero ends the call with LM_INTERRUPT. A NULL ask never stops. */
+typedef struct {
+    int (*ask)(void *arg);
+    void *arg;
+} lm_stop;
+
+int lm_threads(void);                                           /* threads a job uses, the caller's included */
+void lm_threads_set(int n);                                     /* 1..64; 0: one per cpu of the process */
+const char *lm_kernels(void);                                   /* "scalar", "avx2" or "vnni" */
+
+/*----------------------------------------------------------------------
+** Growing arrays, owned by whoever declares them; start from zeros, end with the clear. */
+typedef struct { char *data; size_t n, cap; } lm_buf;           /* bytes, not terminated */
+typedef struct { int32_t *data; size_t n, cap; } lm_ids;        /* token ids */
+
+void lm_buf_append(lm_buf *buf, const void *bytes, size_t n, lm_err *err);
+void lm_buf_print(lm_buf *buf, lm_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void lm_buf_clear(lm_buf *buf);
+void lm_ids_append(lm_ids *ids, int32_t id, lm_err *err);
+void lm_ids_clear(lm_ids *ids);
+
+/* BLAKE2b-256 (RFC 7693) of a stream of parts. */
+enum { LM_DIGEST_BYTES = 32 };
+typedef struct { uint64_t state[64]; } lm_digest;
+void lm_digest_init(lm_digest *d);
+void lm_digest_add(lm_digest *d, const void *bytes, size_t n);
+void lm_digest_end(lm_digest *d, uint8_t out[LM_DIGEST_BYTES]);
+
+/*----------------------------------------------------------------------
+** JSON: a pull reader over text that stays the caller's. Depth is limited to 64; a duplicate key, a bad
+** escape, bad UTF-8 and trailing text are errors that give the byte offset. */
+enum { LM_JSON_END, LM_JSON_NULL, LM_JSON_BOOL, LM_JSON_INT, LM_JSON_REAL, LM_JSON_TEXT,
+       LM_JSON_ARRAY, LM_JSON_OBJECT };
+
+typedef struct {
+    const char *text; size_t n, pos;    /* the input and how far it is read */
+    int depth;
+    uint64_t in_object, first;          /* a bit per depth: object or array; no member read yet */
+    lm_buf key, string;                 /* the last key and string, unescaped, each with a NUL after its n bytes */
+    int64_t integer; double real;       /* the last number, in both forms; integer also holds a bool */
+    uint64_t object[64], n_objects;     /* the serial number of the object at each depth, and the last given */
+    uint64_t *seen; size_t n_seen, seen_cap;    /* keys met so far: hashes of (object, key), open addressing */
+} lm_json;
+
+void lm_json_init(lm_json *j, const char *text, size_t n);
+void lm_json_clear(lm_json *j);
+
+/* Read the next value and return its kind. At the end of an array or object return LM_JSON_END and leave
+** it. For ARRAY and OBJECT the following calls read its members (inside an object j->key is each member's
+** key). At top level, after the one value, LM_JSON_END is the end of the text. On error set err and return
+** LM_JSON_END. */
+int lm_json_next(lm_json *j, lm_err *err);
+void lm_json_skip(lm_json *j, int kind, lm_err *err);           /* pass over the value just begun */
+void lm_json_quote(lm_buf *out, const char *text, size_t n, lm_err *err);    /* append "text", escaped */
+
+/*----------------------------------------------------------------------
+** Tensors and their number formats. The numbers are the GGUF specification's type codes. */
+enum { LM_F32 = 0, LM_F16 = 1, LM_Q4_0 = 2, LM_Q4_1 = 3, LM_Q5_0 = 6, LM_Q5_1 = 7, LM_Q8_0 = 8, LM_Q2_K = 10,
+       LM_Q3_K = 11, LM_Q4_K = 12, LM_Q5_K = 13, LM_Q6_K = 14, LM_IQ4_NL = 20, LM_BF16 = 30 };
+
+typedef struct {
+    int id;
+    const char *name;                   /* as in SQL: "q4_1" */
+    int block;                          /* elements in a block */
+    int bytes;                          /* bytes in a block */
+    void (*decode)(const void *blocks, float *out, int64_t n);  /* exact; n is a multiple of block */
+} lm_dtype;
+
+const lm_dtype *lm_dtype_find(int id);                          /* NULL: no such type */
+const lm_dtype *lm_dtype_find_name(const char *name);
+
+enum { LM_NAME_MAX = 63, LM_DIMS_MAX = 4 };
+
+typedef struct {
+    char name[LM_NAME_MAX + 1];
+    int dtype;
+    int n_dims;
+    int64_t ne[LM_DIMS_MAX];            /* ne[0] is the contiguous one (columns); 1 beyond n_dims */
+    int64_t n_params, n_bytes;
+} lm_tensor;
+
+/* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
+void lm_tensor_measure(lm_tensor *t, lm_err *err);
+
+/*----------------------------------------------------------------------
+** Metadata: typed key-value pairs in GGUF's own encoding (key string, type, value; little-endian), kept
+** verbatim. https://github.com/ggml-org/ggml/blob/master/docs/gguf.md */
+enum { LM_META_U8, LM_META_I8, LM_META_U16, LM_META_I16, LM_META_U32, LM_META_I32, LM_META_F32, LM_META_BOOL,
+       LM_META_TEXT, LM_META_ARRAY, LM_META_U64, LM_META_I64, LM_META_F64 };
+
+typedef struct lm_meta lm_meta;
+
+typedef struct {
+    const char *key; size_t key_n;      /* not terminated */
+    int type;                           /* LM_META_* */
+    int elem;                           /* the elements' type, for an array */
+    uint64_t n;                         /* elements of an array, bytes of a text, else 1 */
+    const uint8_t *data; size_t n_bytes;    /* the value's bytes (after an array's or text's length) */
+    const uint8_t *raw; size_t raw_n;   /* the whole entry, key included */
+} lm_meta_entry;
+
+/* Parse n bytes that hold entries end to end, and nothing else. The bytes are copied. */
+lm_meta *lm_meta_new(const void *bytes, size_t n, lm_err *err);
+void lm_meta_free(lm_meta *m);
+size_t lm_meta_count(const lm_meta *m);
+const lm_meta_entry *lm_meta_at(const lm_meta *m, size_t i);                /* in file order */
+const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key);       /* NULL: absent; m may be NULL */
+
+/* Read one entry. Return 1 when it is there, 0 when it is not (*out stays as it was); set err when it has
+** another type or does not fit. */
+int lm_meta_int(const lm_meta *m, const char *key, int64_t *out, lm_err *err);
+int lm_meta_real(const lm_meta *m, const char *key, double *out, lm_err *err);
+int lm_meta_bool(const lm_meta *m, const char *key, int *out, lm_err *err);
+int lm_meta_text(const lm_meta *m, const char *key, const char **out, size_t *n, lm_err *err);
+
+/* Walk an array of texts: *pos starts at 0; return 0 at the end. */
+int lm_meta_next_text(const lm_meta_entry *e, size_t *pos, const char **out, size_t *n);
+
+/*----------------------------------------------------------------------
+** GGUF files, versions 2 and 3. The file is read with pread, never mapped: one that shrinks under us is
+** an error, not a signal. */
+typedef struct lm_gguf lm_gguf;
+
+lm_gguf *lm_gguf_open(const char *path, lm_err *err);
+void lm_gguf_close(lm_gguf *g);
+const lm_meta *lm_gguf_meta(const lm_gguf *g);
+int lm_gguf_n_tensors(const lm_gguf *g);
+const lm_tensor *lm_gguf_tensor(const lm_gguf *g, int i);       /* in file order */
+void lm_gguf_read(lm_gguf *g, int i, int64_t offset, void *dst, size_t n, lm_err *err);
+
+/*----------------------------------------------------------------------
+** Tokenizers. */
+typedef struct lm_tok lm_tok;
+
+enum { LM_TOK_NORMAL = 1, LM_TOK_UNKNOWN, LM_TOK_CONTROL, LM_TOK_USER, LM_TOK_UNUSED, LM_TOK_BYTE };
+
+/* A stretch of the text that stands for a special token of that very spelling. */
+typedef struct { size_t start, n; } lm_span;
+
+typedef struct {
+    int add_special;                    /* put BOS before and EOS after, where the model asks for them */
+    int parse_special;                  /* spellings of special tokens in the text become those tokens */
+    const lm_span *specials; size_t n_specials; /* ascending; these always become their tokens */
+} lm_tok_options;
+
+/* Build the tokenizer that entries tokenizer.ggml.* describe: scalars from meta, arrays from arrays (they
+** may be one and the same). Return NULL without an error when there is none. */
+lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err);
+void lm_tok_free(lm_tok *t);
+
+/* Append the ids of text to out. Invalid UTF-8 counts as U+FFFD, one per maximal invalid part. Linear in n.
+** If limit > 0, stop early with no error once more than limit ids are there. */
+void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_options *options, size_t limit,
+                   lm_stop stop, lm_ids *out, lm_err *err);
+
+int lm_tok_count(const lm_tok *t);                              /* ids are 0 .. count-1 */
+const char *lm_tok_kind(const lm_tok *t);                       /* "gpt2" (byte-level BPE), "llama" (SentencePiece) … */
+int lm_tok_type(const lm_tok *t, int32_t id);                   /* LM_TOK_* */
+const char *lm_tok_text(const lm_tok *t, int32_t id, size_t *n);    /* the vocabulary's own spelling */
+const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n);   /* the bytes it adds to a text; specials: their spelling */
+int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n);    /* the special token so spelled, or -1 */
+int32_t lm_tok_bos(const lm_tok *t);                            /* -1: none */
+int32_t lm_tok_eos(const lm_tok *t);
+int lm_tok_is_eog(const lm_tok *t, int32_t id);                 /* does it end a generation? */
+
+/* Whole characters at the front of bytes that may still grow: the length of the longest prefix that ends
+** with a complete (or provably invalid) UTF-8 sequence. */
+size_t lm_utf8_complete(const char *text, size_t n);
+
+/* Append text with every maximal invalid part replaced by U+FFFD. */
+void lm_utf8_repair(lm_buf *out, const char *text, size_t n, lm_err *err);
+
+/*----------------------------------------------------------------------
+** Chat templates, by recognition: the families are known, there is no Jinja interpreter. */
+typedef struct lm_chat lm_chat;         /* one family's row, static */
+
+typedef struct { const char *role, *content; size_t role_n, content_n; } lm_message;
+
+/* Recognise the family of a model's template text; NULL when it is none of ours. */
+const lm_chat *lm_chat_recognise(const char *template_text, size_t n);
+const lm_chat *lm_chat_find(const char *family);                /* by name; NULL: no such family */
+const char *lm_chat_name(const lm_chat *chat);
+const char *lm_chat_families(void);                             /* "chatml, …" for messages */
+
+/* Append the prompt text of a conversation and, to spans, where the template's own special tokens are: no
+** text of a message is ever in a span. template_text supplies the family's default system text. */
+typedef struct { lm_span *data; size_t n, cap; } lm_spans;
+void lm_chat_render(const lm_chat *chat, const char *template_text, size_t template_n, const lm_message *messages,
+                    size_t n_messages, lm_buf *out, lm_spans *spans, lm_err *err);
+void lm_spans_clear(lm_spans *spans);
+
+/*----------------------------------------------------------------------
+** Models. */
+typedef struct lm_model lm_model;
+
+/* What a model is made of, as its owner describes it. read copies n bytes of tensor i from offset on; it is
+** called on the caller's thread, tensor by tensor in the given order, each from front to back, each whole. */
+typedef struct {
+    const char *arch;
+    const char *hparams; size_t hparams_n;          /* the JSON that lm_hparams_json wrote */
+    const lm_tensor *tensors; int n_tensors;
+    void (*read)(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err);
+    void *arg;
+} lm_source;
+
+/* Translate GGUF metadata into the architecture's name and its hyper-parameters as a JSON object (the form
+** that is stored and that lm_model_open reads), and check names and shapes of the tensors against them. */
+const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_tensors, lm_buf *hparams, lm_err *err);
+
+/* Open the model that src describes. Return NULL on failure. The model owns its packed slabs; it borrows
+** nothing from src. tok becomes the model's when it opens (and stays the caller's when it does not); NULL
+** for a model without a tokenizer. */
+lm_model *lm_model_open(const lm_source *src, lm_tok *tok, lm_stop stop, lm_err *err);
+void lm_model_free(lm_model *m);
+const lm_tok *lm_model_tok(const lm_model *m);
+int lm_model_n_ctx(const lm_model *m);
+uint64_t lm_model_bytes(const lm_model *m);                     /* packed weights and tokenizer */
+
+/*----------------------------------------------------------------------
+** Generation. A batch holds any number of sequences of one model and advances them together; what a
+** sequence yields does not depend on its company, on thread count or on kernel set. */
+typedef struct lm_batch lm_batch;
+
+typedef struct {
+    int max_tokens;                     /* >= 0 */
+    double temperature;                 /* 0: greedy */
+    int top_k;                          /* 0: off */
+    double top_p, min_p;                /* 1 and 0: off */
+    double repeat_penalty;              /* 1: off; over the last 64 ids, prompt included */
+    uint64_t seed;                      /* draw t depends on (seed, t) alone */
+    const char *const *stops; const size_t *stop_ns; int n_stops;   /* borrowed until the sequence ends */
+    int want_logprob;                   /* fill lm_token.logprob */
+    int ignore_eog;                     /* go on past end-of-generation tokens (benchmarks) */
+} lm_gen_options;
+
+enum { LM_FINISH_NONE, LM_FINISH_EOS, LM_FINISH_STOP, LM_FINISH_LENGTH, LM_FINISH_CONTEXT };
+const char *lm_finish_name(int finish);
+
+typedef struct {
+    int seq;                            /* which sequence, as lm_batch_add numbered it */
+    int32_t id;
+    double logprob;                     /* ln p under the model, before temperature and filters */
+    const char *piece; size_t piece_n;  /* whole characters, safe from every stop text; until the next call */
+    int finish;                         /* not LM_FINISH_NONE on a sequence's last token */
+} lm_token;
+
+lm_batch *lm_batch_new(lm_model *m, lm_err *err);               /* the model must outlive it */
+void lm_batch_free(lm_batch *b);
+
+/* Add a sequence that continues ids. A prompt that fills the context is an error that names both lengths;
+** so is an empty one. Return its number (0, 1, …), or -1. */
+int lm_batch_add(lm_batch *b, const int32_t *ids, size_t n, const lm_gen_options *options, lm_err *err);
+
+/* Produce the next token of some sequence. Return 1 with *out filled, 0 when every sequence has ended, -1
+** on error. */
+int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
+
+/* How a sequence ended when it did so without a token (max_tokens 0): LM_FINISH_LENGTH, else as given. */
+int lm_batch_finish(const lm_batch *b, int seq);
+
+#endif
