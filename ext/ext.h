@@ -9,6 +9,7 @@
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
 **     func_*.c       scalar functions, by noun
+**     vtab.c         what they share
 **     vtab_*.c       virtual tables, one each */
 #ifndef LM_EXT_H
 #define LM_EXT_H
@@ -32,7 +33,7 @@ SQLITE_EXTENSION_INIT3
 typedef struct lm_shared lm_shared;         /* share.c: a model in memory */
 typedef struct lm_memo lm_memo;
 
-typedef struct { char *schema; sqlite3_int64 id; uint8_t edit[8]; lm_shared *model; } lm_use;
+typedef struct { char *schema, *name; sqlite3_int64 id; uint8_t edit[8]; lm_shared *model; } lm_use;
 typedef struct { char *schema; sqlite3_stmt *model, *setting; } lm_lookup;
 
 /* Belongs to one connection, and is used under its mutex. */
@@ -69,7 +70,6 @@ typedef struct { const char *text; size_t n; } lm_text;     /* borrowed from an 
 
 /* Report err as the function's result. */
 void lm_result_error(sqlite3_context *ctx, const lm_err *err);
-char *lm_error_text(const lm_err *err);                     /* sqlite3_malloc'ed, for a vtab's zErrMsg */
 int lm_error_code(const lm_err *err);                       /* SQLITE_ERROR, _NOMEM or _INTERRUPT */
 /* Read a text argument (numbers count as their text). Return 0 for NULL; a BLOB is an error. */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
@@ -169,6 +169,18 @@ void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o,
 /* Start a batch of one. The options must outlive it. */
 lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
                           lm_err *err);
+
+/*======================================================================
+** vtab.c */
+
+/* In xBestIndex: take the arguments of a table-valued function, required first, then optional. A plan that
+** cannot give them is refused. */
+int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional);
+/* Report err as the table's; return its code, or SQLITE_OK when there is none. */
+int lm_vtab_fail(sqlite3_vtab *vtab, const lm_err *err);
+
+/* func_token.c: encode text as lm_tokenize does; on success end with lm_share_end. */
+lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_ids *ids, lm_err *err);
 
 /*======================================================================
 ** Registration: each file's own. */

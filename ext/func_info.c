@@ -93,10 +93,8 @@ static void debug(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     cpu_name(cpu);
     lm_buf_print(&json, &err, "{\"version\":\"%s\",\"commit\":\"%s\",\"sqlite\":\"%s\",\"cpu\":", LM_VERSION, LM_COMMIT, sqlite3_libversion());
     lm_json_quote(&json, cpu, strlen(cpu), &err);
-    lm_buf_print(&json, &err, ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":", lm_kernels(),
-                 lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak());
-    lm_libraries(&json, &err);
-    lm_buf_append(&json, "}", 1, &err);
+    lm_buf_print(&json, &err, ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":[\"%s\"]}",
+                 lm_kernels(), lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak(), lm_libraries());
     if (err.code) lm_result_error(ctx, &err);
     else lm_result_text(ctx, json.data, json.n);
     lm_buf_clear(&json);

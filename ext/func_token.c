@@ -26,26 +26,26 @@ static lm_shared *begin(lm_conn *c, const lm_option *table, token_options *o, sq
     return s;
 }
 
-static void end(sqlite3_context *ctx, lm_shared *s, token_options *o, const lm_err *err) {
+lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_ids *ids, lm_err *err) {
+    token_options o;
+    lm_shared *s = begin(c, encode_table, &o, options, err);
+    if (s && !err->code) {
+        lm_tok_options how = { .add_special = o.add_special, .parse_special = o.parse_special };
+        lm_tok_encode(lm_model_tok(s->model), text.text, text.n, &how, 0, lm_conn_stop(c), ids, err);
+    }
+    lm_options_clear(encode_table, &o);
+    if (!err->code) return s;
     lm_share_end(s);
-    lm_options_clear(encode_table, o);
-    if (err->code) lm_result_error(ctx, err);
+    return NULL;
 }
 
-/* Read the text and options and encode. Return 0 for NULL, with no ids, or on error. */
+/* Encode the arguments' text. Return 0 for NULL, with no ids, or on error. */
 static int encode(sqlite3_context *ctx, int n_args, sqlite3_value **args, lm_ids *ids) {
-    lm_conn *c = sqlite3_user_data(ctx);
     lm_err err = {0};
     lm_text text;
-    token_options o = {0};
-    lm_shared *s = NULL;
     int there = lm_value_text(args[0], &text, "text", &err);
-    if (there) s = begin(c, encode_table, &o, n_args > 1 ? args[1] : NULL, &err);
-    if (s && !err.code) {
-        lm_tok_options how = { .add_special = o.add_special, .parse_special = o.parse_special };
-        lm_tok_encode(lm_model_tok(s->model), text.text, text.n, &how, 0, lm_conn_stop(c), ids, &err);
-    }
-    end(ctx, s, &o, &err);
+    if (there) lm_share_end(lm_tokens_begin(sqlite3_user_data(ctx), text, n_args > 1 ? args[1] : NULL, ids, &err));
+    if (err.code) lm_result_error(ctx, &err);
     return there && !err.code;
 }
 
@@ -101,7 +101,9 @@ static void detokenize(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         lm_utf8_repair(&text, bytes.data, bytes.n, &err);
         if (!err.code) lm_result_text(ctx, text.data, text.n);
     }
-    end(ctx, s, &o, &err);
+    lm_share_end(s);
+    lm_options_clear(decode_table, &o);
+    if (err.code) lm_result_error(ctx, &err);
     lm_buf_clear(&bytes);
     lm_buf_clear(&text);
 }

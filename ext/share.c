@@ -116,8 +116,10 @@ static void add_use(lm_conn *c, const lm_found *f, lm_shared *s, lm_err *err) {
         if (!grown) return;
         c->uses = grown;
         use = &c->uses[c->n_uses];
-        *use = (lm_use){ .schema = sqlite3_mprintf("%s", f->schema), .id = f->id };
-        if (!use->schema) {
+        *use = (lm_use){ .schema = sqlite3_mprintf("%s", f->schema), .name = sqlite3_mprintf("%s", f->name), .id = f->id };
+        if (!use->schema || !use->name) {
+            sqlite3_free(use->schema);
+            sqlite3_free(use->name);
             lm_err_set(err, LM_NOMEM, "out of memory");
             return;
         }
@@ -261,6 +263,7 @@ void lm_share_forget(lm_conn *c) {
     for (int i = 0; i < c->n_uses; i++) {
         c->uses[i].model->connections--;
         sqlite3_free(c->uses[i].schema);
+        sqlite3_free(c->uses[i].name);
     }
     lm_shared *idle = trim(IDLE_MAX);
     unlock();
@@ -290,6 +293,7 @@ int lm_share_unload(lm_conn *c, const lm_found *f) {
         u->model->connections--;
         n++;
         sqlite3_free(u->schema);
+        sqlite3_free(u->name);
         *u = c->uses[--c->n_uses];
     }
     lm_shared *idle = take_out(keep_used, NULL);

@@ -14,8 +14,6 @@ void lm_result_error(sqlite3_context *ctx, const lm_err *err) {
     if (err->code != LM_ERROR) sqlite3_result_error_code(ctx, lm_error_code(err));
 }
 
-char *lm_error_text(const lm_err *err) { return sqlite3_mprintf("%s", err->msg); }
-
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err) {
     *out = (lm_text){ "", 0 };
     switch (sqlite3_value_type(value)) {

@@ -54,6 +54,7 @@ typedef struct {
 int lm_threads(void);                                           /* threads a job uses, the caller's included */
 void lm_threads_set(int n);                                     /* 1..64; 0: one per cpu of the process */
 const char *lm_kernels(void);                                   /* "scalar", "avx2" or "vnni" */
+const char *lm_libraries(void);                                 /* what is linked in, by name and version */
 
 /*----------------------------------------------------------------------
 ** Growing arrays, owned by whoever declares them; start from zeros, end with the clear. */
@@ -187,7 +188,8 @@ typedef struct { size_t start, n; } lm_span;
 typedef struct {
     int add_special;                    /* put BOS before and EOS after, where the model asks for them */
     int parse_special;                  /* spellings of special tokens in the text become those tokens */
-    const lm_span *specials; size_t n_specials; /* ascending; these always become their tokens */
+    const lm_span *specials; size_t n_specials; /* ascending; these always become their tokens, where the
+                                        ** vocabulary has one so spelled; else they are text */
 } lm_tok_options;
 
 /* Build the tokenizer that entries tokenizer.ggml.* describe: scalars from meta, arrays from arrays (they

@@ -228,6 +228,11 @@ static int64_t decode(const int16_t *byte_of_char, const char *text, size_t n, c
     return n_out;
 }
 
+/* Text must not turn into such a token, whatever a file's merges say: it may end a turn or begin another. */
+static int is_control(const lm_tok *t, int32_t id) {
+    return t->type[id] == LM_TOK_CONTROL || t->type[id] == LM_TOK_UNKNOWN;
+}
+
 static void find_bytes(lm_tok *t, bpe *b) {
     for (int i = 0; i < 256; i++) {
         uint32_t c = char_of_byte(i);
@@ -236,7 +241,8 @@ static void find_bytes(lm_tok *t, bpe *b) {
             text[0] = (char)(0xC0 | c >> 6);
             text[1] = (char)(0x80 | (c & 0x3F));
         }
-        b->byte[i] = lm_tok_find(t, text, c < 0x80 ? 1 : 2);
+        int32_t id = lm_tok_find(t, text, c < 0x80 ? 1 : 2);
+        b->byte[i] = id >= 0 && is_control(t, id) ? NO_ID : id;
     }
 }
 
@@ -256,7 +262,9 @@ static void read_merges(lm_tok *t, bpe *b, const lm_meta *arrays, lm_err *err) {
     size_t pos = 0, n;
     const lm_meta_entry *e = lm_tok_array(arrays, key, LM_META_TEXT, err);
     if (!e) lm_err_set(err, LM_ERROR, "%s: missing", key);
-    if (!err->code && e->n >= INT32_MAX) lm_err_set(err, LM_ERROR, "%s: too many (%llu)", key, (unsigned long long)e->n);
+    if (!err->code && e->n >= INT32_MAX) {
+        lm_err_set(err, LM_ERROR, "%s: %llu are too many", key, (unsigned long long)e->n);
+    }
     if (err->code) return;
     b->pairs_mask = slots_for((size_t)e->n) - 1;
     b->pairs = lm_alloc((b->pairs_mask + 1) * sizeof *b->pairs, err);
@@ -281,6 +289,7 @@ static void read_merges(lm_tok *t, bpe *b, const lm_meta *arrays, lm_err *err) {
         if ((left | right) < 0) refuse_merge(rank, text, n, "the vocabulary lacks one of the two", err);
         b->merged[rank] = lm_tok_find(t, joined.data, joined.n);
         if (b->merged[rank] < 0) refuse_merge(rank, text, n, "the vocabulary lacks what it makes", err);
+        if (err->code || is_control(t, b->merged[rank])) continue;
         pair *p = &b->pairs[pair_slot(t, b, left, right)];
         if (p->rank == NO_RANK) *p = (pair){ left, right, rank };     /* of two alike the first counts */
     }

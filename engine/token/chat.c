@@ -13,8 +13,8 @@ enum { N_MARKS = 3, N_PARTS = 8 };
 struct lm_chat {
     const char *name;
     const char *marks[N_MARKS];         /* what a template text must contain, every one */
-    const char *system_open;            /* in the template text before and after its default system message; */
-    const char *system_close;           /* a newline follows the first */
+    const char *system_open, *system_close;     /* in the template text around its default system message, which
+                                        ** a newline parts from the first */
     part message[N_PARTS], answer[N_PARTS];
 };
 
@@ -24,8 +24,8 @@ static const lm_chat g_families[] = {
         .marks = { "<|im_start|>", "<|im_end|>" },
         .system_open = "<|im_start|>system",
         .system_close = "<|im_end|>",
-        .message = { { MARKER, "<|im_start|>" }, { ROLE, 0 }, { TEXT, "\n" }, { CONTENT, 0 }, { MARKER, "<|im_end|>" },
-                     { TEXT, "\n" } },
+        .message = { { MARKER, "<|im_start|>" }, { ROLE, 0 }, { TEXT, "\n" },
+                     { CONTENT, 0 }, { MARKER, "<|im_end|>" }, { TEXT, "\n" } },
         .answer = { { MARKER, "<|im_start|>" }, { TEXT, "assistant\n" } },
     },
 };
@@ -71,7 +71,8 @@ const char *lm_chat_families(void) { return g_names; }
 
 /* Read the literal that begins at text and ends before close, appending what it stands for. quote is that of
 ** the Jinja string it lies in, or 0 in a template's bare text. Return 0 where it is more than a literal. */
-static int read_literal(const char *text, const char *end, const char *close, char quote, lm_buf *out, lm_err *err) {
+static int read_literal(const char *text, const char *end, const char *close, char quote, lm_buf *out,
+                        lm_err *err) {
     static const char escapes[] = "n\nt\tr\r''\"\"\\\\";
     size_t close_n = strlen(close);
     for (; (size_t)(end - text) >= close_n; text++) {
@@ -120,6 +121,11 @@ static int default_system(const lm_chat *chat, const char *template_text, size_t
 /*----------------------------------------------------------------------
 ** Rendering */
 
+static void add_span(lm_spans *spans, lm_span span, lm_err *err) {
+    if (!lm_grow((void **)&spans->data, spans->n, &spans->cap, 1, sizeof span, err)) return;
+    spans->data[spans->n++] = span;
+}
+
 static void write_parts(const part *parts, const lm_message *m, lm_buf *out, lm_spans *spans, lm_err *err) {
     for (; parts->kind != END; parts++) {
         const char *text = parts->text;
@@ -130,8 +136,8 @@ static void write_parts(const part *parts, const lm_message *m, lm_buf *out, lm_
         } else if (parts->kind == CONTENT) {
             text = m->content;
             n = m->content_n;
-        } else if (parts->kind == MARKER && lm_grow((void **)&spans->data, spans->n, &spans->cap, 1, sizeof *spans->data, err)) {
-            spans->data[spans->n++] = (lm_span){ out->n, n };
+        } else if (parts->kind == MARKER) {
+            add_span(spans, (lm_span){ out->n, n }, err);
         }
         lm_buf_append(out, text, n, err);
     }
@@ -145,7 +151,9 @@ void lm_chat_render(const lm_chat *chat, const char *template_text, size_t templ
         lm_message m = { .role = "system", .role_n = 6, .content = system.data, .content_n = system.n };
         write_parts(chat->message, &m, out, spans, err);
     }
-    for (size_t i = 0; i < n_messages && !err->code; i++) write_parts(chat->message, &messages[i], out, spans, err);
+    for (size_t i = 0; i < n_messages && !err->code; i++) {
+        write_parts(chat->message, &messages[i], out, spans, err);
+    }
     write_parts(chat->answer, NULL, out, spans, err);
     lm_buf_clear(&system);
 }

@@ -31,7 +31,8 @@
 
 /* (?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,n}|
 ** ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
-#define LLAMA3(n) "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?" RUN("\\p{L}") "|\\p{N}{1," n "}|" \
+#define LLAMA3(n) \
+    "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?" RUN("\\p{L}") "|\\p{N}{1," n "}|" \
     WORDS(OTHERS) "(?:[\\r\\n]{1,4096}+(?C1))*+|" LINES "|" SPACES
 
 #define SIGNS "\\p{P}$+<=>^~|"
@@ -121,8 +122,8 @@ const lm_pretok_row *lm_pretok_find(const lm_meta *meta, lm_err *err) {
         if (*known) strcat(known, ", ");
         strcat(known, g_rows[i].name);
     }
-    lm_err_set(err, LM_ERROR, "tokenizer.ggml.pre: unknown pre-tokenizer '%.*s' (known: %s)", (int)LM_MIN(n, 40), name,
-               known);
+    lm_err_set(err, LM_ERROR, "tokenizer.ggml.pre: unknown pre-tokenizer '%.*s' (known: %s)", (int)LM_MIN(n, 40),
+               name, known);
     return NULL;
 }
 
@@ -137,8 +138,9 @@ lm_pretok *lm_pretok_new(const lm_pretok_row *row, lm_err *err) {
     for (int i = 0; i < LM_PRETOK_LEVELS && g_patterns[row->pattern][i] && !err->code; i++) {
         int code = 0;
         PCRE2_SIZE at = 0;
-        p->code[i] = pcre2_compile((PCRE2_SPTR)g_patterns[row->pattern][i], PCRE2_ZERO_TERMINATED,
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &code, &at, context);
+        PCRE2_SPTR pattern = (PCRE2_SPTR)g_patterns[row->pattern][i];
+        uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C;
+        p->code[i] = pcre2_compile(pattern, PCRE2_ZERO_TERMINATED, flags, &code, &at, context);
         if (!p->code[i]) {
             lm_err_set(err, code == PCRE2_ERROR_HEAP_FAILED ? LM_NOMEM : LM_ERROR,
                        "pre-tokenizer %s: pattern %d does not compile: PCRE2 error %d at %zu", row->name, i, code,
@@ -175,7 +177,8 @@ static int on_callout(pcre2_callout_block *block, void *walk) {
     return ask(walk, block->current_position) ? PCRE2_ERROR_CALLOUT : 0;
 }
 
-void lm_pretok_begin(lm_pretok_walk *w, const lm_pretok *p, const char *text, size_t n, lm_stop stop, lm_err *err) {
+void lm_pretok_begin(lm_pretok_walk *w, const lm_pretok *p, const char *text, size_t n, lm_stop stop,
+                     lm_err *err) {
     *w = (lm_pretok_walk){ .p = p, .text = text, .end = { n }, .stop = stop };
     if (err->code) return;
     w->match = pcre2_match_data_create(1, p->general);
@@ -236,3 +239,7 @@ int lm_pretok_next(lm_pretok_walk *w, const char **piece, size_t *n, lm_err *err
         w->end[w->level] = to;
     }
 }
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+const char *lm_libraries(void) { return "pcre2 " TEXT(PCRE2_MAJOR) "." TEXT(PCRE2_MINOR) "\",\"libb2"; }

@@ -1,8 +1,8 @@
 /* tok.c: a tokenizer's vocabulary, its special tokens, and a text split between them and the family.
 **
-** A special token is one of type CONTROL, UNKNOWN or USER: it stands for its own spelling and no merge makes
-** it. USER tokens are found in every text, the other two only where the caller says so. Where several begin
-** at one place the longest is taken; texts are read from left to right. All else is the family's. */
+** A special token is one of type CONTROL, UNKNOWN or USER: it stands for its own spelling. USER
+** tokens are found in every text, the other two only where the caller says so: no other text ever becomes
+** one. Of several that begin at one place the longest is taken, from left to right. All else is the family's. */
 #include "tok.h"
 
 #include <string.h>
@@ -48,13 +48,18 @@ uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n) {
     return (h ^ h >> 29) * k;
 }
 
-int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n) {
-    for (size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;; slot = (slot + 1) & t->index_mask) {
-        int32_t id = t->index[slot];
-        if (id < 0) return -1;
+/* The slot that holds a spelling's id, or the free one where it would go. */
+static size_t index_slot(const lm_tok *t, const char *text, size_t n) {
+    size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;
+    for (int32_t id; (id = t->index[slot]) >= 0; slot = (slot + 1) & t->index_mask) {
         uint32_t at = t->text_at[id];
-        if (t->text_at[id + 1] - at == n && !memcmp(t->text + at, text, n)) return id;
+        if (t->text_at[id + 1] - at == n && !memcmp(t->text + at, text, n)) break;
     }
+    return slot;
+}
+
+int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n) {
+    return t->index[index_slot(t, text, n)];
 }
 
 const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int elem, lm_err *err) {
@@ -62,7 +67,8 @@ const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int el
     if (!e) return NULL;
     int is_i32 = e->type == LM_META_ARRAY && elem == LM_META_I32 && e->elem == LM_META_U32;
     if (is_i32 || (e->type == LM_META_ARRAY && e->elem == elem)) return e;
-    lm_err_set(err, LM_ERROR, "%s: wanted an array of %s", key, elem == LM_META_TEXT ? "texts" : "32-bit integers");
+    lm_err_set(err, LM_ERROR, "%s: wanted an array of %s", key,
+               elem == LM_META_TEXT ? "texts" : "32-bit integers");
     return NULL;
 }
 
@@ -72,7 +78,8 @@ static void read_tokens(lm_tok *t, const lm_meta *arrays, lm_err *err) {
     size_t pos = 0, n, at = 0, slots = 16;
     if (!e || !e->n) lm_err_set(err, LM_ERROR, "%s: missing or empty", key);
     if (!err->code && (e->n >= INT32_MAX / 2 || e->n_bytes > UINT32_MAX)) {
-        lm_err_set(err, LM_ERROR, "%s: %llu tokens in %zu bytes are too many", key, (unsigned long long)e->n, e->n_bytes);
+        lm_err_set(err, LM_ERROR, "%s: %llu tokens in %zu bytes are too many", key, (unsigned long long)e->n,
+                   e->n_bytes);
     }
     if (err->code) return;
     t->n = (int)e->n;
@@ -88,14 +95,13 @@ static void read_tokens(lm_tok *t, const lm_meta *arrays, lm_err *err) {
         t->text_at[id] = (uint32_t)at;
         t->text_at[id + 1] = (uint32_t)(at += n);
         if (!n) continue;       /* a hole in the numbering: no text becomes it, and it adds none */
-        int32_t same = lm_tok_find(t, text, n);
-        if (same >= 0) {
-            lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", key, (int)LM_MIN(n, 60), text, same, id);
+        int32_t *slot = &t->index[index_slot(t, text, n)];
+        if (*slot >= 0) {
+            lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", key, (int)LM_MIN(n, 60), text,
+                       *slot, id);
             return;
         }
-        size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;
-        while (t->index[slot] >= 0) slot = (slot + 1) & t->index_mask;
-        t->index[slot] = id;
+        *slot = id;
     }
 }
 
@@ -143,7 +149,8 @@ static void read_ends(lm_tok *t, const lm_meta *meta, lm_err *err) {
 }
 
 /* Read whether the model wants an end token, over what its family set. */
-static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, int *add, lm_err *err) {
+static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, int *add,
+                     lm_err *err) {
     if (lm_meta_bool(meta, add_key, add, err) && *add && id < 0) {
         lm_err_set(err, LM_ERROR, "%s is true, but there is no %s", add_key, id_key);
     }
@@ -186,8 +193,8 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
         if (strlen(name) == n && !memcmp(name, kind, n)) t->family = g_families[i];
     }
     if (!t->family) {
-        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %s)", (int)LM_MIN(n, 40), kind,
-                   g_families[0]->kind);
+        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %s)",
+                   (int)LM_MIN(n, 40), kind, g_families[0]->kind);
     }
     t->seed = (uint64_t)(uintptr_t)t;
     read_tokens(t, arrays, err);
@@ -269,7 +276,8 @@ static int32_t special_at(const lm_tok *t, const char *text, size_t n, int all) 
         }
         if (low == high) break;
         uint32_t id = t->specials[low];     /* the shortest of the range stands first */
-        if (t->text_at[id + 1] - t->text_at[id] == depth + 1 && (all || t->type[id] == LM_TOK_USER)) best = (int32_t)id;
+        int is_whole = t->text_at[id + 1] - t->text_at[id] == depth + 1;
+        if (is_whole && (all || t->type[id] == LM_TOK_USER)) best = (int32_t)id;
     }
     return best;
 }
@@ -304,7 +312,8 @@ typedef struct {
 static int is_done(const call *c, lm_err *err) { return err->code || (c->limit && c->out->n > c->limit); }
 
 /* Find the next special token from start on. Return where it is, its id in *id, or n. */
-static size_t next_special(const call *c, const char *text, size_t n, size_t start, int all, int32_t *id, lm_err *err) {
+static size_t next_special(const call *c, const char *text, size_t n, size_t start, int all, int32_t *id,
+                           lm_err *err) {
     int wanted = all ? ANY_SPECIAL : USER_SPECIAL;
     for (size_t i = start; i < n; i++) {
         if ((i - start) % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(c->stop, err)) return n;

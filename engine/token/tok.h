@@ -31,8 +31,11 @@ uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n);
 
 int lm_tok_is_special(const lm_tok *t, int32_t id);             /* spelled out in a text only where asked for */
 int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n);      /* by spelling; -1: none */
+
+/* Find an array whose elements have the type given. NULL: none, or err is set. */
 const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int elem, lm_err *err);
-int lm_tok_stopped(lm_stop stop, lm_err *err);
+
+int lm_tok_stopped(lm_stop stop, lm_err *err);                  /* ask; on a yes set err to LM_INTERRUPT */
 
 /*----------------------------------------------------------------------
 ** pretok.c: a text cut into the pieces that byte-level BPE works on. */

@@ -1,0 +1,62 @@
+/* ext.c: the entry point and the list of what is registered. */
+#include "ext.h"
+#include "../include/sqlite_lm.h"
+
+#include <stdatomic.h>
+
+#ifndef SQLITE_CORE
+SQLITE_EXTENSION_INIT1
+#endif
+
+static void *host_alloc(uint64_t n) { return sqlite3_malloc64(n); }
+static void host_free(void *p) { sqlite3_free(p); }
+
+int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int flags,
+                void (*call)(sqlite3_context *, int, sqlite3_value **)) {
+    int rc = SQLITE_OK;
+    for (int n = min_args; n <= max_args && rc == SQLITE_OK; n++) {
+        lm_conn_ref(c);
+        rc = sqlite3_create_function_v2(c->db, name, n, SQLITE_UTF8 | flags, c, call, NULL, NULL, lm_conn_unref);
+    }
+    return rc;
+}
+
+static int (*const registers[])(lm_conn *) = {
+    lm_vtab_loaded_register, lm_vtab_stream_register, lm_vtab_tokens_register,
+    lm_func_generate_register, lm_func_token_register, lm_func_model_register, lm_func_info_register,
+};
+
+#ifndef SQLITE_CORE
+/* sqlite3_api is one pointer for the whole library: a second SQLite in the process would be given the first
+** one's functions. */
+static int is_foreign(const sqlite3_api_routines *api) {
+    static const sqlite3_api_routines *_Atomic first;
+    const sqlite3_api_routines *none = NULL;
+    return !atomic_compare_exchange_strong(&first, &none, api) && none->libversion != api->libversion;
+}
+#endif
+
+__attribute__((visibility("default")))
+int sqlite3_lm_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
+    static const lm_mem_hook hook = { host_alloc, host_free };
+#ifndef SQLITE_CORE
+    if (is_foreign(api)) {
+        if (error) *error = api->mprintf("sqlite-lm is already loaded by another SQLite in this process");
+        return SQLITE_ERROR;
+    }
+    SQLITE_EXTENSION_INIT2(api);
+#else
+    (void)api;
+#endif
+    (void)error;
+    lm_mem_hook_set(&hook);
+    lm_conn *c = lm_conn_new(db);
+    int rc = c ? SQLITE_OK : SQLITE_NOMEM;
+    if (c) lm_conn_ref(c);
+    for (int i = 0; i < LM_COUNT(registers) && rc == SQLITE_OK; i++) rc = registers[i](c);
+    if (c) lm_conn_unref(c);
+#ifndef SQLITE_CORE
+    if (rc == SQLITE_OK) rc = SQLITE_OK_LOAD_PERMANENTLY;
+#endif
+    return rc;
+}

@@ -1,0 +1,125 @@
+/* vtab_tokens.c: the tokens of a text, one row each.
+**     CREATE TABLE lm_tokens(pos, id, piece, text HIDDEN, options HIDDEN)
+**     SELECT pos, id, piece FROM lm_tokens('Hello, world');
+** piece is what the token adds to the text, empty while a character is incomplete: joined, the pieces are
+** the text. Rows come out in pos order. */
+#include "ext.h"
+
+enum { COL_POS, COL_ID, COL_PIECE, COL_TEXT, COL_OPTIONS };
+
+typedef struct { sqlite3_vtab base; lm_conn *c; } tokens_vtab;
+typedef struct {
+    sqlite3_vtab_cursor base;
+    lm_shared *model;
+    lm_ids ids;
+    size_t at;
+    lm_buf bytes, piece;                /* of the text so far, what is not yet a character; this row's piece */
+} tokens_cursor;
+
+static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
+    (void)n_args, (void)args, (void)error;
+    int rc = sqlite3_declare_vtab(db, "CREATE TABLE lm_tokens(pos, id, piece, text HIDDEN, options HIDDEN)");
+    tokens_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
+    if (!v) return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
+    *v = (tokens_vtab){ .c = aux };
+    *out = &v->base;
+    return SQLITE_OK;
+}
+
+static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
+    (void)vtab;
+    info->estimatedCost = 1000;
+    info->estimatedRows = 100;
+    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_POS && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    return lm_vtab_take_args(info, COL_TEXT, COL_OPTIONS);
+}
+
+static int disconnect(sqlite3_vtab *vtab) {
+    sqlite3_free(vtab);
+    return SQLITE_OK;
+}
+
+static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
+    (void)vtab;
+    tokens_cursor *cur = sqlite3_malloc64(sizeof *cur);
+    if (!cur) return SQLITE_NOMEM;
+    *cur = (tokens_cursor){0};
+    *out = &cur->base;
+    return SQLITE_OK;
+}
+
+static void clear(tokens_cursor *cur) {
+    lm_share_end(cur->model);
+    lm_ids_clear(&cur->ids);
+    lm_buf_clear(&cur->bytes);
+    lm_buf_clear(&cur->piece);
+    *cur = (tokens_cursor){ .base = cur->base };
+}
+
+static int close_cursor(sqlite3_vtab_cursor *base) {
+    clear((tokens_cursor *)base);
+    sqlite3_free(base);
+    return SQLITE_OK;
+}
+
+/* Add the current token's bytes and take the whole characters; the last token takes what is left. */
+static void set_piece(tokens_cursor *cur, lm_err *err) {
+    size_t n;
+    cur->piece.n = 0;
+    if (cur->at >= cur->ids.n) return;
+    const char *bytes = lm_tok_bytes(lm_model_tok(cur->model->model), cur->ids.data[cur->at], &n);
+    lm_buf_append(&cur->bytes, bytes, n, err);
+    size_t whole = cur->at + 1 == cur->ids.n ? cur->bytes.n : lm_utf8_complete(cur->bytes.data, cur->bytes.n);
+    lm_utf8_repair(&cur->piece, cur->bytes.data, whole, err);
+    if (whole < cur->bytes.n) memmove(cur->bytes.data, cur->bytes.data + whole, cur->bytes.n - whole);
+    cur->bytes.n -= whole;
+}
+
+static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
+    (void)plan, (void)plan_text;
+    tokens_cursor *cur = (tokens_cursor *)base;
+    lm_conn *c = ((tokens_vtab *)base->pVtab)->c;
+    lm_err err = {0};
+    lm_text text;
+    clear(cur);
+    if (lm_value_text(args[0], &text, "text", &err)) {
+        cur->model = lm_tokens_begin(c, text, n_args > 1 ? args[1] : NULL, &cur->ids, &err);
+        if (cur->model) set_piece(cur, &err);
+    }
+    return lm_vtab_fail(base->pVtab, &err);
+}
+
+static int next(sqlite3_vtab_cursor *base) {
+    lm_err err = {0};
+    tokens_cursor *cur = (tokens_cursor *)base;
+    cur->at++;
+    set_piece(cur, &err);
+    return lm_vtab_fail(base->pVtab, &err);
+}
+
+static int eof(sqlite3_vtab_cursor *base) { return ((tokens_cursor *)base)->at >= ((tokens_cursor *)base)->ids.n; }
+
+static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
+    const tokens_cursor *cur = (const tokens_cursor *)base;
+    switch (i) {
+    case COL_POS: sqlite3_result_int64(ctx, (sqlite3_int64)cur->at); break;
+    case COL_ID: sqlite3_result_int(ctx, cur->ids.data[cur->at]); break;
+    case COL_PIECE: lm_result_text(ctx, cur->piece.data, cur->piece.n); break;
+    }
+    return SQLITE_OK;
+}
+
+static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
+    *out = (sqlite3_int64)((tokens_cursor *)base)->at;
+    return SQLITE_OK;
+}
+
+static const sqlite3_module module = {
+    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xOpen = open_cursor, .xClose = close_cursor,
+    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+};
+
+int lm_vtab_tokens_register(lm_conn *c) {
+    lm_conn_ref(c);
+    return sqlite3_create_module_v2(c->db, "lm_tokens", &module, c, lm_conn_unref);
+}

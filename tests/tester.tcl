@@ -1,0 +1,41 @@
+# tester.tcl: what the .test files share. Each is sourced by run.tcl with the current directory at the top of
+# the tree; numbers are unique in a file.
+package require sqlite3
+
+set passed 0
+set failed 0
+
+# A fresh database in memory with the extension and the built-in model in it.
+proc reset_db {} {
+    catch { db close }
+    sqlite3 db :memory:
+    db enable_load_extension 1
+    db eval { SELECT load_extension('build/lm', 'sqlite3_lm_init') }
+    db eval { SELECT lm_import('models/tiny.gguf', '{"name":"tiny"}') }
+}
+
+proc report {number want got} {
+    if {$want eq $got} {
+        incr ::passed
+    } else {
+        incr ::failed
+        puts "$::file $number: wanted {$want}, got {$got}"
+    }
+}
+
+proc do_sql {number sql want} {
+    if {[catch { db eval $sql } got]} { set got "error: $got" }
+    report $number [list {*}$want] $got
+}
+
+proc do_sql_error {number sql want} {
+    report $number "error: $want" [expr {[catch { db eval $sql } got] ? "error: $got" : $got}]
+}
+
+# The error must contain a text.
+proc do_sql_error_like {number sql part} {
+    set bad [catch { db eval $sql } got]
+    report $number 1 [expr {$bad && [string first $part $got] >= 0 ? 1 : "no error with «$part»: $got"}]
+}
+
+proc do_true {number script} { report $number 1 [expr {[uplevel #0 $script] ? 1 : 0}] }
