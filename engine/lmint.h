@@ -5,7 +5,7 @@
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
 **     3 format   reader meta gguf                   bytes of a file to a checked tensor list
-**     3 token    tok bpe pretok unicode chat        text to ids and back
+**     3 token    tok bpe pretok chat        text to ids and back
 **     4 model    arch model kv forward              what a model is, its cache, one pass through it
 **     5 run      batch sample                       sequences advancing together
 */

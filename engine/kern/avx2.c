@@ -30,22 +30,26 @@ INLINE __m256i four(const int8_t *x) {
     return _mm256_set1_epi32(bytes);
 }
 
-INLINE vf dot_u4(const vb w[8], const int8_t *x, int correction) {
+INLINE __m256i add_u4(const vb w[8], const int8_t *x) {
     __m256i words = _mm256_maddubs_epi16(w[0], four(x));
     for (int j = 1; j < 8; j++) words = _mm256_add_epi16(words, _mm256_maddubs_epi16(w[j], four(x + 4 * j)));
-    __m256i s = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+    return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+}
+
+INLINE vf dot_u4(const vb w[8], const int8_t *x, int correction) {
+    __m256i s = _mm256_add_epi32(_mm256_slli_epi32(add_u4(w, x), 7), add_u4(w, x + 32));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(s, _mm256_set1_epi32(correction)));
 }
 
 INLINE vf dot_s8(const vb w[8], const int8_t *x, int sum) {
     (void)sum;
-    __m256i s = _mm256_setzero_si256();
+    __m256i high = _mm256_setzero_si256(), low = high, ones = _mm256_set1_epi16(1);
     for (int j = 0; j < 8; j++) {
-        __m256i v = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128));
-        __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(four(x + 4 * j), v));
-        s = _mm256_add_epi32(s, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+        __m256i v = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128)), size = _mm256_abs_epi8(v);
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four(x + 4 * j), v)), ones));
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four(x + 4 * j + 32), v)), ones));
     }
-    return _mm256_cvtepi32_ps(s);
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high, 7), low));
 }
 
 #include "gemm.h"

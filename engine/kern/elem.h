@@ -4,7 +4,7 @@
 #include "simd.h"
 
 static int quantise(const float *x, int k, int8_t *q, float *d, float *fsum, int32_t *isum) {
-    for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += LM_BLOCK) {
+    for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += 2 * LM_BLOCK) {
         v16 low = v16_load(x), high = v16_load(x + 16);
         uint32_t bits = v16_max_bits(low, high);
         float amax;
@@ -12,12 +12,13 @@ static int quantise(const float *x, int k, int8_t *q, float *d, float *fsum, int
         if (bits >= 0x7F800000) return 0;
         int sum = 0;
         if (amax < 1e-30f) {
-            memset(q, 0, LM_BLOCK);
+            memset(q, 0, 2 * LM_BLOCK);
             d[b] = 0;
         } else {
-            v16 inverse = v16_set(127.0f / amax);
-            sum = v16_store_int8(q, v16_mul(low, inverse)) + v16_store_int8(q + 16, v16_mul(high, inverse));
-            d[b] = amax / 127.0f;
+            v16 inverse = v16_set((float)LM_LEVELS / amax);
+            sum = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
+            sum += v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
+            d[b] = amax / (float)LM_LEVELS;
         }
         isum[b] = sum;
         fsum[b] = (float)sum;

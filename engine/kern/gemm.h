@@ -40,7 +40,7 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *block, i
         vf d = vf_half(scales), min = f.has_min ? vf_half(scales + 2 * LM_TILE) : d;
         for (int c = 0; c < n; c++) {
             size_t i = at + (size_t)c * n_blocks;
-            const int8_t *q = x->q + i * LM_BLOCK;
+            const int8_t *q = x->q + i * 2 * LM_BLOCK;
             vf dx = vf_set(x->d[i]);
             vf s = f.groups == 8 ? dot_s8(w, q, x->isum[i]) : dot_u4(w, q, f.offset ? f.offset * x->isum[i] : 0);
             acc[c] = vf_fma(s, vf_mul(d, dx), acc[c]);

@@ -15,9 +15,9 @@ static void multiply_blocks(const lm_mat *w, int tile, int r, const lm_columns *
         lm_mat_block(w, tile, r, b, wq, &d, &min);
         for (int c = 0; c < n; c++) {
             size_t at = (size_t)(c0 + c) * (size_t)n_blocks + (size_t)b;
-            const int8_t *q = x->q + at * LM_BLOCK;
+            const int8_t *q = x->q + at * 2 * LM_BLOCK;
             int s = 0;
-            for (int i = 0; i < LM_BLOCK; i++) s += wq[i] * q[i];
+            for (int i = 0; i < LM_BLOCK; i++) s += wq[i] * (128 * q[i] + q[LM_BLOCK + i]);
             acc[c] = fmaf((float)s, d * x->d[at], acc[c]);
             if (w->dtype == LM_Q4_1) acc[c] = fmaf(min * x->d[at], x->fsum[at], acc[c]);
         }

@@ -51,10 +51,13 @@ INLINE uint32_t v16_max_bits(v16 a, v16 b) {
     __m512i m = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), mask), _mm512_and_si512(_mm512_castps_si512(b), mask));
     return (uint32_t)_mm512_reduce_max_epi32(m);
 }
-/* Store the lanes rounded to integers in -127..127; return their sum. */
-INLINE int v16_store_int8(int8_t *p, v16 a) {
+/* Round the lanes to integers q in -16256..16256 and store them as two bytes, q = 128 high + low with low in
+** -64..63; return their sum. */
+INLINE int v16_store_planes(int8_t *high, int8_t *low, v16 a) {
     __m512i q = _mm512_cvtps_epi32(a);
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(q));
+    __m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
+    _mm_storeu_si128((__m128i *)high, _mm512_cvtepi32_epi8(h));
+    _mm_storeu_si128((__m128i *)low, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 7))));
     return _mm512_reduce_add_epi32(q);
 }
 
@@ -119,11 +122,15 @@ INLINE uint32_t v16_max_bits(v16 x, v16 y) {
     h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xB1));
     return (uint32_t)_mm_cvtsi128_si32(h);
 }
-INLINE int v16_store_int8(int8_t *p, v16 x) {
-    __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
+INLINE void store_bytes(int8_t *p, __m256i a, __m256i b) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
-    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128((__m128i *)p, bytes);
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+INLINE __m256i high_of(__m256i q) { return _mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(64)), 7); }
+INLINE int v16_store_planes(int8_t *high, int8_t *low, v16 x) {
+    __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b), ha = high_of(a), hb = high_of(b);
+    store_bytes(high, ha, hb);
+    store_bytes(low, _mm256_sub_epi32(a, _mm256_slli_epi32(ha, 7)), _mm256_sub_epi32(b, _mm256_slli_epi32(hb, 7)));
     __m256i s = _mm256_add_epi32(a, b);
     __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
     h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4E));
@@ -170,9 +177,14 @@ INLINE uint32_t v16_max_bits(v16 a, v16 b) {
     for (int i = 0; i < 32; i++) most = LM_MAX(most, bits[i] & 0x7FFFFFFF);
     return most;
 }
-INLINE int v16_store_int8(int8_t *p, v16 a) {
+INLINE int v16_store_planes(int8_t *high, int8_t *low, v16 a) {
     int sum = 0;
-    LANES sum += p[i] = (int8_t)rintf(a.f[i]);
+    LANES {
+        int q = (int)rintf(a.f[i]), h = (q + 64 + 32768) / 128 - 256;     /* floor((q + 64) / 128) */
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(q - 128 * h);
+        sum += q;
+    }
     return sum;
 }
 #undef LANES

@@ -26,14 +26,17 @@ INLINE __m512i four(const int8_t *x) {
     return _mm512_set1_epi32(bytes);
 }
 
-/* Two chains of four halve the latency of a single column. */
+/* The high bytes first, times 128, then the low ones; two chains halve the latency of a single column. */
 INLINE vf dot_u4(const vb w[8], const int8_t *x, int correction) {
-    __m512i a = _mm512_set1_epi32(-correction), b = _mm512_setzero_si512();
+    __m512i a = _mm512_setzero_si512(), b = a, c = _mm512_set1_epi32(-correction), d = a;
     for (int j = 0; j < 4; j++) {
         a = _mm512_dpbusd_epi32(a, w[j], four(x + 4 * j));
         b = _mm512_dpbusd_epi32(b, w[j + 4], four(x + 4 * j + 16));
+        c = _mm512_dpbusd_epi32(c, w[j], four(x + 4 * j + 32));
+        d = _mm512_dpbusd_epi32(d, w[j + 4], four(x + 4 * j + 48));
     }
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(a, b));
+    __m512i high = _mm512_slli_epi32(_mm512_add_epi32(a, b), 7);
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(high, _mm512_add_epi32(c, d)));
 }
 
 INLINE vf dot_s8(const vb w[8], const int8_t *x, int sum) { return dot_u4(w, x, 128 * sum); }

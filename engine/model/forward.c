@@ -26,7 +26,7 @@ struct lm_pass {
     float *gate, *up;                   /* (n, n_ff) */
     float *cosine, *sine;               /* (n, n_rot / 2) */
     float *logits;                      /* (max_out, n_vocab) */
-    lm_columns in;                      /* the columns of the current product; quants (n, widest input) */
+    lm_columns in;                      /* the columns of the current product */
     int8_t *quants;
     stretch *stretches;
     int n_stretches, heads_split;
@@ -60,7 +60,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->k, n * kv, sizeof(float) }, { &p->v, n * kv, sizeof(float) }, { &p->mixed, n * heads, sizeof(float) },
         { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, n * (size_t)h->n_ff, sizeof(float) },
         { &p->cosine, n * (size_t)h->n_rot / 2, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot / 2, sizeof(float) },
-        { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK, 1 },
+        { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK * 2, 1 },
         { &p->in.d, blocks, sizeof(float) }, { &p->in.fsum, blocks, sizeof(float) }, { &p->in.isum, blocks, sizeof(int32_t) },
         { &p->stretches, n, sizeof(stretch) },
     };
@@ -104,7 +104,7 @@ static void not_finite(lm_pass *p) {
 static void quantise_row(lm_pass *p, int i) {
     size_t k = (size_t)p->in.k, blocks = k / LM_BLOCK, at = (size_t)i;
     if (!p->in.q) return;
-    if (!p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k, p->in.d + at * blocks, p->in.fsum + at * blocks,
+    if (!p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k * 2, p->in.d + at * blocks, p->in.fsum + at * blocks,
                            p->in.isum + at * blocks)) {
         not_finite(p);
     }
