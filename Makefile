@@ -71,6 +71,12 @@ models/%.gguf:
 demo:                                     ## set everything up and run the main job
 	sh models/demo.sh
 
+faith: $(BUILD)/faith fetch               ## distance from the exact path, beside llama.cpp's
+	$(BUILD)/faith models/SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2.json
+
+$(BUILD)/faith: tests/faith.c $(BUILD)/liblm.a
+	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
+
 bench: all                                ## speed beside llama.cpp, when llama-cpp-python is installed
 	tclsh tests/bench/bench.tcl
 
@@ -83,5 +89,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo bench install clean help
+.PHONY: all static test asan asan-run fetch demo faith bench install clean help
 .SECONDARY:

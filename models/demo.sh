@@ -10,7 +10,7 @@ if ! [ -f "$file" ] && ! make -s fetch; then
 fi
 rm -f models/demo.db models/demo.db-journal
 run() {
-    echo "sqlite> $1"
+    printf 'sqlite> %s\n' "$1"
     sqlite3 models/demo.db ".load build/lm" "$1"
     echo
 }
