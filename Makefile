@@ -77,8 +77,11 @@ faith: $(BUILD)/faith fetch               ## distance from the exact path, besid
 $(BUILD)/faith: tests/faith.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
-bench: all                                ## speed beside llama.cpp, when llama-cpp-python is installed
-	tclsh tests/bench/bench.tcl
+bench: $(BUILD)/lm_bench fetch            ## speed beside llama.cpp, when llama-cpp-python is installed
+	sh tests/bench/bench.sh
+
+$(BUILD)/%_bench: tests/bench/%_bench.c $(BUILD)/liblm.a
+	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
 install: all                              ## PREFIX (/usr/local)/lib/lm.so
 	install -D -m 755 $(BUILD)/lm.so $(or $(PREFIX),/usr/local)/lib/lm.so
