@@ -410,19 +410,32 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     lm_buf_clear(&hparams);
 }
 
+/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
+** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
+** the caller's would. abandon is such a write; it never gets to do anything. */
+static void undo(lm_conn *c, sqlite3_stmt *abandon) {
+    static const char sql[] = "ROLLBACK TO lm_import; RELEASE lm_import";
+    if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
+    int rc = sqlite3_step(abandon);
+    sqlite3_reset(abandon);
+    if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
+}
+
 /* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
 void lm_store_import(lm_conn *c, const char *path, const char *schema, const char *name, lm_err *err) {
     import im = { .c = c, .schema = schema };
     im.g = lm_gguf_open(path, err);
-    if (!im.g) return;
-    if (sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
+    const char *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
+    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
+    if (!err->code && sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
         if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "lm_import: call it in a SELECT of its own");
         lm_conn_fail(c, err);
-    } else {
+    } else if (!err->code) {
         import_all(&im, path, name, err);
         lm_conn_exec(c, err, "RELEASE lm_import");
-        if (err->code) sqlite3_exec(c->db, "ROLLBACK TO lm_import; RELEASE lm_import", NULL, NULL, NULL);
+        if (err->code) undo(c, abandon);
     }
+    sqlite3_finalize(abandon);
     lm_gguf_close(im.g);
 }
 
