@@ -46,6 +46,9 @@ $(BUILD)/schema.h: sql/schema.sql
 	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $< > $@
 $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 
+$(BUILD)/threads_test: tests/threads_test.c $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+
 $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
