@@ -1,0 +1,170 @@
+/* kern_test.c: every kernel set against the definition in kern.h, computed here from the file's blocks, on
+** random and extreme numbers: equal bits. */
+#include "harness.h"
+
+static const lm_kern *const sets[] = { &lm_scalar_kern, &lm_avx2_kern, &lm_vnni_kern };
+enum { ROWS_MAX = 70, COLS_MAX = 320, COLUMNS_MAX = 19, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
+
+static uint64_t state = 42;
+static uint32_t random_bits(void) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(state >> 33);
+}
+static float random_float(void) { return (float)(random_bits() % 2000001) / 1e6f - 1.0f; }
+
+static uint8_t weights[ROWS_MAX * COLS_MAX * 4];
+static float x[COLUMNS_MAX * COLS_MAX], want[COLUMNS_MAX * ROWS_MAX], got[COLUMNS_MAX * ROWS_MAX];
+static _Alignas(64) uint8_t packed[(ROWS_MAX + LM_TILE) * COLS_MAX * 4];
+
+/* Quantised columns, one copy a set. */
+typedef struct {
+    int8_t q[COLUMNS_MAX * COLS_MAX * 2];
+    float d[COLUMNS_MAX * BLOCKS_MAX], fsum[COLUMNS_MAX * BLOCKS_MAX];
+    int32_t isum[COLUMNS_MAX * BLOCKS_MAX];
+} columns;
+static columns first, other;
+
+static void fill_weights(int dtype, size_t n_bytes, int how) {
+    const lm_dtype *t = lm_dtype_find(dtype);
+    for (size_t i = 0; i < n_bytes; i++) weights[i] = how == 1 ? 0xFF : how == 2 ? 0 : (uint8_t)random_bits();
+    if (dtype == LM_F32) {
+        for (size_t i = 0; i < n_bytes; i += 4) memcpy(weights + i, &(float){ random_float() }, 4);
+        return;
+    }
+    /* Finite scales: random, largest, or subnormal. */
+    for (size_t i = 0; i < n_bytes; i += (size_t)t->bytes) {
+        for (int s = 0; s < (dtype == LM_Q4_1 ? 2 : 1); s++) {
+            uint16_t half = how == 1 ? 0x7BFF : how == 2 ? 1 : (uint16_t)(random_bits() & 0xBBFF);
+            memcpy(weights + i + 2 * s, &half, 2);
+        }
+    }
+}
+
+static void fill_columns(int n, int k, int how) {
+    for (int i = 0; i < n * k; i++) {
+        switch (how) {
+        case 1: x[i] = 3e4f; break;
+        case 2: x[i] = i / LM_BLOCK % 2 ? 1e-31f : -1e-40f; break;
+        case 3: x[i] = i % 2 ? -1.0f : 1.0f; break;
+        default: x[i] = random_float() * (i % 37 ? 1.0f : 50.0f);
+        }
+    }
+}
+
+/* One element of a block, and its scale and minimum, straight from the file's layout. */
+static int element(int dtype, const uint8_t *block, int i, float *d, float *min) {
+    uint16_t half[2] = {0};
+    memcpy(half, block, dtype == LM_Q4_1 ? 4 : 2);
+    *d = lm_f16_to_f32(half[0]);
+    *min = lm_f16_to_f32(half[1]);
+    const uint8_t *quants = block + (dtype == LM_Q4_1 ? 4 : 2);
+    if (dtype == LM_Q8_0) return (int8_t)quants[i];
+    int q = i < 16 ? quants[i] & 15 : quants[i - 16] >> 4;
+    return dtype == LM_Q4_0 ? q - 8 : q;
+}
+
+static float dot(int dtype, const uint8_t *row, const float *column, int k) {
+    const lm_dtype *t = lm_dtype_find(dtype);
+    float acc = 0;
+    for (int i = 0; dtype == LM_F32 && i < k; i++) {
+        float w;
+        memcpy(&w, row + 4 * i, 4);
+        acc = fmaf(w, column[i], acc);
+    }
+    for (int b = 0; dtype != LM_F32 && b < k / LM_BLOCK; b++) {
+        float amax = 0, d, min;
+        int s = 0, sum = 0;
+        for (int i = 0; i < LM_BLOCK; i++) amax = LM_MAX(amax, fabsf(column[b * LM_BLOCK + i]));
+        for (int i = 0; i < LM_BLOCK; i++) {
+            int q = amax < 1e-30f ? 0 : (int)rintf(column[b * LM_BLOCK + i] * (16256.0f / amax));
+            s += q * element(dtype, row + b * t->bytes, i, &d, &min);
+            sum += q;
+        }
+        float dx = amax < 1e-30f ? 0 : amax / 16256.0f;
+        acc = fmaf((float)s, d * dx, acc);
+        if (dtype == LM_Q4_1) acc = fmaf(min * dx, (float)sum, acc);
+    }
+    return acc;
+}
+
+static void check_products(int dtype, int how) {
+    const lm_dtype *t = lm_dtype_find(dtype);
+    lm_err err = {0};
+    lm_mat m;
+    int rows = 1 + (int)(random_bits() % ROWS_MAX), k = LM_BLOCK * (1 + (int)(random_bits() % BLOCKS_MAX));
+    int n = 1 + (int)(random_bits() % COLUMNS_MAX);
+    size_t row_bytes = (size_t)(k / t->block * t->bytes);
+    fill_weights(dtype, row_bytes * (size_t)rows, how);
+    fill_columns(n, k, how ? how : (int)(random_bits() % 5));
+    lm_mat_init(&m, dtype, rows, k, &err);
+    m.data = packed;
+    for (int r = 0; r < rows; r += LM_TILE) lm_mat_pack(&m, r, LM_MIN(LM_TILE, rows - r), weights + (size_t)r * row_bytes);
+    for (int c = 0; c < n; c++) {
+        for (int r = 0; r < rows; r++) want[c * rows + r] = dot(dtype, weights + (size_t)r * row_bytes, x + c * k, k);
+    }
+    for (int s = 0; s < LM_COUNT(sets); s++) {
+        if (!lm_kern_supported(sets[s])) continue;
+        columns *in = s ? &other : &first;
+        lm_columns columns_in = { k, x, in->q, in->d, in->fsum, in->isum };
+        int finite = 1;
+        for (int c = 0; c < n; c++) {
+            int at = c * k / LM_BLOCK;
+            finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->fsum + at, in->isum + at);
+        }
+        sets[s]->multiply(&m, 0, m.n_tiles, &columns_in, 0, n, got, (size_t)rows);
+        CHECK(finite && !memcmp(got, want, sizeof *got * (size_t)(n * rows)), "%s, %s: %d rows, %d elements, %d columns, how %d",
+              sets[s]->name, t->name, rows, k, n, how);
+    }
+}
+
+static void check_elements(void) {
+    int n = 1 + (int)(random_bits() % COLS_MAX);
+    float a[COLS_MAX], b[COLS_MAX], ours[COLS_MAX], scalars[COLS_MAX], scratch[COLS_MAX];
+    for (int i = 0; i < n; i++) a[i] = random_float() * 20, b[i] = random_float();
+    for (int s = 0; s < LM_COUNT(sets); s++) {
+        if (!lm_kern_supported(sets[s])) continue;
+        const lm_kern *kern = sets[s];
+        float *out = s ? ours : scalars;
+        CHECK(kern->rms_norm(a, b, 1e-5f, n, out), "%s: rms_norm", kern->name);
+        lm_scalar_kern.rms_norm(a, b, 1e-5f, n, scratch);
+        CHECK(!memcmp(out, scratch, sizeof *a * (size_t)n), "%s: rms_norm, %d", kern->name, n);
+        memcpy(out, a, sizeof a);
+        kern->silu_mul(out, b, n);
+        CHECK(!s || !memcmp(ours, scalars, sizeof *a * (size_t)n), "%s: silu_mul, %d", kern->name, n);
+        for (int i = 0; i < n; i++) {
+            double silu = (double)a[i] / (1 + exp(-(double)a[i])) * (double)b[i];
+            CHECK(fabs((double)out[i] - silu) <= 1e-6 * fabs(silu) + 1e-12, "%s: silu(%g)", kern->name, (double)a[i]);
+        }
+        CHECK(kern->sum_exp(a, n, 20) == lm_scalar_kern.sum_exp(a, n, 20), "%s: sum_exp", kern->name);
+        memcpy(scratch, a, sizeof a);
+        out = scratch;
+        out[n / 2] = out[n - 1] = 99;
+        CHECK(kern->argmax(out, n) == n / 2, "%s: argmax", kern->name);
+    }
+}
+
+/* Non-finite values anywhere are seen. */
+static void check_finite(void) {
+    for (int s = 0; s < LM_COUNT(sets); s++) {
+        if (!lm_kern_supported(sets[s])) {
+            printf("skipped: kernels %s: this cpu lacks them\n", sets[s]->name);
+            continue;
+        }
+        for (int i = 0; i < 64; i++) {
+            fill_columns(1, 64, 0);
+            x[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
+            CHECK(!sets[s]->quantise(x, 64, first.q, first.d, first.fsum, first.isum), "%s: quantise, %d", sets[s]->name, i);
+            CHECK(!sets[s]->rms_norm(x, x, 1e-5f, 64, got), "%s: rms_norm, %d", sets[s]->name, i);
+        }
+    }
+}
+
+int main(void) {
+    static const int dtypes[] = { LM_F32, LM_Q4_0, LM_Q4_1, LM_Q8_0 };
+    for (int i = 0; i < 200; i++) {
+        for (int d = 0; d < LM_COUNT(dtypes); d++) check_products(dtypes[d], i < 12 ? i % 4 : 0);
+        check_elements();
+    }
+    check_finite();
+    return finish_tests();
+}
