@@ -1,9 +1,8 @@
 /* math.c: functions whose bits must not differ between machines, where libm's do.
 **
-** Doubles, plain arithmetic, no contraction: the same result wherever IEEE 754 holds. Errors were measured
-** against long double over 10^7 random arguments (tests/base_test.c repeats it with fewer): exp and log
-** within 1.5 ulp, sine and cosine within 1.5 ulp of their larger, pow (through exp and log) within 1e-13
-** relative for |y log x| < 100. */
+** Doubles, plain arithmetic, no contraction: the same result wherever IEEE 754 holds. Largest errors against
+** long double over 300,000 random arguments (tests/base_test.c): exp 0.93 ulp, log 0.70 ulp, sine and cosine
+** 1.8e-16 up to 10^6, pow 3.6e-15 relative for rope's bases and powers. */
 #include "../lmint.h"
 
 #include <string.h>

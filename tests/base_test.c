@@ -1,0 +1,102 @@
+/* base_test.c: the engine's own functions against long double, halfs, the JSON reader, the pool. */
+#define _GNU_SOURCE
+#include "harness.h"
+
+static uint64_t state = 1;
+static double uniform(void) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (double)(state >> 11) * 0x1p-53;
+}
+
+static double ulps(double got, long double want) {
+    double unit = nextafter(fabs((double)want), INFINITY) - fabs((double)want);
+    return (double)fabsl((long double)got - want) / unit;
+}
+
+static void check_math(void) {
+    double e = 0, l = 0, s = 0, p = 0;
+    for (int i = 0; i < 300000; i++) {
+        double x = (uniform() - 0.5) * 1400, y = exp((uniform() - 0.5) * 1000), angle = uniform() * 1e6, sine, cosine;
+        double base = 1 + uniform() * 1e6, power = -uniform() * 2;
+        e = fmax(e, ulps(lm_exp(x), expl(x)));
+        l = fmax(l, ulps(lm_log(y), logl(y)));
+        lm_sincos(angle, &sine, &cosine);
+        s = fmax(s, fmax((double)fabsl(sine - sinl(angle)), (double)fabsl(cosine - cosl(angle))));
+        p = fmax(p, fabs((double)(lm_pow(base, power) / powl(base, power) - 1)));
+    }
+    printf("largest errors: exp %.2f ulp, log %.2f ulp, sine and cosine %.2g, pow %.2g\n", e, l, s, p);
+    CHECK(e < 2 && l < 2 && s < 3e-16 && p < 1e-13, "a function is less exact than math.c says");
+    CHECK(lm_exp(0) == 1 && lm_exp(-1000) == 0 && isinf(lm_exp(1000)) && isinf(lm_log(0)) && lm_log(1) == 0, "special arguments");
+}
+
+static void check_halfs(void) {
+    int wrong = 0;
+    for (uint32_t h = 0; h < 65536; h++) {
+        uint16_t back = lm_f32_to_f16(lm_f16_to_f32((uint16_t)h));
+        wrong += (h & 0x7FFF) > 0x7C00 ? (back & 0x7FFF) <= 0x7C00 : back != h;
+    }
+    CHECK(!wrong, "%d halfs change on the way to float and back", wrong);
+    CHECK(lm_f32_to_f16(1.00048828125f) == 0x3C00 && lm_f32_to_f16(1.00146484375f) == 0x3C02, "ties go to even");
+    CHECK(lm_f32_to_f16(65519.0f) == 0x7BFF && lm_f32_to_f16(65520.0f) == 0x7C00, "overflow");
+}
+
+/* Walk a document; return 1 when it is good. */
+static int is_json(const char *text, size_t n) {
+    lm_err err = {0};
+    lm_json j;
+    lm_json_init(&j, text, n);
+    lm_json_skip(&j, lm_json_next(&j, &err), &err);
+    if (!err.code && lm_json_next(&j, &err) != LM_JSON_END) err.code = LM_ERROR;
+    lm_json_clear(&j);
+    return !err.code;
+}
+
+static void check_json(void) {
+    static const char *const good[] = { "{}", "[]", " [1, -0, 0.5e-3, 1E308, true, null, \"\\u00e9\\ud83d\\ude42\"] ", "{\"a\":{\"a\":1},\"b\":[{\"a\":2}]}", "9223372036854775807" };
+    static const char *const bad[] = { "", "{", "[1,]", "{\"a\":1,}", "{\"a\":1,\"a\":2}", "{\"a\" 1}", "[1 2]", "01", "1.", "-", "1e309", "\"\\x\"",
+                                       "\"\\ud800\"", "\"\xC3\"", "\"a\nb\"", "[] []", "tru", "{1:2}", "\"", "]" };
+    char deep[200];
+    for (int i = 0; i < LM_COUNT(good); i++) CHECK(is_json(good[i], strlen(good[i])), "refused: %s", good[i]);
+    for (int i = 0; i < LM_COUNT(bad); i++) CHECK(!is_json(bad[i], strlen(bad[i])), "accepted: %s", bad[i]);
+    memset(deep, '[', 100);
+    memset(deep + 100, ']', 100);
+    CHECK(!is_json(deep, 200) && is_json(deep + 60, 80), "depth");
+}
+
+static _Atomic int counts[257];
+static int asked;
+static void count_item(void *arg, int i) { (void)arg, counts[i]++; }
+static int nested_ask(void *arg) {
+    lm_err err = {0};
+    (void)arg;
+    asked++;
+    lm_pool_run(count_item, NULL, 3, (lm_stop){0}, &err);
+    return asked > 3;
+}
+
+static void check_pool(void) {
+    int wrong = 0;
+    lm_err err = {0};
+    for (int threads = 1; threads <= 4; threads++) {
+        lm_threads_set(threads);
+        for (int n = 1; n <= 257; n++) {
+            memset((void *)counts, 0, sizeof counts);
+            lm_pool_run(count_item, NULL, n, (lm_stop){0}, &err);
+            for (int i = 0; i < 257; i++) wrong += counts[i] != (i < n);
+        }
+    }
+    CHECK(!wrong && !err.code, "%d items not run exactly once", wrong);
+    for (int i = 0; i < 10 && !err.code; i++) lm_pool_run(count_item, NULL, 5, (lm_stop){ nested_ask, NULL }, &err);
+    CHECK(err.code == LM_INTERRUPT && asked == 4, "stop, and a section inside it");
+}
+
+int main(void) {
+    lm_err err = {0};
+    check_math();
+    check_halfs();
+    check_json();
+    check_pool();
+    lm_mem_limit_set(1000);
+    CHECK(!lm_alloc(2000, &err) && err.code == LM_NOMEM && lm_mem_used() == 0, "memory limit");
+    return finish_tests();
+}
