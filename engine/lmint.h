@@ -40,6 +40,7 @@ double lm_pow(double x, double y);                  /* x > 0 */
 void lm_sincos(double x, double *sine, double *cosine);     /* |x| < 2^30 */
 float lm_f16_to_f32(uint16_t h);
 uint16_t lm_f32_to_f16(float x);                    /* to nearest, ties to even; NaN stays NaN */
+uint16_t lm_f32_to_bf16(float x);                   /* likewise */
 unsigned lm_fp_enter(void);                         /* default rounding, no FTZ or DAZ; return what was */
 void lm_fp_leave(unsigned saved);
 

@@ -112,6 +112,7 @@ typedef struct {
     int block;                          /* elements in a block */
     int bytes;                          /* bytes in a block */
     void (*decode)(const void *blocks, float *out, int64_t n);  /* exact; n is a multiple of block */
+    void (*encode)(const float *x, void *out, int64_t n);       /* to nearest even; NULL where a block holds several */
 } lm_dtype;
 
 const lm_dtype *lm_dtype_find(int id);                          /* NULL: no such type */

@@ -1,9 +1,10 @@
 /* kern_test.c: every kernel set against the definition in kern.h, computed here from the file's blocks, on
 ** random and extreme numbers: equal bits. */
+#define _GNU_SOURCE
 #include "harness.h"
 
 static const lm_kern *const sets[] = { &lm_scalar_kern, &lm_avx2_kern, &lm_vnni_kern };
-enum { ROWS_MAX = 70, COLS_MAX = 320, COLUMNS_MAX = 19, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
+enum { ROWS_MAX = 150, COLS_MAX = 768, COLUMNS_MAX = 19, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
 
 static uint64_t state = 42;
 static uint32_t random_bits(void) {
@@ -19,23 +20,26 @@ static _Alignas(64) uint8_t packed[(ROWS_MAX + LM_TILE) * COLS_MAX * 4];
 /* Quantised columns, one copy a set. */
 typedef struct {
     int8_t q[COLUMNS_MAX * COLS_MAX * 2];
-    float d[COLUMNS_MAX * BLOCKS_MAX], fsum[COLUMNS_MAX * BLOCKS_MAX];
-    int32_t isum[COLUMNS_MAX * BLOCKS_MAX];
+    float d[COLUMNS_MAX * BLOCKS_MAX];
+    int32_t sum[COLUMNS_MAX * BLOCKS_MAX * 2];
 } columns;
 static columns first, other;
 
+/* Where a format's halfs d and m stand in its block. */
+static int halfs_at(int dtype) {
+    return dtype == LM_Q2_K ? 80 : dtype == LM_Q3_K ? 108 : dtype == LM_Q6_K ? 208 : 0;
+}
+
 static void fill_weights(int dtype, size_t n_bytes, int how) {
     const lm_dtype *t = lm_dtype_find(dtype);
+    const lm_format *f = lm_format_find(dtype);
     for (size_t i = 0; i < n_bytes; i++) weights[i] = how == 1 ? 0xFF : how == 2 ? 0 : (uint8_t)random_bits();
-    if (dtype == LM_F32) {
-        for (size_t i = 0; i < n_bytes; i += 4) memcpy(weights + i, &(float){ random_float() }, 4);
-        return;
-    }
+    for (size_t i = 0; !f && i < n_bytes; i += (size_t)t->bytes) t->encode(&(float){ random_float() }, weights + i, 1);
     /* Finite scales: random, largest, or subnormal. */
-    for (size_t i = 0; i < n_bytes; i += (size_t)t->bytes) {
-        for (int s = 0; s < (dtype == LM_Q4_1 ? 2 : 1); s++) {
+    for (size_t i = 0; f && i < n_bytes; i += (size_t)t->bytes) {
+        for (int s = 0; s < 1 + f->has_min; s++) {
             uint16_t half = how == 1 ? 0x7BFF : how == 2 ? 1 : (uint16_t)(random_bits() & 0xBBFF);
-            memcpy(weights + i + 2 * s, &half, 2);
+            memcpy(weights + i + halfs_at(dtype) + 2 * s, &half, 2);
         }
     }
 }
@@ -51,38 +55,35 @@ static void fill_columns(int n, int k, int how) {
     }
 }
 
-/* One element of a block, and its scale and minimum, straight from the file's layout. */
-static int element(int dtype, const uint8_t *block, int i, float *d, float *min) {
-    uint16_t half[2] = {0};
-    memcpy(half, block, dtype == LM_Q4_1 ? 4 : 2);
-    *d = lm_f16_to_f32(half[0]);
-    *min = lm_f16_to_f32(half[1]);
-    const uint8_t *quants = block + (dtype == LM_Q4_1 ? 4 : 2);
-    if (dtype == LM_Q8_0) return (int8_t)quants[i];
-    int q = i < 16 ? quants[i] & 15 : quants[i - 16] >> 4;
-    return dtype == LM_Q4_0 ? q - 8 : q;
-}
-
+/* A row by a column as kern.h defines it, from the blocks as quant.c reads them (which quant_test.c holds
+** against golden). */
 static float dot(int dtype, const uint8_t *row, const float *column, int k) {
     const lm_dtype *t = lm_dtype_find(dtype);
+    const lm_format *f = lm_format_find(dtype);
+    lm_levels levels = {0};
     float acc = 0;
-    for (int i = 0; dtype == LM_F32 && i < k; i++) {
+    for (int i = 0; !f && i < k; i++) {
         float w;
-        memcpy(&w, row + 4 * i, 4);
+        t->decode(row + i * t->bytes, &w, 1);
         acc = fmaf(w, column[i], acc);
     }
-    for (int b = 0; dtype != LM_F32 && b < k / LM_BLOCK; b++) {
-        float amax = 0, d, min;
-        int s = 0, sum = 0;
-        for (int i = 0; i < LM_BLOCK; i++) amax = LM_MAX(amax, fabsf(column[b * LM_BLOCK + i]));
-        for (int i = 0; i < LM_BLOCK; i++) {
-            int q = amax < 1e-30f ? 0 : (int)rintf(column[b * LM_BLOCK + i] * (16256.0f / amax));
-            s += q * element(dtype, row + b * t->bytes, i, &d, &min);
-            sum += q;
-        }
+    for (int b = 0; f && b < k; b += LM_BLOCK) {
+        float amax = 0;
+        if (b % f->block == 0) f->read(row + b / f->block * f->bytes, &levels);
+        for (int i = 0; i < LM_BLOCK; i++) amax = LM_MAX(amax, fabsf(column[b + i]));
         float dx = amax < 1e-30f ? 0 : amax / 16256.0f;
-        acc = fmaf((float)s, d * dx, acc);
-        if (dtype == LM_Q4_1) acc = fmaf(min * dx, (float)sum, acc);
+        for (int e = b; e < b + LM_BLOCK; e += f->sub) {
+            int s = 0, sum = 0, at = e % f->block;
+            for (int i = 0; i < f->sub; i++) {
+                int q = amax < 1e-30f ? 0 : (int)rintf(column[e + i] * (16256.0f / amax));
+                s += q * lm_format_value(f, levels.q[at + i]);
+                sum += q;
+            }
+            float d = f->is_k ? levels.d * (float)levels.scale[at / f->sub] : levels.d;
+            float min = f->is_k ? -(levels.m * (float)levels.min[at / f->sub]) : levels.m;
+            acc = fmaf((float)s, d * dx, acc);
+            if (f->has_min) acc = fmaf(min * dx, (float)sum, acc);
+        }
     }
     return acc;
 }
@@ -91,8 +92,8 @@ static void check_products(int dtype, int how) {
     const lm_dtype *t = lm_dtype_find(dtype);
     lm_err err = {0};
     lm_mat m;
-    int rows = 1 + (int)(random_bits() % ROWS_MAX), k = LM_BLOCK * (1 + (int)(random_bits() % BLOCKS_MAX));
-    int n = 1 + (int)(random_bits() % COLUMNS_MAX);
+    int rows = 1 + (int)(random_bits() % ROWS_MAX), unit = LM_MAX(t->block, LM_BLOCK);
+    int k = unit * (1 + (int)(random_bits() % (unsigned)(COLS_MAX / unit))), n = 1 + (int)(random_bits() % COLUMNS_MAX);
     size_t row_bytes = (size_t)(k / t->block * t->bytes);
     fill_weights(dtype, row_bytes * (size_t)rows, how);
     fill_columns(n, k, how ? how : (int)(random_bits() % 5));
@@ -105,11 +106,11 @@ static void check_products(int dtype, int how) {
     for (int s = 0; s < LM_COUNT(sets); s++) {
         if (!lm_kern_supported(sets[s])) continue;
         columns *in = s ? &other : &first;
-        lm_columns columns_in = { k, x, in->q, in->d, in->fsum, in->isum };
+        lm_columns columns_in = { k, x, in->q, in->d, in->sum };
         int finite = 1;
         for (int c = 0; c < n; c++) {
             int at = c * k / LM_BLOCK;
-            finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->fsum + at, in->isum + at);
+            finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->sum + 2 * at);
         }
         sets[s]->multiply(&m, 0, m.n_tiles, &columns_in, 0, n, got, (size_t)rows);
         CHECK(finite && !memcmp(got, want, sizeof *got * (size_t)(n * rows)), "%s, %s: %d rows, %d elements, %d columns, how %d",
@@ -119,27 +120,36 @@ static void check_products(int dtype, int how) {
 
 static void check_elements(void) {
     int n = 1 + (int)(random_bits() % COLS_MAX);
-    float a[COLS_MAX], b[COLS_MAX], ours[COLS_MAX], scalars[COLS_MAX], scratch[COLS_MAX];
+    float a[COLS_MAX], b[COLS_MAX], out[COLS_MAX], scratch[COLS_MAX];
     for (int i = 0; i < n; i++) a[i] = random_float() * 20, b[i] = random_float();
     for (int s = 0; s < LM_COUNT(sets); s++) {
         if (!lm_kern_supported(sets[s])) continue;
         const lm_kern *kern = sets[s];
-        float *out = s ? ours : scalars;
         CHECK(kern->rms_norm(a, b, 1e-5f, n, out), "%s: rms_norm", kern->name);
         lm_scalar_kern.rms_norm(a, b, 1e-5f, n, scratch);
         CHECK(!memcmp(out, scratch, sizeof *a * (size_t)n), "%s: rms_norm, %d", kern->name, n);
         memcpy(out, a, sizeof a);
+        memcpy(scratch, a, sizeof a);
         kern->silu_mul(out, b, n);
-        CHECK(!s || !memcmp(ours, scalars, sizeof *a * (size_t)n), "%s: silu_mul, %d", kern->name, n);
+        lm_scalar_kern.silu_mul(scratch, b, n);
+        CHECK(!memcmp(out, scratch, sizeof *a * (size_t)n), "%s: silu_mul, %d", kern->name, n);
         for (int i = 0; i < n; i++) {
             double silu = (double)a[i] / (1 + exp(-(double)a[i])) * (double)b[i];
             CHECK(fabs((double)out[i] - silu) <= 1e-6 * fabs(silu) + 1e-12, "%s: silu(%g)", kern->name, (double)a[i]);
         }
+        memcpy(out, a, sizeof a);
+        memcpy(scratch, a, sizeof a);
+        kern->gelu_mul(out, b, n);
+        lm_scalar_kern.gelu_mul(scratch, b, n);
+        CHECK(!memcmp(out, scratch, sizeof *a * (size_t)n), "%s: gelu_mul, %d", kern->name, n);
+        for (int i = 0; i < n; i++) {
+            double g = (double)a[i], gelu = 0.5 * g * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * (double)b[i];
+            CHECK(fabs((double)out[i] - gelu) <= 3e-5 * fabs(gelu) + 1e-12, "%s: gelu(%g)", kern->name, g);
+        }
         CHECK(kern->sum_exp(a, n, 20) == lm_scalar_kern.sum_exp(a, n, 20), "%s: sum_exp", kern->name);
         memcpy(scratch, a, sizeof a);
-        out = scratch;
-        out[n / 2] = out[n - 1] = 99;
-        CHECK(kern->argmax(out, n) == n / 2, "%s: argmax", kern->name);
+        scratch[n / 2] = scratch[n - 1] = 99;
+        CHECK(kern->argmax(scratch, n) == n / 2, "%s: argmax", kern->name);
     }
 }
 
@@ -153,14 +163,15 @@ static void check_finite(void) {
         for (int i = 0; i < 64; i++) {
             fill_columns(1, 64, 0);
             x[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
-            CHECK(!sets[s]->quantise(x, 64, first.q, first.d, first.fsum, first.isum), "%s: quantise, %d", sets[s]->name, i);
+            CHECK(!sets[s]->quantise(x, 64, first.q, first.d, first.sum), "%s: quantise, %d", sets[s]->name, i);
             CHECK(!sets[s]->rms_norm(x, x, 1e-5f, 64, got), "%s: rms_norm, %d", sets[s]->name, i);
         }
     }
 }
 
 int main(void) {
-    static const int dtypes[] = { LM_F32, LM_Q4_0, LM_Q4_1, LM_Q8_0 };
+    static const int dtypes[] = { LM_F32, LM_F16, LM_BF16, LM_Q4_0, LM_Q4_1, LM_Q5_0, LM_Q5_1, LM_Q8_0, LM_Q2_K, LM_Q3_K,
+                                  LM_Q4_K, LM_Q5_K, LM_Q6_K, LM_IQ4_NL };
     for (int i = 0; i < 200; i++) {
         for (int d = 0; d < LM_COUNT(dtypes); d++) check_products(dtypes[d], i < 12 ? i % 4 : 0);
         check_elements();

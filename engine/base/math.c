@@ -121,6 +121,13 @@ uint16_t lm_f32_to_f16(float x) {
     return (uint16_t)(sign | (magnitude - 0x38000000 + 0xFFF + odd) >> 13);
 }
 
+uint16_t lm_f32_to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 unsigned lm_fp_enter(void) {
 #if defined(__SSE2__)
     unsigned saved = _mm_getcsr();

@@ -1,6 +1,7 @@
-/* avx2.c: AVX2 with FMA and F16C (Haswell, Zen and later). vpmaddubsw adds pairs of products in 16 bits:
-** nibbles leave room to add a whole block there (8 * 2 * 15 * 127 = 30480); bytes do so only as magnitude
-** by signed value (2 * 128 * 127 = 32512), one pair at a time. */
+/* avx2.c: AVX2 with FMA and F16C (Haswell, Zen and later). vpmaddubsw adds pairs of products in 16 bits, where
+** products of 4 bits by a signed byte leave room for 8 pairs (8 * 2 * 15 * 127 = 30480), of 5 bits for 4
+** (31496), of 6 bits for 2 (32004); full bytes have it only as magnitude by signed value, one pair at a time
+** (2 * 128 * 127 = 32512). */
 #if defined(__x86_64__)
 #include "kern.h"
 #include "elem.h"
@@ -20,9 +21,21 @@ INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
 INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vf vf_half(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vf vf_bf16(const uint8_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+INLINE vf vf_byte(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-INLINE vb vb_low(vb a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
-INLINE vb vb_high(vb a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+INLINE vb vb_or(vb a, vb b) { return _mm256_or_si256(a, b); }
+#define vb_bits(v, shift, mask)                                                                                  \
+    _mm256_and_si256((shift) > 0 ? _mm256_srli_epi16(v, (shift) & 15) : (shift) < 0 ? _mm256_slli_epi16(v, -(shift) & 15) : (v), \
+                     _mm256_set1_epi8(mask))
+INLINE vb vb_level(vb codes) {
+    __m128i levels = _mm_xor_si128(_mm_loadu_si128((const __m128i *)lm_iq4_levels), _mm_set1_epi8(-128));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), codes);
+}
 
 INLINE __m256i four(const int8_t *x) {
     int32_t bytes;
@@ -30,30 +43,31 @@ INLINE __m256i four(const int8_t *x) {
     return _mm256_set1_epi32(bytes);
 }
 
-INLINE __m256i add_u4(const vb w[8], const int8_t *x) {
-    __m256i words = _mm256_maddubs_epi16(w[0], four(x));
-    for (int j = 1; j < 8; j++) words = _mm256_add_epi16(words, _mm256_maddubs_epi16(w[j], four(x + 4 * j)));
-    return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-}
-
-INLINE vf dot_u4(const vb w[8], const int8_t *x, int correction) {
-    __m256i s = _mm256_add_epi32(_mm256_slli_epi32(add_u4(w, x), 7), add_u4(w, x + 32));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(s, _mm256_set1_epi32(correction)));
-}
-
-INLINE vf dot_s8(const vb w[8], const int8_t *x, int sum) {
-    (void)sum;
-    __m256i high = _mm256_setzero_si256(), low = high, ones = _mm256_set1_epi16(1);
-    for (int j = 0; j < 8; j++) {
-        __m256i v = _mm256_xor_si256(w[j], _mm256_set1_epi8(-128)), size = _mm256_abs_epi8(v);
-        high = _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four(x + 4 * j), v)), ones));
-        low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four(x + 4 * j + 32), v)), ones));
+/* n groups of 4 bytes by one plane of x. */
+INLINE __m256i plane(const vb *w, const int n, const int bits, const int8_t *x) {
+    const int room = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    __m256i sum = _mm256_setzero_si256(), words = sum, ones = _mm256_set1_epi16(1);
+    for (int j = 0; j < n; j++) {
+        __m256i v = w[j], xj = four(x + 4 * j);
+        if (bits == 8) {
+            v = _mm256_xor_si256(v, _mm256_set1_epi8(-128));
+            xj = _mm256_sign_epi8(xj, v);
+            v = _mm256_abs_epi8(v);
+        }
+        __m256i pairs = _mm256_maddubs_epi16(v, xj);
+        words = j % room ? _mm256_add_epi16(words, pairs) : pairs;
+        if (j % room == room - 1 || j == n - 1) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, ones));
     }
-    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high, 7), low));
+    return sum;
+}
+
+INLINE vf dot(const vb *w, const int n, const int bits, const int8_t *x, int sum) {
+    __m256i s = _mm256_add_epi32(_mm256_slli_epi32(plane(w, n, bits, x), 7), plane(w, n, bits, x + 32));
+    return _mm256_cvtepi32_ps(bits == 8 ? s : _mm256_sub_epi32(s, _mm256_set1_epi32(sum)));
 }
 
 #include "gemm.h"
 
-const lm_kern lm_avx2_kern = { "avx2", multiply, quantise, rms_norm, add, silu_mul, attend, attend_end, to_half, argmax,
+const lm_kern lm_avx2_kern = { "avx2", multiply, quantise, rms_norm, add, silu_mul, gelu_mul, attend, attend_end, to_half, argmax,
                                sum_exp };
 #endif

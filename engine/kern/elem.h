@@ -3,25 +3,23 @@
 ** by the sixteen lanes (kern.h). */
 #include "simd.h"
 
-static int quantise(const float *x, int k, int8_t *q, float *d, float *fsum, int32_t *isum) {
+static int quantise(const float *x, int k, int8_t *q, float *d, int32_t *sum) {
     for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += 2 * LM_BLOCK) {
         v16 low = v16_load(x), high = v16_load(x + 16);
         uint32_t bits = v16_max_bits(low, high);
         float amax;
         memcpy(&amax, &bits, 4);
         if (bits >= 0x7F800000) return 0;
-        int sum = 0;
         if (amax < 1e-30f) {
             memset(q, 0, 2 * LM_BLOCK);
             d[b] = 0;
+            sum[2 * b] = sum[2 * b + 1] = 0;
         } else {
             v16 inverse = v16_set((float)LM_LEVELS / amax);
-            sum = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
-            sum += v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
+            sum[2 * b] = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
+            sum[2 * b + 1] = v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
             d[b] = amax / (float)LM_LEVELS;
         }
-        isum[b] = sum;
-        fsum[b] = (float)sum;
     }
     return 1;
 }
@@ -51,16 +49,26 @@ static void add(float *x, const float *y, int n) {
     for (int i = 0; i < n; i++) x[i] += y[i];
 }
 
-INLINE v16 silu_mul_lanes(v16 gate, v16 up) {
-    v16 negative = v16_min(v16_sub(v16_set(0), gate), v16_set(88.0f));
+/* gate / (1 + exp(-x)) * up: silu with x = gate (Elfwing et al. 2017); with x = 2 sqrt(2/pi) (gate + 0.044715 gate^3)
+** gelu in its tanh form (Hendrycks and Gimpel 2016), as tanh(y) = 2 / (1 + exp(-2y)) - 1. */
+INLINE v16 glu_lanes(v16 gate, v16 up, const int is_gelu) {
+    v16 x = gate;
+    if (is_gelu) {
+        v16 cube = v16_mul(v16_mul(gate, gate), gate);
+        x = v16_mul(v16_fma(cube, v16_set(0.044715f), gate), v16_set(1.59576912f));
+    }
+    v16 negative = v16_min(v16_sub(v16_set(0), x), v16_set(88.0f));
     return v16_mul(v16_div(gate, v16_add(v16_set(1.0f), v16_exp(negative))), up);
 }
 
-static void silu_mul(float *gate, const float *up, int n) {
+INLINE void glu(float *gate, const float *up, int n, const int is_gelu) {
     int i = 0;
-    for (; i + 16 <= n; i += 16) v16_store(gate + i, silu_mul_lanes(v16_load(gate + i), v16_load(up + i)));
-    if (i < n) v16_store_part(gate + i, silu_mul_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i)), n - i);
+    for (; i + 16 <= n; i += 16) v16_store(gate + i, glu_lanes(v16_load(gate + i), v16_load(up + i), is_gelu));
+    if (i < n) v16_store_part(gate + i, glu_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i), is_gelu), n - i);
 }
+
+static void silu_mul(float *gate, const float *up, int n) { glu(gate, up, n, 0); }
+static void gelu_mul(float *gate, const float *up, int n) { glu(gate, up, n, 1); }
 
 /*----------------------------------------------------------------------
 ** Attention over one page of 64 keys, carried from page to page as (max, sum, out): the online softmax of

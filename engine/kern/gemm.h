@@ -4,63 +4,120 @@
 **     LANES                        rows a float vector holds: 16, or 8 with the tile done in two halves
 **     COLUMNS                      columns whose sums stay in registers: 4 or 8
 **     vf, vb                       LANES floats; LANES groups of 4 bytes
-**     vf_load vf_load_part vf_store_part vf_set vf_mul vf_fma vf_half(16-bit halfs)
-**     vb_load vb_low vb_high       bytes; the low and the high nibbles
-**     dot_u4(w, x, correction)     32 elements, w in 0..15: LANES exact sums less correction, as floats
-**     dot_s8(w, x, sum)            32 elements, w stored plus 128, sum = the sum of x; the same
+**     vf_load vf_load_part vf_store_part vf_set vf_mul vf_fma
+**     vf_half vf_bf16 vf_byte      LANES floats from 16-bit numbers, from signed bytes
+**     vb_load vb_or                bytes
+**     vb_bits(v, shift, mask)      every byte shifted right (left when negative) and masked
+**     vb_level(codes)              lm_iq4_levels of the codes, 128 put on
+**     dot(w, n, bits, x, sum)      n groups of 4 unsigned bytes by x: LANES exact sums, as floats, less
+**                                  sum; with 8 bits the 128 on each w counts as taken off by that sum
 **
 ** A format is a row of constants; the loop over blocks and columns, blocks_tile, stands here once. */
 
-enum { HALVES = LM_TILE / LANES, DEPTH = 256 };
+enum { HALVES = LM_TILE / LANES, DEPTH = 256, TOGETHER = 4 };
 
-typedef struct {
-    int groups;                 /* vectors of quants in a block: 4 of nibbles, or 8 of bytes */
-    int offset;                 /* subtracted from each 4-bit value */
-    int has_min;
-} format;
+/* lm_format, as constants to the compiler. */
+typedef struct { int bits, offset, sub, is_k, has_min, has_level; } format;
 
-INLINE void unpack(const format f, const uint8_t *quants, vb w[8]) {
-    for (int j = 0; j < f.groups; j++) {
-        vb v = vb_load(quants + 64 * j);
-        w[j] = f.groups == 8 ? v : vb_low(v);
-        if (f.groups == 4) w[j + 4] = vb_high(v);
+#define LOW_VECTORS(bits) ((bits) == 8 ? 8 : (bits) >= 4 ? 4 : 2)
+#define HIGH_VECTORS(bits) ((bits) == 6 ? 2 : (bits) == 5 || (bits) == 3 ? 1 : 0)
+
+/* One pair of 16-element halves at a time, so that every shift is a constant. */
+#define QUARTER(w, v, j, shift, mask) (w)[j] = vb_bits(v, shift, mask)
+#define HIGHER(w, v, j, shift, mask) (w)[j] = vb_or((w)[j], vb_bits(v, shift, mask))
+
+INLINE void unpack(const format f, const uint8_t *block, vb w[8]) {
+    const uint8_t *high = block + 64 * LOW_VECTORS(f.bits);
+    if (f.bits == 8) {
+        for (int j = 0; j < 8; j++) w[j] = vb_load(block + 64 * j);
+    } else if (f.bits >= 4) {
+        for (int j = 0; j < 4; j++) {
+            vb v = vb_load(block + 64 * j);
+            w[j] = vb_bits(v, 0, 15);
+            w[j + 4] = vb_bits(v, 4, 15);
+        }
+    } else {
+        for (int j = 0; j < 8; j += 4) {
+            vb v = vb_load(block + 16 * j);
+            QUARTER(w, v, j, 0, 3), QUARTER(w, v, j + 1, 2, 3), QUARTER(w, v, j + 2, 4, 3), QUARTER(w, v, j + 3, 6, 3);
+        }
     }
+    if (f.bits == 6) {
+        for (int j = 0; j < 8; j += 4) {
+            vb v = vb_load(high + 16 * j);
+            HIGHER(w, v, j, -4, 48), HIGHER(w, v, j + 1, -2, 48), HIGHER(w, v, j + 2, 0, 48), HIGHER(w, v, j + 3, 2, 48);
+        }
+    } else if (f.bits == 5) {
+        vb v = vb_load(high);
+        HIGHER(w, v, 0, -4, 16), HIGHER(w, v, 1, -3, 16), HIGHER(w, v, 2, -2, 16), HIGHER(w, v, 3, -1, 16);
+        HIGHER(w, v, 4, 0, 16), HIGHER(w, v, 5, 1, 16), HIGHER(w, v, 6, 2, 16), HIGHER(w, v, 7, 3, 16);
+    } else if (f.bits == 3) {
+        vb v = vb_load(high);
+        HIGHER(w, v, 0, -2, 4), HIGHER(w, v, 1, -1, 4), HIGHER(w, v, 2, 0, 4), HIGHER(w, v, 3, 1, 4);
+        HIGHER(w, v, 4, 2, 4), HIGHER(w, v, 5, 3, 4), HIGHER(w, v, 6, 4, 4), HIGHER(w, v, 7, 5, 4);
+    }
+    for (int j = 0; f.has_level && j < 8; j++) w[j] = vb_level(w[j]);
 }
 
 /* Rows of one half of a tile by n columns; n is a constant to the compiler. */
-INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *block, int half, int rows, const lm_columns *x,
+INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x,
                         int c0, const int n, float *out, size_t stride) {
+    const int subs = LM_BLOCK / f.sub, groups = 8 / subs, wide = f.has_level ? 8 : f.bits;
+    const int offset = f.has_level ? 128 : f.offset, blocks_a_head = f.is_k ? 8 : 1;
+    const size_t vectors = 64 * (size_t)(LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits));
     size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks;
-    vf acc[COLUMNS];
+    vf acc[COLUMNS], d[2], min[2], head_d = vf_set(0), head_m = head_d;
     for (int c = 0; c < n; c++) acc[c] = vf_set(0);
-    for (size_t b = 0; b < n_blocks; b++, at++, block += m->block_bytes) {
-        const uint8_t *scales = block + 64 * f.groups + 2 * LANES * half;
+    for (size_t b = 0; b < n_blocks; b++, at++, data += m->block_bytes) {
         vb w[8];
-        unpack(f, block + 4 * LANES * half, w);
-        vf d = vf_half(scales), min = f.has_min ? vf_half(scales + 2 * LM_TILE) : d;
+        if (b % (size_t)blocks_a_head == 0) {
+            head_d = vf_half(data + 2 * LANES * half);
+            if (f.has_min) head_m = vf_half(data + 2 * LM_TILE + 2 * LANES * half);
+            data += m->head_bytes;
+        }
+        unpack(f, data + 4 * LANES * half, w);
+        for (int s = 0; s < subs; s++) {
+            const uint8_t *scale = data + vectors + LM_TILE * s + LANES * half;
+            d[s] = f.is_k ? vf_mul(head_d, vf_byte(scale)) : head_d;
+            min[s] = f.is_k && f.has_min ? vf_mul(vf_mul(head_m, vf_set(-1)), vf_byte(scale + LM_TILE * subs)) : head_m;
+        }
         for (int c = 0; c < n; c++) {
             size_t i = at + (size_t)c * n_blocks;
-            const int8_t *q = x->q + i * 2 * LM_BLOCK;
+            const int32_t *sums = x->sum + 2 * i;
             vf dx = vf_set(x->d[i]);
-            vf s = f.groups == 8 ? dot_s8(w, q, x->isum[i]) : dot_u4(w, q, f.offset ? f.offset * x->isum[i] : 0);
-            acc[c] = vf_fma(s, vf_mul(d, dx), acc[c]);
-            if (f.has_min) acc[c] = vf_fma(vf_mul(min, dx), vf_set(x->fsum[i]), acc[c]);
+            for (int s = 0; s < subs; s++) {
+                int sum = subs == 2 ? sums[s] : sums[0] + sums[1];
+                vf product = dot(w + groups * s, groups, wide, x->q + i * 2 * LM_BLOCK + 16 * s, offset ? offset * sum : 0);
+                acc[c] = vf_fma(product, vf_mul(d[s], dx), acc[c]);
+                if (f.has_min) acc[c] = vf_fma(vf_mul(min[s], dx), vf_set((float)sum), acc[c]);
+            }
         }
     }
     for (int c = 0; c < n; c++) vf_store_part(out + (size_t)(c0 + c) * stride, acc[c], rows);
 }
 
-/* The same with float weights (k, 16) for elements k0..k1-1; from k0 > 0 on the sums so far are in out. */
-INLINE void floats_tile(const float *w, int k0, int k1, int rows, const lm_columns *x, int c0, const int n, float *out,
-                        size_t stride) {
+/* The same with weights that are floats (k, 16), for elements k0..k1-1; from k0 > 0 on the sums so far are in out.
+** tiles of them stand tile_bytes apart: with one column, several chains of additions hide each other's latency. */
+INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, const int tiles, int k0, int k1, int rows,
+                        const lm_columns *x, int c0, const int n, float *out, size_t stride) {
+    const size_t size = dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t);
     const float *columns = x->x + (size_t)c0 * (size_t)x->k;
     vf acc[COLUMNS];
-    for (int c = 0; c < n; c++) acc[c] = k0 ? vf_load_part(out + (size_t)(c0 + c) * stride, rows) : vf_set(0);
-    for (int k = k0; k < k1; k++, w += LM_TILE) {
-        vf wk = vf_load(w);
-        for (int c = 0; c < n; c++) acc[c] = vf_fma(wk, vf_set(columns[(size_t)c * (size_t)x->k + (size_t)k]), acc[c]);
+    for (int i = 0; i < tiles * n; i++) {
+        int lanes = i / n + 1 == tiles ? rows : LANES;
+        acc[i] = k0 ? vf_load_part(out + (size_t)(c0 + i % n) * stride + i / n * LM_TILE, lanes) : vf_set(0);
     }
-    for (int c = 0; c < n; c++) vf_store_part(out + (size_t)(c0 + c) * stride, acc[c], rows);
+    for (int k = k0; k < k1; k++, w += LM_TILE * size) {
+        for (int t = 0; t < tiles; t++) {
+            const uint8_t *at = w + (size_t)t * tile_bytes;
+            vf wk = dtype == LM_F32 ? vf_load((const float *)at) : dtype == LM_F16 ? vf_half(at) : vf_bf16(at);
+            for (int c = 0; c < n; c++) acc[t * n + c] = vf_fma(wk, vf_set(columns[(size_t)c * (size_t)x->k + (size_t)k]), acc[t * n + c]);
+        }
+    }
+    for (int i = 0; i < tiles * n; i++) {
+        int lanes = i / n + 1 == tiles ? rows : LANES;
+        vf_store_part(out + (size_t)(c0 + i % n) * stride + i / n * LM_TILE, acc[i], lanes);
+    }
 }
 
 /* Call CALL(c, n) over columns c0..c1-1 in the widths that are compiled. */
@@ -73,6 +130,9 @@ INLINE void floats_tile(const float *w, int k0, int k1, int rows, const lm_colum
         for (; c < c1; c++) CALL(c, 1);                       \
     } while (0)
 
+typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
+                            float *out, size_t stride);
+
 #define BLOCKS(name, ...)                                                                                          \
     static void name(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1, \
                      float *out, size_t stride) {                                                                  \
@@ -80,33 +140,65 @@ INLINE void floats_tile(const float *w, int k0, int k1, int rows, const lm_colum
         IN_GROUPS(BLOCKS_CALL);                                                                                    \
     }
 #define BLOCKS_CALL(c, n) blocks_tile(f, m, data, half, rows, x, c, n, out, stride)
-BLOCKS(q4_0, .groups = 4, .offset = 8)
-BLOCKS(q4_1, .groups = 4, .has_min = 1)
-BLOCKS(q8_0, .groups = 8)
+/*           bits offset sub k min level */
+BLOCKS(q4_0, 4, 8, 32, 0, 0, 0)
+BLOCKS(q4_1, 4, 0, 32, 0, 1, 0)
+BLOCKS(q5_0, 5, 16, 32, 0, 0, 0)
+BLOCKS(q5_1, 5, 0, 32, 0, 1, 0)
+BLOCKS(q8_0, 8, 128, 32, 0, 0, 0)
+BLOCKS(iq4_nl, 4, 0, 32, 0, 0, 1)
+BLOCKS(q2_k, 2, 0, 16, 1, 1, 0)
+BLOCKS(q3_k, 3, 4, 16, 1, 0, 0)
+BLOCKS(q4_k, 4, 0, 32, 1, 1, 0)
+BLOCKS(q5_k, 5, 0, 32, 1, 1, 0)
+BLOCKS(q6_k, 6, 32, 16, 1, 0, 0)
 
+static const blocks_call g_blocks[] = {
+    [LM_Q4_0] = q4_0, [LM_Q4_1] = q4_1, [LM_Q5_0] = q5_0, [LM_Q5_1] = q5_1, [LM_Q8_0] = q8_0, [LM_IQ4_NL] = iq4_nl,
+    [LM_Q2_K] = q2_k, [LM_Q3_K] = q3_k, [LM_Q4_K] = q4_k, [LM_Q5_K] = q5_k, [LM_Q6_K] = q6_k,
+};
+
+#define FLOATS_CALL(c, n) floats_tile(dtype, w, 0, 1, k0, k1, rows, x, c, n, out, stride)
+INLINE void floats_of(const int dtype, const uint8_t *w, int k0, int k1, int rows, const lm_columns *x, int c0, int c1,
+                      float *out, size_t stride) {
+    IN_GROUPS(FLOATS_CALL);
+}
+
+/* Any matrix by float columns: floats as they are, blocks decoded a stretch at a time (the exact path). */
 static void floats(const lm_mat *m, int t, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
                    float *out, size_t stride) {
     float decoded[DEPTH * LM_TILE];
-    int depth = m->dtype == LM_F32 ? m->cols : DEPTH;
-    for (int k = 0; k < m->cols; k += depth) {
-        int end = LM_MIN(k + depth, m->cols);
-        const float *w = m->dtype == LM_F32 ? (const float *)data : decoded;
-        if (w == decoded) lm_mat_floats(m, t, k, end, decoded);
-#define FLOATS_CALL(c, n) floats_tile(w + LANES * half, k, end, rows, x, c, n, out, stride)
-        IN_GROUPS(FLOATS_CALL);
+    const uint8_t *lanes = (const uint8_t *)(decoded + LANES * half);
+    if (m->dtype == LM_F32) floats_of(LM_F32, data + 4 * LANES * half, 0, m->cols, rows, x, c0, c1, out, stride);
+    if (m->dtype == LM_F16) floats_of(LM_F16, data + 2 * LANES * half, 0, m->cols, rows, x, c0, c1, out, stride);
+    if (m->dtype == LM_BF16) floats_of(LM_BF16, data + 2 * LANES * half, 0, m->cols, rows, x, c0, c1, out, stride);
+    for (int k = 0; m->format && k < m->cols; k += DEPTH) {
+        int end = LM_MIN(k + DEPTH, m->cols);
+        lm_mat_floats(m, t, k, end, decoded);
+        floats_of(LM_F32, lanes, k, end, rows, x, c0, c1, out, stride);
     }
 }
 
+/* One column, TOGETHER tiles of floats at once. */
+static void floats_together(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c, float *out,
+                            size_t stride) {
+    size_t step = m->tile_bytes;
+    if (m->dtype == LM_F32) floats_tile(LM_F32, data + 4 * LANES * half, step, TOGETHER, 0, m->cols, rows, x, c, 1, out, stride);
+    else if (m->dtype == LM_F16) floats_tile(LM_F16, data + 2 * LANES * half, step, TOGETHER, 0, m->cols, rows, x, c, 1, out, stride);
+    else floats_tile(LM_BF16, data + 2 * LANES * half, step, TOGETHER, 0, m->cols, rows, x, c, 1, out, stride);
+}
+
 static void multiply(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
-    for (int t = first; t < end; t++) {
+    for (int t = first, step; t < end; t += step) {
+        int together = !m->format && c1 - c0 == 1 && t + TOGETHER <= end && (t + TOGETHER) * LM_TILE <= m->rows;
         const uint8_t *data = m->data + (size_t)t * m->tile_bytes;
+        step = together ? TOGETHER : 1;
         for (int half = 0; half < HALVES; half++) {
             int row = t * LM_TILE + half * LANES, rows = LM_MIN(m->rows - row, LANES);
             if (rows <= 0) break;
-            if (!x->q || m->dtype == LM_F32) floats(m, t, data, half, rows, x, c0, c1, out + row, stride);
-            else if (m->dtype == LM_Q4_0) q4_0(m, data, half, rows, x, c0, c1, out + row, stride);
-            else if (m->dtype == LM_Q4_1) q4_1(m, data, half, rows, x, c0, c1, out + row, stride);
-            else q8_0(m, data, half, rows, x, c0, c1, out + row, stride);
+            if (together) floats_together(m, data, half, LANES, x, c0, out + row, stride);
+            else if (!x->q || !m->format) floats(m, t, data, half, rows, x, c0, c1, out + row, stride);
+            else g_blocks[m->dtype](m, data, half, rows, x, c0, c1, out + row, stride);
         }
     }
 }

@@ -4,118 +4,156 @@
 
 #include <string.h>
 
-/* What a tile holds per block of 32 elements. */
-typedef struct {
-    int dtype;
-    int groups;                     /* of 4 bytes a row */
-    int has_min;
-    int offset;                     /* subtracted from each stored value */
-    int scale_at, quants_at;        /* where d (then m) and the quants lie in the file's block */
-} layout;
+/* Bytes a row takes in the low and high vectors of a block. */
+static int low_bytes(const lm_format *f) { return f->bits == 8 ? 32 : f->bits >= 4 ? 16 : 8; }
+static int high_bytes(const lm_format *f) { return f->bits == 6 ? 8 : f->bits == 5 || f->bits == 3 ? 4 : 0; }
+static int n_subs(const lm_format *f) { return LM_BLOCK / f->sub; }
 
-static const layout layouts[] = {
-    { LM_Q4_0, 4, 0, 8, 0, 2 },
-    { LM_Q4_1, 4, 1, 0, 0, 4 },
-    { LM_Q8_0, 8, 0, 128, 0, 2 },
-};
-
-static const layout *find_layout(int dtype) {
-    for (int i = 0; i < LM_COUNT(layouts); i++) {
-        if (layouts[i].dtype == dtype) return &layouts[i];
-    }
-    return NULL;
-}
-
-int lm_pack_has_kernel(int dtype) { return dtype == LM_F32 || find_layout(dtype); }
+static size_t float_bytes(const lm_mat *m) { return m->dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t); }
 
 void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err) {
-    const layout *l = find_layout(dtype);
+    const lm_format *f = lm_format_find(dtype);
     if (rows > INT32_MAX - LM_TILE || cols > INT32_MAX / LM_TILE) {
         lm_err_set(err, LM_ERROR, "matrix of %lld x %lld is too large", (long long)rows, (long long)cols);
         return;
     }
-    *m = (lm_mat){ .dtype = dtype, .rows = (int)rows, .cols = (int)cols, .n_tiles = (int)((rows + LM_TILE - 1) / LM_TILE) };
-    if (l) {
-        m->block_bytes = (size_t)(LM_TILE * (4 * l->groups + 2 + 2 * l->has_min));
-        m->tile_bytes = m->block_bytes * (size_t)(cols / LM_BLOCK);
+    *m = (lm_mat){ .dtype = dtype, .format = f, .rows = (int)rows, .cols = (int)cols, .n_tiles = (int)((rows + LM_TILE - 1) / LM_TILE) };
+    if (f) {
+        int scales = f->is_k ? n_subs(f) * (1 + f->has_min) : 0;
+        m->head_bytes = (size_t)(LM_TILE * 2 * (1 + f->has_min));
+        m->block_bytes = (size_t)(LM_TILE * (low_bytes(f) + high_bytes(f) + scales));
+        m->tile_bytes = (size_t)(cols / f->block) * m->head_bytes + (size_t)(cols / LM_BLOCK) * m->block_bytes;
     } else {
-        m->block_bytes = LM_TILE * sizeof(float);
+        m->block_bytes = LM_TILE * float_bytes(m);
         m->tile_bytes = m->block_bytes * (size_t)cols;
     }
 }
 
 size_t lm_mat_bytes(const lm_mat *m) { return m->tile_bytes * (size_t)m->n_tiles; }
 
-static void pack_floats(const lm_mat *m, float *tile, int n, const uint8_t *rows) {
+/* Where in a tile block b begins, and the d before it. */
+static size_t block_at(const lm_mat *m, int b, size_t *head) {
+    int per_head = m->format->block / LM_BLOCK;
+    *head = (size_t)(b / per_head) * (m->head_bytes + (size_t)per_head * m->block_bytes);
+    return *head + m->head_bytes + (size_t)(b % per_head) * m->block_bytes;
+}
+
+static void pack_floats(const lm_mat *m, uint8_t *tile, int n, const uint8_t *rows) {
+    size_t size = float_bytes(m);
     for (int r = 0; r < n; r++) {
-        const uint8_t *row = rows + (size_t)r * (size_t)m->cols * sizeof(float);
-        for (int k = 0; k < m->cols; k++) memcpy(&tile[k * LM_TILE + r], row + (size_t)k * sizeof(float), sizeof(float));
+        for (int k = 0; k < m->cols; k++, rows += size) memcpy(tile + (size_t)(k * LM_TILE + r) * size, rows, size);
     }
 }
 
-static void pack_blocks(const lm_mat *m, const layout *l, uint8_t *tile, int n, const uint8_t *rows) {
-    int n_blocks = m->cols / LM_BLOCK;
-    size_t block = (size_t)(l->quants_at + 4 * l->groups);
-    uint32_t flip = l->offset == 128 ? 0x80808080u : 0;
+/* Scatter a row's bytes over its vectors, 4 to each. */
+static void put_vectors(uint8_t *vectors, const uint8_t *bytes, int n) {
+    for (int j = 0; j < n; j += 4) memcpy(vectors + j * LM_TILE, bytes + j, 4);
+}
+
+/* The bits of 32 stored integers from bit `from` on, `bits` of each, as the vectors want them; returns bytes. */
+static int gather_bits(const uint8_t *q, int from, int bits, uint8_t *out) {
+    int step = bits == 4 ? 16 : 4, per_byte = bits == 4 ? 2 : 8 / bits, n = LM_BLOCK / per_byte;
+    for (int byte = 0; byte < n; byte++) {
+        int e = bits == 2 ? byte / 4 * 16 + byte % 4 : byte, all = 0;
+        for (int i = 0; i < per_byte; i++) all |= (q[e + i * step] >> from & ((1 << bits) - 1)) << i * bits;
+        out[byte] = (uint8_t)all;
+    }
+    return n;
+}
+
+static void put_half(uint8_t *at, float x) {
+    uint16_t h = lm_f32_to_f16(x);
+    memcpy(at, &h, 2);
+}
+
+/* Put one row's block into its lanes of a tile; the arguments point at the tile's parts. */
+static void pack_block(const lm_format *f, uint8_t *block, int row, const lm_levels *levels, int first) {
+    const uint8_t *q = levels->q + first;
+    uint8_t bytes[LM_BLOCK];
+    int low = low_bytes(f), high = high_bytes(f);
+    if (f->bits == 8) memcpy(bytes, q, LM_BLOCK);
+    else gather_bits(q, 0, f->bits >= 4 ? 4 : 2, bytes);
+    put_vectors(block + 4 * row, bytes, low);
+    if (high) gather_bits(q, f->bits == 3 ? 2 : 4, f->bits == 6 ? 2 : 1, bytes);
+    put_vectors(block + low * LM_TILE + 4 * row, bytes, high);
+    for (int s = 0, subs = f->is_k ? n_subs(f) : 0; s < subs; s++) {
+        uint8_t *scales = block + (low + high + s) * LM_TILE + row;
+        scales[0] = (uint8_t)levels->scale[first / f->sub + s];
+        if (f->has_min) scales[subs * LM_TILE] = (uint8_t)levels->min[first / f->sub + s];
+    }
+}
+
+static void pack_blocks(const lm_mat *m, uint8_t *tile, int n, const uint8_t *rows) {
+    const lm_format *f = m->format;
+    lm_levels levels;
     for (int r = 0; r < n; r++) {
-        const uint8_t *in = rows + (size_t)r * block * (size_t)n_blocks;
-        uint8_t *out = tile + 4 * r;
-        for (int b = 0; b < n_blocks; b++, in += block, out += m->block_bytes) {
-            for (int j = 0; j < l->groups; j++) {
-                uint32_t four;
-                memcpy(&four, in + l->quants_at + 4 * j, 4);
-                four ^= flip;
-                memcpy(out + j * 64, &four, 4);
-            }
-            uint8_t *scales = out + l->groups * 64 - 2 * r;
-            memcpy(scales, in + l->scale_at, 2);
-            if (l->has_min) memcpy(scales + 32, in + l->scale_at + 2, 2);
+        for (int k = 0; k < m->cols; k += f->block, rows += f->bytes) {
+            size_t head = 0;
+            f->read(rows, &levels);
+            for (int i = 0; i < f->block; i += LM_BLOCK) pack_block(f, tile + block_at(m, (k + i) / LM_BLOCK, &head), r, &levels, i);
+            put_half(tile + head + 2 * r, levels.d);
+            if (f->has_min) put_half(tile + head + 2 * (LM_TILE + r), levels.m);
         }
     }
 }
 
 void lm_mat_pack(lm_mat *m, int first, int n, const void *rows) {
     uint8_t *tile = m->data + (size_t)(first / LM_TILE) * m->tile_bytes;
-    const layout *l = find_layout(m->dtype);
     if (n < LM_TILE) memset(tile, 0, m->tile_bytes);
-    if (l) pack_blocks(m, l, tile, n, rows);
-    else pack_floats(m, (float *)tile, n, rows);
+    if (m->format) pack_blocks(m, tile, n, rows);
+    else pack_floats(m, tile, n, rows);
 }
 
-void lm_mat_block(const lm_mat *m, int tile, int row, int b, int8_t q[32], float *d, float *min) {
-    const layout *l = find_layout(m->dtype);
-    const uint8_t *block = m->data + (size_t)tile * m->tile_bytes + (size_t)b * m->block_bytes;
-    const uint8_t *scales = block + l->groups * 64 + 2 * row;
-    uint16_t half[2] = {0};
-    for (int j = 0; j < l->groups; j++) {
-        for (int i = 0; i < 4; i++) {
-            int byte = block[j * 64 + row * 4 + i];
-            if (l->groups == 8) {
-                q[4 * j + i] = (int8_t)(byte - l->offset);
-            } else {
-                q[4 * j + i] = (int8_t)((byte & 15) - l->offset);
-                q[4 * j + i + 16] = (int8_t)((byte >> 4) - l->offset);
-            }
-        }
+/*----------------------------------------------------------------------
+** And back. */
+
+static int get_bits(const uint8_t *vectors, int row, int e, int bits) {
+    int vector = bits == 8 ? e / 4 : bits == 4 ? e % 16 / 4 : bits == 2 ? e / 16 : 0;
+    int shift = bits == 8 ? 0 : bits == 4 ? e / 16 * 4 : bits == 2 ? e % 16 / 4 * 2 : e / 4;
+    return vectors[(vector * LM_TILE + row) * 4 + e % 4] >> shift & ((1 << bits) - 1);
+}
+
+static float get_half(const uint8_t *at) {
+    uint16_t h;
+    memcpy(&h, at, 2);
+    return lm_f16_to_f32(h);
+}
+
+void lm_mat_block(const lm_mat *m, int tile, int row, int b, int8_t q[32], float d[2], float min[2]) {
+    const lm_format *f = m->format;
+    size_t head_at;
+    const uint8_t *block = m->data + (size_t)tile * m->tile_bytes + block_at(m, b, &head_at);
+    const uint8_t *head = m->data + (size_t)tile * m->tile_bytes + head_at;
+    const uint8_t *high = block + low_bytes(f) * LM_TILE, *scales = high + high_bytes(f) * LM_TILE + row;
+    for (int e = 0; e < LM_BLOCK; e++) {
+        int value = get_bits(block, row, e, f->bits == 8 ? 8 : f->bits >= 4 ? 4 : 2);
+        if (f->bits == 6) value |= get_bits(high, row, e, 2) << 4;
+        if (f->bits == 5) value |= get_bits(high, row, e, 1) << 4;
+        if (f->bits == 3) value |= get_bits(high, row, e, 1) << 2;
+        q[e] = (int8_t)lm_format_value(f, value);
     }
-    memcpy(&half[0], scales, 2);
-    if (l->has_min) memcpy(&half[1], scales + 32, 2);
-    *d = lm_f16_to_f32(half[0]);
-    *min = lm_f16_to_f32(half[1]);
+    for (int s = 0; s < n_subs(f); s++) {
+        d[s] = get_half(head + 2 * row);
+        min[s] = f->has_min ? get_half(head + 2 * (LM_TILE + row)) : 0;
+        if (!f->is_k) continue;
+        d[s] *= (float)(int8_t)scales[s * LM_TILE];
+        if (f->has_min) min[s] = -(min[s] * (float)(int8_t)scales[(n_subs(f) + s) * LM_TILE]);
+    }
 }
 
 /* Decode one row's elements [k0, k1) with a stride between them. */
 static void decode(const lm_mat *m, int tile, int row, int k0, int k1, float *out, int stride) {
-    if (m->dtype == LM_F32) {
-        const float *data = (const float *)(m->data + (size_t)tile * m->tile_bytes);
-        for (int k = k0; k < k1; k++) out[(k - k0) * stride] = data[k * LM_TILE + row];
+    if (!m->format) {
+        const lm_dtype *type = lm_dtype_find(m->dtype);
+        const uint8_t *at = m->data + (size_t)tile * m->tile_bytes + (size_t)row * float_bytes(m);
+        for (int k = k0; k < k1; k++, out += stride) type->decode(at + (size_t)k * m->block_bytes, out, 1);
         return;
     }
     for (int b = k0 / LM_BLOCK; b < k1 / LM_BLOCK; b++) {
         int8_t q[LM_BLOCK];
-        float d, min, *at = out + (b * LM_BLOCK - k0) * stride;
-        lm_mat_block(m, tile, row, b, q, &d, &min);
-        for (int i = 0; i < LM_BLOCK; i++) at[i * stride] = (float)q[i] * d + min;
+        float d[2], min[2];
+        lm_mat_block(m, tile, row, b, q, d, min);
+        for (int i = 0; i < LM_BLOCK; i++, out += stride) *out = (float)q[i] * d[i / m->format->sub] + min[i / m->format->sub];
     }
 }
 

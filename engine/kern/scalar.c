@@ -8,18 +8,20 @@
 enum { SOME = 64, DEPTH = 256 };    /* columns, and elements in the exact path, worked on at a time */
 
 static void multiply_blocks(const lm_mat *w, int tile, int r, const lm_columns *x, int c0, int n, float *acc) {
-    int n_blocks = w->cols / LM_BLOCK;
+    int n_blocks = w->cols / LM_BLOCK, sub = w->format->sub;
     for (int b = 0; b < n_blocks; b++) {
         int8_t wq[LM_BLOCK];
-        float d, min;
-        lm_mat_block(w, tile, r, b, wq, &d, &min);
+        float d[2], min[2];
+        lm_mat_block(w, tile, r, b, wq, d, min);
         for (int c = 0; c < n; c++) {
             size_t at = (size_t)(c0 + c) * (size_t)n_blocks + (size_t)b;
             const int8_t *q = x->q + at * 2 * LM_BLOCK;
-            int s = 0;
-            for (int i = 0; i < LM_BLOCK; i++) s += wq[i] * (128 * q[i] + q[LM_BLOCK + i]);
-            acc[c] = fmaf((float)s, d * x->d[at], acc[c]);
-            if (w->dtype == LM_Q4_1) acc[c] = fmaf(min * x->d[at], x->fsum[at], acc[c]);
+            for (int e = 0; e < LM_BLOCK; e += sub) {
+                int s = 0, sum = sub == LM_BLOCK ? x->sum[2 * at] + x->sum[2 * at + 1] : x->sum[2 * at + (size_t)(e / sub)];
+                for (int i = e; i < e + sub; i++) s += wq[i] * (128 * q[i] + q[LM_BLOCK + i]);
+                acc[c] = fmaf((float)s, d[e / sub] * x->d[at], acc[c]);
+                if (w->format->has_min) acc[c] = fmaf(min[e / sub] * x->d[at], (float)sum, acc[c]);
+            }
         }
     }
 }
@@ -41,12 +43,12 @@ static void multiply(const lm_mat *w, int first, int end, const lm_columns *x, i
         for (int c = c0; c < c1; c += SOME) {
             int n = LM_MIN(SOME, c1 - c);
             float acc[SOME] = {0};
-            if (x->q && w->dtype != LM_F32) multiply_blocks(w, row / LM_TILE, row % LM_TILE, x, c, n, acc);
+            if (x->q && w->format) multiply_blocks(w, row / LM_TILE, row % LM_TILE, x, c, n, acc);
             else multiply_floats(w, row / LM_TILE, row % LM_TILE, x, c, n, acc);
             for (int i = 0; i < n; i++) out[(size_t)(c + i) * stride + (size_t)row] = acc[i];
         }
     }
 }
 
-const lm_kern lm_scalar_kern = { "scalar", multiply, quantise, rms_norm, add, silu_mul, attend, attend_end, to_half,
+const lm_kern lm_scalar_kern = { "scalar", multiply, quantise, rms_norm, add, silu_mul, gelu_mul, attend, attend_end, to_half,
                                  argmax, sum_exp };

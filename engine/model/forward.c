@@ -61,7 +61,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, n * (size_t)h->n_ff, sizeof(float) },
         { &p->cosine, n * (size_t)h->n_rot / 2, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot / 2, sizeof(float) },
         { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK * 2, 1 },
-        { &p->in.d, blocks, sizeof(float) }, { &p->in.fsum, blocks, sizeof(float) }, { &p->in.isum, blocks, sizeof(int32_t) },
+        { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, 2 * blocks, sizeof(int32_t) },
         { &p->stretches, n, sizeof(stretch) },
     };
     for (int i = 0; i < LM_COUNT(parts); i++) *(void **)parts[i].at = lm_calloc(parts[i].n, parts[i].size, err);
@@ -75,7 +75,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
 void lm_pass_free(lm_pass *p) {
     if (!p) return;
     void *parts[] = { p->x, p->delta, p->normed, p->q, p->k, p->v, p->mixed, p->gate, p->up, p->cosine, p->sine, p->logits,
-                      p->quants, p->in.d, p->in.fsum, p->in.isum, p->stretches, p };
+                      p->quants, p->in.d, p->in.sum, p->stretches, p };
     for (int i = 0; i < LM_COUNT(parts); i++) lm_free(parts[i]);
 }
 
@@ -92,7 +92,7 @@ static void set_input(lm_pass *p, const float *x, int k, const lm_mat *weights, 
     p->in.k = k;
     p->in.q = NULL;
     for (int i = 0; i < n && !p->exact; i++) {
-        if (weights[i].dtype != LM_F32) p->in.q = p->quants;
+        if (weights[i].format) p->in.q = p->quants;
     }
 }
 
@@ -104,8 +104,7 @@ static void not_finite(lm_pass *p) {
 static void quantise_row(lm_pass *p, int i) {
     size_t k = (size_t)p->in.k, blocks = k / LM_BLOCK, at = (size_t)i;
     if (!p->in.q) return;
-    if (!p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k * 2, p->in.d + at * blocks, p->in.fsum + at * blocks,
-                           p->in.isum + at * blocks)) {
+    if (!p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k * 2, p->in.d + at * blocks, p->in.sum + 2 * at * blocks)) {
         not_finite(p);
     }
 }

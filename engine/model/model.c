@@ -9,9 +9,7 @@ static uint64_t round_up(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
 
 /* Describe the weight of a tensor, all but its place in memory. */
 static void shape_weight(lm_mat *m, const lm_tensor *t, int is_vector, lm_err *err) {
-    if (!lm_pack_has_kernel(t->dtype)) {
-        lm_err_set(err, LM_ERROR, "tensor %s: type %s has no kernel yet", t->name, lm_dtype_find(t->dtype)->name);
-    } else if (is_vector) {
+    if (is_vector) {
         *m = (lm_mat){ .dtype = LM_F32, .rows = 1, .cols = (int)t->ne[0], .n_tiles = 1, .tile_bytes = (size_t)t->n_bytes };
     } else {
         lm_mat_init(m, t->dtype, t->ne[1], t->ne[0], err);
