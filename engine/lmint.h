@@ -5,7 +5,7 @@
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
 **     3 format   reader meta gguf                   bytes of a file to a checked tensor list
-**     3 token    tok bpe pretok chat        text to ids and back
+**     3 token    tok bpe spm merge pretok chat      text to ids and back
 **     4 model    arch model kv forward              what a model is, its cache, one pass through it
 **     5 run      batch sample                       sequences advancing together
 */
@@ -79,11 +79,11 @@ typedef struct {
     /* Build t->family_data from the vocabulary, which tok.c has already read. */
     void (*open)(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_err *err);
     void (*close)(lm_tok *t);
-    /* Append the ids of valid UTF-8 text that holds no special token; first: it starts the whole text. */
-    void (*encode)(const lm_tok *t, const char *text, size_t n, int first, size_t limit, lm_stop stop, lm_ids *out,
-                   lm_err *err);
+    /* Append the ids of valid UTF-8 text, not empty, that holds no special token: the whole text, or what stands
+    ** before, between or after such tokens. */
+    void (*encode)(const lm_tok *t, const char *text, size_t n, size_t limit, lm_stop stop, lm_ids *out, lm_err *err);
 } lm_tok_family;
 
-extern const lm_tok_family lm_bpe_family;
+extern const lm_tok_family lm_bpe_family, lm_spm_family;
 
 #endif

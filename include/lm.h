@@ -187,7 +187,8 @@ enum { LM_TOK_NORMAL = 1, LM_TOK_UNKNOWN, LM_TOK_CONTROL, LM_TOK_USER, LM_TOK_UN
 typedef struct { size_t start, n; } lm_span;
 
 typedef struct {
-    int add_special;                    /* put BOS before and EOS after, where the model asks for them */
+    int add_special;                    /* put BOS before (unless specials begin with it) and EOS after, where the
+                                        ** model asks for them */
     int parse_special;                  /* spellings of special tokens in the text become those tokens */
     const lm_span *specials; size_t n_specials; /* ascending; these always become their tokens, where the
                                         ** vocabulary has one so spelled; else they are text */
@@ -208,6 +209,9 @@ const char *lm_tok_kind(const lm_tok *t);                       /* "gpt2" (byte-
 int lm_tok_type(const lm_tok *t, int32_t id);                   /* LM_TOK_* */
 const char *lm_tok_text(const lm_tok *t, int32_t id, size_t *n);    /* the vocabulary's own spelling */
 const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n);   /* the bytes it adds to a text; specials: their spelling */
+double lm_tok_score(const lm_tok *t, int32_t id);               /* NaN: the vocabulary has none */
+/* Does id's leading space come from the tokenizer rather than the text, where `before` (-1: nothing) precedes it? */
+int lm_tok_drops_space(const lm_tok *t, int32_t before, int32_t id);
 int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n);    /* the special token so spelled, or -1 */
 int32_t lm_tok_bos(const lm_tok *t);                            /* -1: none */
 int32_t lm_tok_eos(const lm_tok *t);

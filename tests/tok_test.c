@@ -501,7 +501,7 @@ static void test_refusals(void) {
     add_text(&m, "tokens", "a");
     check_refused(__LINE__, &m, "tokenizer.ggml.tokens: wanted an array of texts");
     add_text(&m, "model", "abacus");
-    check_refused(__LINE__, &m, "no tokenizer of kind 'abacus' (have: gpt2)");
+    check_refused(__LINE__, &m, "no tokenizer of kind 'abacus' (have: gpt2, llama)");
 
     add_text(&m, "pre", "gpt-2");
     lm_tok *none = make(&m, &err);

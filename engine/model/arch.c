@@ -6,28 +6,63 @@
 #include <stdio.h>
 #include <string.h>
 
-static const lm_tensor_row llama_layer[] = {
-    { "blk.%d.attn_norm.weight", LM_ATTN_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
-    { "blk.%d.attn_q.weight", LM_Q, LM_DIM_HEADS, LM_DIM_EMBD, 0 },
-    { "blk.%d.attn_k.weight", LM_K, LM_DIM_KV, LM_DIM_EMBD, 0 },
-    { "blk.%d.attn_v.weight", LM_V, LM_DIM_KV, LM_DIM_EMBD, 0 },
-    { "blk.%d.attn_output.weight", LM_O, LM_DIM_EMBD, LM_DIM_HEADS, 0 },
-    { "blk.%d.ffn_norm.weight", LM_FFN_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
-    { "blk.%d.ffn_gate.weight", LM_GATE, LM_DIM_FF, LM_DIM_EMBD, 0 },
-    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, 0 },
-    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, 0 },
-};
+/* Rows that most share. */
+#define ATTN_NORM { "blk.%d.attn_norm.weight", LM_ATTN_NORM, LM_DIM_1, LM_DIM_EMBD, 0 }
+#define FFN_NORM { "blk.%d.ffn_norm.weight", LM_FFN_NORM, LM_DIM_1, LM_DIM_EMBD, 0 }
+#define ATTENTION                                                           \
+    { "blk.%d.attn_q.weight", LM_Q, LM_DIM_HEADS, LM_DIM_EMBD, 0 },         \
+    { "blk.%d.attn_k.weight", LM_K, LM_DIM_KV, LM_DIM_EMBD, 0 },            \
+    { "blk.%d.attn_v.weight", LM_V, LM_DIM_KV, LM_DIM_EMBD, 0 },            \
+    { "blk.%d.attn_output.weight", LM_O, LM_DIM_EMBD, LM_DIM_HEADS, 0 }
+#define QKV_BIAS(optional)                                                  \
+    { "blk.%d.attn_q.bias", LM_Q_BIAS, LM_DIM_1, LM_DIM_HEADS, optional },  \
+    { "blk.%d.attn_k.bias", LM_K_BIAS, LM_DIM_1, LM_DIM_KV, optional },     \
+    { "blk.%d.attn_v.bias", LM_V_BIAS, LM_DIM_1, LM_DIM_KV, optional }
+#define QK_NORM                                                             \
+    { "blk.%d.attn_q_norm.weight", LM_Q_NORM, LM_DIM_1, LM_DIM_HEAD, 0 },   \
+    { "blk.%d.attn_k_norm.weight", LM_K_NORM, LM_DIM_1, LM_DIM_HEAD, 0 }
+#define GLU                                                                 \
+    { "blk.%d.ffn_gate.weight", LM_GATE, LM_DIM_FF, LM_DIM_EMBD, 0 },       \
+    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, 0 },           \
+    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, 0 }
 
-static const lm_tensor_row llama_top[] = {
+static const lm_tensor_row top[] = {
     { "token_embd.weight", LM_TOKEN_EMBD, LM_DIM_VOCAB, LM_DIM_EMBD, 0 },
     { "output_norm.weight", LM_OUTPUT_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
-    { "output.weight", LM_OUTPUT, LM_DIM_VOCAB, LM_DIM_EMBD, 1 },
+    { "output.weight", LM_OUTPUT, LM_DIM_VOCAB, LM_DIM_EMBD, 1 },           /* else token_embd.weight */
     { "rope_freqs.weight", LM_ROPE_FREQS, LM_DIM_1, LM_DIM_ROT_HALF, 1 },
 };
 
-static const lm_arch archs[] = {
-    { "llama", LM_ROPE_PAIRS, llama_layer, LM_COUNT(llama_layer), llama_top, LM_COUNT(llama_top) },
+/* Touvron et al. 2023; Mistral's window (Jiang et al. 2023) comes with n_window. */
+static const lm_tensor_row llama_layer[] = {
+    ATTN_NORM, ATTENTION, QKV_BIAS(1), { "blk.%d.attn_output.bias", LM_O_BIAS, LM_DIM_1, LM_DIM_EMBD, 1 }, FFN_NORM, GLU,
 };
+
+/* Yang et al. 2024, 2025. */
+static const lm_tensor_row qwen2_layer[] = { ATTN_NORM, ATTENTION, QKV_BIAS(0), FFN_NORM, GLU };
+static const lm_tensor_row qwen3_layer[] = { ATTN_NORM, ATTENTION, QK_NORM, FFN_NORM, GLU };
+
+/* Gemma Team 2025: norms before and after each half of a layer, five local layers to a global one. */
+static const lm_tensor_row gemma3_layer[] = {
+    ATTN_NORM, ATTENTION, QK_NORM, { "blk.%d.post_attention_norm.weight", LM_ATTN_POST_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    FFN_NORM, GLU, { "blk.%d.post_ffw_norm.weight", LM_FFN_POST_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+};
+
+static const lm_arch archs[] = {
+    { .name = "llama", .defaults = { .rope = LM_ROPE_PAIRS },
+      .layer = llama_layer, .n_layer = LM_COUNT(llama_layer), .top = top, .n_top = LM_COUNT(top) },
+    { .name = "qwen2", .defaults = { .rope = LM_ROPE_HALVES },
+      .layer = qwen2_layer, .n_layer = LM_COUNT(qwen2_layer), .top = top, .n_top = LM_COUNT(top) },
+    { .name = "qwen3", .defaults = { .rope = LM_ROPE_HALVES },
+      .layer = qwen3_layer, .n_layer = LM_COUNT(qwen3_layer), .top = top, .n_top = LM_COUNT(top) },
+    { .name = "gemma3", .scales_embd = 1, .wide_layers = 62,
+      .defaults = { .rope = LM_ROPE_HALVES, .act = LM_ACT_GELU, .rope_base = 1e6f, .window_period = 6, .rope_base_local = 10000 },
+      .layer = gemma3_layer, .n_layer = LM_COUNT(gemma3_layer), .top = top, .n_top = LM_COUNT(top) },
+};
+
+int lm_hparams_is_local(const lm_hparams *h, int layer) {
+    return h->n_window && !(h->window_period && layer % h->window_period == h->window_period - 1);
+}
 
 const lm_arch *lm_arch_find(const char *name) {
     for (int i = 0; i < LM_COUNT(archs); i++) {
@@ -49,32 +84,45 @@ static const lm_arch *get_arch(const char *name, size_t n, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** Hyper-parameters: a row a field. */
+enum { INT_FIELD, REAL_FIELD, WORD_FIELD };
+
 typedef struct {
     const char *name;                   /* in JSON */
     const char *key;                    /* in GGUF, after "<arch>." */
     size_t at;
-    int is_real;
-    double min, max, missing;           /* missing: the value of an absent key; NAN: it must be there */
+    int kind;
+    double min, max;
+    double missing;                     /* what an absent field is; NAN: it must be there */
+    int derived;                        /* 0 in GGUF stands for what import_hparams works out */
+    const char *words[2];
 } field;
 
-#define INT(name, key, min, max, missing) { #name, key, offsetof(lm_hparams, name), 0, min, max, missing }
-#define REAL(name, key, min, max, missing) { #name, key, offsetof(lm_hparams, name), 1, min, max, missing }
+#define INT(name, key, min, max, missing, derived) \
+    { #name, key, offsetof(lm_hparams, name), INT_FIELD, min, max, missing, derived, { 0, 0 } }
+#define REAL(name, key, min, max, missing, derived) \
+    { #name, key, offsetof(lm_hparams, name), REAL_FIELD, min, max, missing, derived, { 0, 0 } }
+#define WORD(name, missing, ...) { #name, NULL, offsetof(lm_hparams, name), WORD_FIELD, 0, 1, missing, 1, { __VA_ARGS__ } }
 static const field fields[] = {
-    INT(n_layers, "block_count", 1, 512, NAN),
-    INT(n_embd, "embedding_length", 1, 65536, NAN),
-    INT(n_heads, "attention.head_count", 1, 1024, NAN),
-    INT(n_kv_heads, "attention.head_count_kv", 1, 1024, 0),     /* 0: n_heads */
-    INT(head_dim, "attention.key_length", 2, 1024, 0),          /* 0: n_embd / n_heads */
-    INT(n_ff, "feed_forward_length", 1, 1048576, NAN),
-    INT(n_vocab, NULL, 1, 16777216, NAN),                       /* the rows of token_embd.weight */
-    INT(n_ctx, "context_length", 1, 16777216, NAN),
-    INT(rope, NULL, 0, 1, 0),                                   /* the architecture's; in JSON a word */
-    INT(n_rot, "rope.dimension_count", 0, 1024, 0),             /* 0: head_dim */
-    REAL(rope_base, "rope.freq_base", 1, 1e12, 10000),
-    REAL(rope_scale, NULL, 1e-6, 1, 1),
-    REAL(norm_eps, "attention.layer_norm_rms_epsilon", 0, 1, NAN),
+    INT(n_layers, "block_count", 1, 512, NAN, 0),
+    INT(n_embd, "embedding_length", 1, 65536, NAN, 0),
+    INT(n_heads, "attention.head_count", 1, 1024, NAN, 0),
+    INT(n_kv_heads, "attention.head_count_kv", 1, 1024, NAN, 1),        /* n_heads */
+    INT(head_dim, "attention.key_length", 2, 1024, NAN, 1),             /* n_embd / n_heads */
+    INT(n_ff, "feed_forward_length", 1, 1048576, NAN, 0),
+    INT(n_vocab, NULL, 1, 16777216, NAN, 1),                            /* the rows of token_embd.weight */
+    INT(n_ctx, "context_length", 1, 16777216, NAN, 0),
+    WORD(rope, NAN, "pairs", "halves"),
+    INT(n_rot, "rope.dimension_count", 0, 1024, NAN, 1),                /* head_dim */
+    REAL(rope_base, "rope.freq_base", 1, 1e12, 10000, 0),
+    REAL(rope_scale, NULL, 1e-6, 1, 1, 0),
+    REAL(norm_eps, "attention.layer_norm_rms_epsilon", 0, 1, NAN, 0),
+    WORD(act, 0, "silu", "gelu"),
+    REAL(embd_scale, NULL, 1e-6, 1e6, 1, 0),
+    REAL(attn_scale, "attention.scale", 0, 1e3, 0, 0),
+    INT(n_window, "attention.sliding_window", 0, 16777216, 0, 0),
+    INT(window_period, "attention.sliding_window_pattern", 0, 512, 0, 0),
+    REAL(rope_base_local, "rope.freq_base_swa", 0, 1e12, 0, 0),
 };
-static const char *const rope_words[] = { "pairs", "halves" };
 
 static int get_int(const lm_hparams *h, const field *f) { return *(const int *)((const char *)h + f->at); }
 static float get_real(const lm_hparams *h, const field *f) { return *(const float *)((const char *)h + f->at); }
@@ -82,7 +130,7 @@ static float get_real(const lm_hparams *h, const field *f) { return *(const floa
 static void set_field(lm_hparams *h, const field *f, double x, lm_err *err) {
     if (!(x >= f->min && x <= f->max)) {
         lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", f->name, x, f->min, f->max);
-    } else if (f->is_real) {
+    } else if (f->kind == REAL_FIELD) {
         *(float *)((char *)h + f->at) = (float)x;
     } else {
         *(int *)((char *)h + f->at) = (int)x;
@@ -109,25 +157,25 @@ void lm_hparams_read(lm_hparams *h, const char *json, size_t n, lm_err *err) {
     lm_json_init(&j, json, n);
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "hparams: expected a JSON object");
     for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END;) {
-        int i = 0, word = -1;
+        int i = 0;
         while (i < LM_COUNT(fields) && strcmp(fields[i].name, j.key.data)) i++;
-        for (int w = 0; kind == LM_JSON_TEXT && w < LM_COUNT(rope_words); w++) {
-            if (!strcmp(rope_words[w], j.string.data)) word = w;
-        }
+        const field *f = &fields[i];
         if (i == LM_COUNT(fields)) {
             lm_err_set(err, LM_ERROR, "hparams: unknown field %.60s", j.key.data);
-        } else if (fields[i].at == offsetof(lm_hparams, rope) && word >= 0) {
-            h->rope = word;
-        } else if (fields[i].at != offsetof(lm_hparams, rope) && (kind == LM_JSON_INT || (kind == LM_JSON_REAL && fields[i].is_real))) {
-            set_field(h, &fields[i], j.real, err);
-        } else {
-            lm_err_set(err, LM_ERROR, "hparams: field %s has the wrong type", fields[i].name);
+            break;
         }
-        if (i < LM_COUNT(fields)) seen[i] = 1;
+        seen[i] = 1;
+        if (f->kind == WORD_FIELD && kind == LM_JSON_TEXT && !strcmp(f->words[0], j.string.data)) set_field(h, f, 0, err);
+        else if (f->kind == WORD_FIELD && kind == LM_JSON_TEXT && !strcmp(f->words[1], j.string.data)) set_field(h, f, 1, err);
+        else if (f->kind != WORD_FIELD && (kind == LM_JSON_INT || (kind == LM_JSON_REAL && f->kind == REAL_FIELD))) set_field(h, f, j.real, err);
+        else if (f->kind == WORD_FIELD) lm_err_set(err, LM_ERROR, "hparams: field %s: expected \"%s\" or \"%s\"", f->name, f->words[0], f->words[1]);
+        else lm_err_set(err, LM_ERROR, "hparams: field %s has the wrong type", f->name);
     }
     lm_json_next(&j, err);
     for (int i = 0; i < LM_COUNT(fields); i++) {
-        if (!seen[i]) lm_err_set(err, LM_ERROR, "hparams: field %s is missing", fields[i].name);
+        if (seen[i]) continue;
+        if (fields[i].missing != fields[i].missing) lm_err_set(err, LM_ERROR, "hparams: field %s is missing", fields[i].name);
+        else set_field(h, &fields[i], fields[i].missing, err);
     }
     lm_json_clear(&j);
     if (!err->code) check_hparams(h, err);
@@ -137,8 +185,8 @@ static void write_hparams(const lm_hparams *h, lm_buf *out, lm_err *err) {
     for (int i = 0; i < LM_COUNT(fields); i++) {
         const field *f = &fields[i];
         lm_buf_print(out, err, "%s\"%s\":", i ? "," : "{", f->name);
-        if (f->at == offsetof(lm_hparams, rope)) lm_buf_print(out, err, "\"%s\"", rope_words[h->rope]);
-        else if (f->is_real) lm_buf_print(out, err, "%.9g", (double)get_real(h, f));
+        if (f->kind == WORD_FIELD) lm_buf_print(out, err, "\"%s\"", f->words[get_int(h, f)]);
+        else if (f->kind == REAL_FIELD) lm_buf_print(out, err, "%.9g", (double)get_real(h, f));
         else lm_buf_print(out, err, "%d", get_int(h, f));
     }
     lm_buf_append(out, "}", 1, err);
@@ -163,27 +211,33 @@ static void import_rope_scaling(lm_hparams *h, const lm_meta *meta, const char *
     }
 }
 
+/* Read what one field's key says, over the architecture's default. */
+static void import_field(lm_hparams *h, const field *f, const char *arch, const lm_meta *meta, lm_err *err) {
+    char key[128];
+    int64_t integer = 0;
+    double x = f->kind == REAL_FIELD ? (double)get_real(h, f) : get_int(h, f);
+    snprintf(key, sizeof key, "%s.%s", arch, f->key ? f->key : "");
+    int found = !f->key ? 0 : f->kind == REAL_FIELD ? lm_meta_real(meta, key, &x, err) : lm_meta_int(meta, key, &integer, err);
+    if (err->code) return;
+    if (found && f->kind != REAL_FIELD) x = (double)integer;
+    if (found && !(x >= f->min && x <= f->max) && !(f->derived && x == 0)) {
+        lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", key, x, f->min, f->max);
+    } else if (x == 0 && !found && !f->derived && f->missing != f->missing) {
+        lm_err_set(err, LM_ERROR, "%s is missing", key);
+    } else if (x == 0 && f->derived) {
+        return;
+    } else {
+        set_field(h, f, x == 0 && !found ? f->missing : x, err);
+    }
+}
+
 static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *meta, const lm_tensor *tensors, int n_tensors,
                            lm_err *err) {
     char key[128];
-    *h = (lm_hparams){ .rope = arch->rope, .rope_scale = 1 };
-    for (int i = 0; i < LM_COUNT(fields) && !err->code; i++) {
-        const field *f = &fields[i];
-        int64_t integer = 0;
-        double x = f->missing;
-        if (!f->key) continue;
-        snprintf(key, sizeof key, "%s.%s", arch->name, f->key);
-        int found = f->is_real ? lm_meta_real(meta, key, &x, err) : lm_meta_int(meta, key, &integer, err);
-        if (found && !f->is_real) x = (double)integer;
-        if (x != x) lm_err_set(err, LM_ERROR, "%s is missing", key);
-        if (found || x != 0) set_field(h, f, x, err);
-        if (err->code && found && !strstr(err->msg, key)) {
-            *err = (lm_err){0};
-            lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", key, x, f->min, f->max);
-        }
-    }
+    *h = arch->defaults;
+    for (int i = 0; i < LM_COUNT(fields); i++) import_field(h, &fields[i], arch->name, meta, err);
     if (err->code) return;
-    int64_t experts = 0;
+    int64_t experts = 0, value_dim = 0;
     snprintf(key, sizeof key, "%s.expert_count", arch->name);
     if (lm_meta_int(meta, key, &experts, err) && experts) lm_err_set(err, LM_ERROR, "%s %lld: mixtures of experts are not supported", key, (long long)experts);
     if (!h->n_kv_heads) h->n_kv_heads = h->n_heads;
@@ -192,6 +246,12 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
     }
     if (!h->head_dim) h->head_dim = h->n_embd / h->n_heads;
     if (!h->n_rot) h->n_rot = h->head_dim;
+    snprintf(key, sizeof key, "%s.attention.value_length", arch->name);
+    if (lm_meta_int(meta, key, &value_dim, err) && value_dim != h->head_dim) {
+        lm_err_set(err, LM_ERROR, "%s %lld differs from the keys' %d: not supported", key, (long long)value_dim, h->head_dim);
+    }
+    if (arch->scales_embd) h->embd_scale = sqrtf((float)h->n_embd);
+    if (!h->attn_scale && h->n_layers == arch->wide_layers) h->attn_scale = 1.0f / sqrtf((float)(h->n_embd / h->n_heads));
     for (int i = 0; i < n_tensors; i++) {
         if (!strcmp(tensors[i].name, "token_embd.weight")) h->n_vocab = (int)LM_MIN(tensors[i].ne[1], 16777217);
     }
@@ -208,6 +268,7 @@ static int64_t dim(const lm_hparams *h, int which) {
     case LM_DIM_EMBD: return h->n_embd;
     case LM_DIM_HEADS: return (int64_t)h->n_heads * h->head_dim;
     case LM_DIM_KV: return (int64_t)h->n_kv_heads * h->head_dim;
+    case LM_DIM_HEAD: return h->head_dim;
     case LM_DIM_FF: return h->n_ff;
     case LM_DIM_VOCAB: return h->n_vocab;
     case LM_DIM_ROT_HALF: return h->n_rot / 2;

@@ -24,7 +24,7 @@ struct lm_pass {
     float *normed;                      /* (n, n_embd) */
     float *q, *k, *v, *mixed;           /* (n, heads * head_dim), k and v by n_kv_heads */
     float *gate, *up;                   /* (n, n_ff) */
-    float *cosine, *sine;               /* (n, n_rot / 2) */
+    float *cosine, *sine;               /* (n, 2, n_rot / 2): of global and of local layers */
     float *logits;                      /* (max_out, n_vocab) */
     lm_columns in;                      /* the columns of the current product */
     int8_t *quants;
@@ -59,7 +59,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->normed, n * (size_t)h->n_embd, sizeof(float) }, { &p->q, n * heads, sizeof(float) },
         { &p->k, n * kv, sizeof(float) }, { &p->v, n * kv, sizeof(float) }, { &p->mixed, n * heads, sizeof(float) },
         { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, n * (size_t)h->n_ff, sizeof(float) },
-        { &p->cosine, n * (size_t)h->n_rot / 2, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot / 2, sizeof(float) },
+        { &p->cosine, n * (size_t)h->n_rot, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot, sizeof(float) },
         { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK * 2, 1 },
         { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, 2 * blocks, sizeof(int32_t) },
         { &p->stretches, n, sizeof(stretch) },
@@ -140,33 +140,67 @@ static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
 ** Steps by row. */
 static void start_row(void *arg, int i) {
     lm_pass *p = arg;
-    size_t half = (size_t)p->m->h.n_rot / 2, at = (size_t)i;
-    lm_mat_row(&p->m->top[LM_TOKEN_EMBD], p->rows[i].id, p->x + at * (size_t)p->m->h.n_embd);
-    for (size_t j = 0; j < half; j++) {
-        double s, c;
-        lm_sincos(p->rows[i].pos * p->m->inv_freq[j], &s, &c);
-        p->sine[at * half + j] = (float)s;
-        p->cosine[at * half + j] = (float)c;
+    const lm_hparams *h = &p->m->h;
+    size_t half = (size_t)h->n_rot / 2;
+    float *x = p->x + (size_t)i * (size_t)h->n_embd;
+    lm_mat_row(&p->m->top[LM_TOKEN_EMBD], p->rows[i].id, x);
+    for (int j = 0; h->embd_scale != 1.0f && j < h->n_embd; j++) x[j] *= h->embd_scale;
+    for (size_t local = 0; local < 2 && p->m->inv_freq[local]; local++) {
+        size_t at = (2 * (size_t)i + local) * half;
+        for (size_t j = 0; j < half; j++) {
+            double s, c;
+            lm_sincos(p->rows[i].pos * p->m->inv_freq[local][j], &s, &c);
+            p->sine[at + j] = (float)s;
+            p->cosine[at + j] = (float)c;
+        }
     }
 }
 
-/* x += delta (but for the first half layer), normed = norm(x), quantised. */
-static void norm_row(lm_pass *p, int i, const lm_mat *weight, int has_delta) {
+static void add_bias(lm_pass *p, float *x, const lm_mat *bias) {
+    if (bias->data) p->kern->add(x, lm_model_vector(bias), bias->cols);
+}
+
+/* n vectors side by side, each normed in place where there is a weight for it. */
+static void norm_vectors(lm_pass *p, float *x, int n, const lm_mat *weight) {
+    for (int j = 0; weight->data && j < n; j++, x += weight->cols) {
+        if (!p->kern->rms_norm(x, lm_model_vector(weight), p->m->h.norm_eps, weight->cols, x)) not_finite(p);
+    }
+}
+
+/* x += delta, as half a layer left it, perhaps with a bias, perhaps normed. */
+static void add_delta(lm_pass *p, int i, const lm_mat *bias, const lm_mat *post_norm) {
+    int n = p->m->h.n_embd;
+    float *delta = p->delta + (size_t)i * (size_t)n;
+    if (bias) add_bias(p, delta, bias);
+    norm_vectors(p, delta, 1, post_norm);
+    p->kern->add(p->x + (size_t)i * (size_t)n, delta, n);
+}
+
+/* normed = norm(x), quantised. */
+static void norm_row(lm_pass *p, int i, const lm_mat *weight) {
     int n = p->m->h.n_embd;
     size_t at = (size_t)i * (size_t)n;
-    if (has_delta) p->kern->add(p->x + at, p->delta + at, n);
     if (!p->kern->rms_norm(p->x + at, lm_model_vector(weight), p->m->h.norm_eps, n, p->normed + at)) not_finite(p);
     quantise_row(p, i);
 }
 
 static void attn_norm_row(void *arg, int i) {
     lm_pass *p = arg;
-    norm_row(p, i, &p->m->layer[p->layer][LM_ATTN_NORM], p->layer > 0);
+    if (p->layer) add_delta(p, i, NULL, &p->m->layer[p->layer - 1][LM_FFN_POST_NORM]);
+    norm_row(p, i, &p->m->layer[p->layer][LM_ATTN_NORM]);
 }
 
 static void ffn_norm_row(void *arg, int i) {
     lm_pass *p = arg;
-    norm_row(p, i, &p->m->layer[p->layer][LM_FFN_NORM], 1);
+    const lm_mat *w = p->m->layer[p->layer];
+    add_delta(p, i, &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM]);
+    norm_row(p, i, &w[LM_FFN_NORM]);
+}
+
+static void output_norm_row(void *arg, int i) {
+    lm_pass *p = arg;
+    add_delta(p, i, NULL, &p->m->layer[p->m->h.n_layers - 1][LM_FFN_POST_NORM]);
+    norm_row(p, i, &p->m->top[LM_OUTPUT_NORM]);
 }
 
 /* Turn the leading n_rot elements of each head by the row's angles (Su et al. 2021). */
@@ -184,14 +218,20 @@ static void rope(const lm_hparams *h, float *x, int n_heads, const float *cosine
 static void cache_row(void *arg, int i) {
     lm_pass *p = arg;
     const lm_hparams *h = &p->m->h;
-    size_t at = (size_t)i, half = (size_t)h->n_rot / 2;
-    int heads = h->n_heads * h->head_dim;
-    float *q = p->q + at * (size_t)heads, *k = p->k + at * (size_t)(h->n_kv_heads * h->head_dim);
-    float scale = 1.0f / sqrtf((float)h->head_dim);
-    rope(h, q, h->n_heads, p->cosine + at * half, p->sine + at * half);
-    rope(h, k, h->n_kv_heads, p->cosine + at * half, p->sine + at * half);
+    const lm_mat *w = p->m->layer[p->layer];
+    int is_local = lm_hparams_is_local(h, p->layer) && p->m->inv_freq[1], heads = h->n_heads * h->head_dim, kv = h->n_kv_heads * h->head_dim;
+    size_t turn = (2 * (size_t)i + (size_t)is_local) * (size_t)h->n_rot / 2;
+    float *q = p->q + (size_t)i * (size_t)heads, *k = p->k + (size_t)i * (size_t)kv, *v = p->v + (size_t)i * (size_t)kv;
+    float scale = h->attn_scale > 0 ? h->attn_scale : 1.0f / sqrtf((float)h->head_dim);
+    add_bias(p, q, &w[LM_Q_BIAS]);
+    add_bias(p, k, &w[LM_K_BIAS]);
+    add_bias(p, v, &w[LM_V_BIAS]);
+    norm_vectors(p, q, h->n_heads, &w[LM_Q_NORM]);
+    norm_vectors(p, k, h->n_kv_heads, &w[LM_K_NORM]);
+    rope(h, q, h->n_heads, p->cosine + turn, p->sine + turn);
+    rope(h, k, h->n_kv_heads, p->cosine + turn, p->sine + turn);
     for (int j = 0; j < heads; j++) q[j] *= scale;
-    lm_kv_append(p->rows[i].kv, p->layer, p->rows[i].pos, k, p->v + at * (size_t)(h->n_kv_heads * h->head_dim));
+    lm_kv_append(p->rows[i].kv, p->layer, p->rows[i].pos, k, v);
 }
 
 static void mixed_row(void *arg, int i) { quantise_row(arg, i); }
@@ -199,7 +239,7 @@ static void mixed_row(void *arg, int i) { quantise_row(arg, i); }
 static void activate_row(void *arg, int i) {
     lm_pass *p = arg;
     size_t n = (size_t)p->m->h.n_ff;
-    p->kern->silu_mul(p->gate + (size_t)i * n, p->up + (size_t)i * n, (int)n);
+    (p->m->h.act == LM_ACT_GELU ? p->kern->gelu_mul : p->kern->silu_mul)(p->gate + (size_t)i * n, p->up + (size_t)i * n, (int)n);
     quantise_row(p, i);
 }
 
@@ -221,16 +261,18 @@ static void attend_item(void *arg, int item) {
             memset(queries[n].out, 0, (size_t)h->head_dim * sizeof(float));
         }
     }
-    for (int page = 0; page <= rows[s.n - 1].pos / LM_PAGE; page++) {
+    int window = lm_hparams_is_local(h, p->layer) ? h->n_window : 1 << 30, oldest = LM_MAX(rows[0].pos + 1 - window, 0);
+    for (int page = oldest / LM_PAGE; page <= rows[s.n - 1].pos / LM_PAGE; page++) {
         lm_page keys = lm_kv_page(rows[0].kv, p->layer, head / group, page);
-        int blind = 0;      /* queries of rows that stand before this page */
+        int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
             int end = rows[i / n_heads].pos + 1 - page * LM_PAGE;
-            queries[i].first = 0;
+            queries[i].first = LM_MAX(end - window, 0);
             queries[i].end = LM_MIN(end, LM_PAGE);
             blind += end <= 0;
+            seeing += end > 0 && queries[i].first < LM_PAGE;
         }
-        p->kern->attend(&keys, queries + blind, n - blind);
+        p->kern->attend(&keys, queries + blind, seeing);
     }
     for (int i = 0; i < n; i++) p->kern->attend_end(&queries[i], h->head_dim);
 }
@@ -291,11 +333,6 @@ static int gather_outputs(lm_pass *p) {
         n_out++;
     }
     return n_out;
-}
-
-static void output_norm_row(void *arg, int i) {
-    lm_pass *p = arg;
-    norm_row(p, i, &p->m->top[LM_OUTPUT_NORM], 1);
 }
 
 const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {

@@ -63,15 +63,21 @@ static void read_weights(const lm_source *src, lm_mat **slots, lm_stop stop, lm_
 }
 
 /* Angles a position: scale * base^(-2i/n_rot), slowed per frequency where the model says so (llama 3). */
-static void set_frequencies(lm_model *m, lm_err *err) {
+static double *new_frequencies(const lm_model *m, float base, float scale, lm_err *err) {
     int n = m->h.n_rot / 2;
     const float *factors = (const float *)m->top[LM_ROPE_FREQS].data;
-    m->inv_freq = lm_alloc(sizeof(double) * (size_t)n, err);
-    if (!m->inv_freq) return;
-    for (int i = 0; i < n; i++) {
-        m->inv_freq[i] = (double)m->h.rope_scale * lm_pow((double)m->h.rope_base, -2.0 * i / m->h.n_rot);
-        if (factors) m->inv_freq[i] /= (double)factors[i];
+    double *inv_freq = lm_alloc(sizeof *inv_freq * (size_t)n, err);
+    for (int i = 0; inv_freq && i < n; i++) {
+        inv_freq[i] = (double)scale * lm_pow((double)base, -2.0 * i / m->h.n_rot);
+        if (factors) inv_freq[i] /= (double)factors[i];
     }
+    return inv_freq;
+}
+
+static void set_frequencies(lm_model *m, lm_err *err) {
+    const lm_hparams *h = &m->h;
+    m->inv_freq[0] = new_frequencies(m, h->rope_base, h->rope_scale, err);
+    if (h->n_window && h->rope_base_local > 0) m->inv_freq[1] = new_frequencies(m, h->rope_base_local, 1, err);
 }
 
 static void fill(lm_model *m, const lm_source *src, lm_stop stop, lm_err *err) {
@@ -119,7 +125,8 @@ void lm_model_free(lm_model *m) {
     for (int i = 0; i < m->n_slabs; i++) lm_free(m->slabs[i]);
     lm_free(m->slabs);
     lm_free(m->layer);
-    lm_free(m->inv_freq);
+    lm_free(m->inv_freq[0]);
+    lm_free(m->inv_freq[1]);
     lm_tok_free(m->tok);
     lm_free(m);
 }

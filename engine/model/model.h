@@ -9,20 +9,30 @@
 ** Architectures. A row of the table says how the one decoder behaves; hyper-parameters say how large it is. */
 
 /* Weights of a layer, then those of the whole model. A vector is a matrix of one row. */
-enum { LM_ATTN_NORM, LM_Q, LM_K, LM_V, LM_O, LM_FFN_NORM, LM_GATE, LM_UP, LM_DOWN, LM_LAYER_SLOTS };
+enum { LM_ATTN_NORM, LM_Q, LM_K, LM_V, LM_O, LM_Q_BIAS, LM_K_BIAS, LM_V_BIAS, LM_O_BIAS, LM_Q_NORM, LM_K_NORM,
+       LM_ATTN_POST_NORM, LM_FFN_NORM, LM_GATE, LM_UP, LM_DOWN, LM_FFN_POST_NORM, LM_LAYER_SLOTS };
 enum { LM_TOKEN_EMBD, LM_OUTPUT_NORM, LM_OUTPUT, LM_ROPE_FREQS, LM_TOP_SLOTS };
 
 enum { LM_ROPE_PAIRS, LM_ROPE_HALVES };     /* which elements turn together: (2i, 2i+1), or (i, i + n_rot/2) */
+enum { LM_ACT_SILU, LM_ACT_GELU };          /* of the gate */
 
 typedef struct {
     int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
     int rope, n_rot;                        /* LM_ROPE_*; leading elements of a head that turn */
     float rope_base, rope_scale;            /* angle = position * scale * base^(-2i/n_rot) */
     float norm_eps;
+    int act;                                /* LM_ACT_* */
+    float embd_scale;                       /* what embeddings are multiplied by */
+    float attn_scale;                       /* what queries are; 0: 1/sqrt(head_dim) */
+    int n_window;                           /* keys that a local layer sees, itself included; 0: all layers see all */
+    int window_period;                      /* every so manieth layer sees all; 0: none does */
+    float rope_base_local;                  /* of local layers, unscaled; 0: as the others */
 } lm_hparams;
 
+int lm_hparams_is_local(const lm_hparams *h, int layer);
+
 /* What a dimension of a tensor must be. */
-enum { LM_DIM_1, LM_DIM_EMBD, LM_DIM_HEADS, LM_DIM_KV, LM_DIM_FF, LM_DIM_VOCAB, LM_DIM_ROT_HALF };
+enum { LM_DIM_1, LM_DIM_EMBD, LM_DIM_HEADS, LM_DIM_KV, LM_DIM_HEAD, LM_DIM_FF, LM_DIM_VOCAB, LM_DIM_ROT_HALF };
 
 typedef struct {
     const char *name;                       /* with %d for the layer in a layer's row */
@@ -32,7 +42,9 @@ typedef struct {
 
 typedef struct {
     const char *name;                       /* general.architecture */
-    int rope;
+    lm_hparams defaults;                    /* where the metadata is silent */
+    int scales_embd;                        /* embd_scale is sqrt(n_embd) */
+    int wide_layers;                        /* a model of so many layers has attn_scale sqrt(n_heads / n_embd) */
     const lm_tensor_row *layer; int n_layer;
     const lm_tensor_row *top; int n_top;
 } lm_arch;
@@ -53,7 +65,8 @@ struct lm_model {
     lm_hparams h;
     lm_mat (*layer)[LM_LAYER_SLOTS];        /* (n_layers); an absent weight has no data */
     lm_mat top[LM_TOP_SLOTS];               /* LM_OUTPUT falls back to LM_TOKEN_EMBD */
-    double *inv_freq;                       /* (n_rot / 2): radians a position, scale included */
+    double *inv_freq[2];                    /* (n_rot / 2): radians a position, scale included; those of local
+                                            ** layers, NULL where they are the same */
     void **slabs; int n_slabs;
     uint64_t n_bytes;
     lm_tok *tok;

@@ -9,25 +9,22 @@
 ** - A piece that is in the table of words, those tokens that their own bytes lead to, is looked up. The table
 **   is made with the tokenizer and never changes, so threads share it; it answers for nine words in ten.
 ** - A short piece is scanned for its best pair after each merge.
-** - A long one keeps its pairs in a heap: n log n, whatever the text. */
+** - A long one is left to merge.c. */
 #include "tok.h"
 
 #include <string.h>
 
-enum { SHORT = 48, N_CHARS = 324, NO_ID = -1, GONE = -2 };
+enum { SHORT = 48, N_CHARS = 324, NO_ID = -1 };
 
-#define NO_RANK UINT32_MAX
-
-typedef struct { int32_t left, right; uint32_t rank; } pair;    /* rank NO_RANK: a free slot */
-typedef struct { uint32_t tag; int32_t id; } word;              /* id NO_ID: a free slot */
+typedef struct { int32_t left, right; uint32_t rank; } pair;    /* rank LM_NO_RANK: a free slot */
 
 typedef struct {
     lm_pretok *pretok;
     int32_t byte[256];                  /* the token of each byte, or NO_ID */
     pair *pairs; size_t pairs_mask;
     int32_t *merged;                    /* by rank: the token that a merge makes */
-    word *words; size_t words_mask;
-    size_t word_max;                    /* bytes of the longest word */
+    lm_tok_word *words; size_t words_mask;
+    size_t word_max;                    /* bytes of the longest lm_tok_word */
 } bpe;
 
 /*----------------------------------------------------------------------
@@ -38,14 +35,14 @@ static size_t pair_slot(const lm_tok *t, const bpe *b, int32_t left, int32_t rig
     key *= 0x9E3779B97F4A7C15u;
     key = (key ^ key >> 32) * 0xD6E8FEB86659FD93u;
     size_t slot = (size_t)(key >> 32) & b->pairs_mask;
-    while (b->pairs[slot].rank != NO_RANK && (b->pairs[slot].left != left || b->pairs[slot].right != right)) {
+    while (b->pairs[slot].rank != LM_NO_RANK && (b->pairs[slot].left != left || b->pairs[slot].right != right)) {
         slot = (slot + 1) & b->pairs_mask;
     }
     return slot;
 }
 
 static uint32_t rank_of(const lm_tok *t, const bpe *b, int32_t left, int32_t right) {
-    return (left | right) < 0 ? NO_RANK : b->pairs[pair_slot(t, b, left, right)].rank;
+    return (left | right) < 0 ? LM_NO_RANK : b->pairs[pair_slot(t, b, left, right)].rank;
 }
 
 /* Merge n <= SHORT symbols in place. Return how many are left. */
@@ -53,7 +50,7 @@ static int merge_short(const lm_tok *t, const bpe *b, int32_t *id, int n) {
     uint32_t rank[SHORT];
     for (int i = 0; i + 1 < n; i++) rank[i] = rank_of(t, b, id[i], id[i + 1]);
     for (;;) {
-        uint32_t least = NO_RANK;
+        uint32_t least = LM_NO_RANK;
         int at = 0;
         for (int i = 0; i + 1 < n; i++) {
             if (rank[i] < least) {
@@ -61,7 +58,7 @@ static int merge_short(const lm_tok *t, const bpe *b, int32_t *id, int n) {
                 at = i;
             }
         }
-        if (least == NO_RANK) return n;
+        if (least == LM_NO_RANK) return n;
         id[at] = b->merged[least];
         n--;
         for (int i = at + 1; i < n; i++) {
@@ -73,96 +70,36 @@ static int merge_short(const lm_tok *t, const bpe *b, int32_t *id, int n) {
     }
 }
 
-/*----------------------------------------------------------------------
-** Long pieces: a list of symbols, and a heap of (rank, place) that may hold what is no longer so */
-
-typedef struct { int32_t id; uint32_t rank, prev, next; } symbol;   /* rank of the pair it begins */
-typedef struct { uint64_t *data; size_t n; } heap;
-
-static void sink(heap *h, size_t i) {
-    uint64_t x = h->data[i];
-    for (size_t child; (child = 4 * i + 1) < h->n; i = child) {
-        size_t end = LM_MIN(child + 4, h->n);
-        for (size_t c = child + 1; c < end; c++) {
-            if (h->data[c] < h->data[child]) child = c;
-        }
-        if (h->data[child] >= x) break;
-        h->data[i] = h->data[child];
-    }
-    h->data[i] = x;
-}
-
-static void push(heap *h, uint32_t rank, size_t at) {
-    if (rank == NO_RANK) return;
-    uint64_t x = (uint64_t)rank << 32 | at;
-    size_t i = h->n++;
-    for (; i && h->data[(i - 1) / 4] > x; i = (i - 1) / 4) h->data[i] = h->data[(i - 1) / 4];
-    h->data[i] = x;
-}
-
-static uint64_t pop(heap *h) {
-    uint64_t top = h->data[0];
-    h->data[0] = h->data[--h->n];
-    if (h->n) sink(h, 0);
-    return top;
-}
-
-static void merge_long(const lm_tok *t, symbol *s, size_t n, heap *h, lm_stop stop, lm_err *err) {
-    const bpe *b = t->family_data;
-    for (size_t steps = 1; h->n && !err->code; steps++) {
-        if (steps % (LM_STOP_BYTES / 4) == 0) lm_tok_stopped(stop, err);
-        uint64_t top = pop(h);
-        size_t at = (uint32_t)top;
-        if (s[at].rank != top >> 32) continue;      /* merged since, or its neighbour was */
-        size_t right = s[at].next, next = s[right].next;
-        s[at].id = b->merged[s[at].rank];
-        s[at].next = (uint32_t)next;
-        s[at].rank = next < n ? rank_of(t, b, s[at].id, s[next].id) : NO_RANK;
-        s[right].id = GONE;
-        s[right].rank = NO_RANK;
-        if (next < n) s[next].prev = (uint32_t)at;
-        push(h, s[at].rank, at);
-        if (at) {
-            size_t prev = s[at].prev;
-            s[prev].rank = rank_of(t, b, s[prev].id, s[at].id);
-            push(h, s[prev].rank, prev);
-        }
-    }
+/* Long pieces, by merge.c. */
+static uint32_t rank_symbols(const lm_merge *m, size_t left, size_t right, int32_t *makes) {
+    const bpe *b = m->t->family_data;
+    uint32_t rank = rank_of(m->t, b, m->symbols[left].id, m->symbols[right].id);
+    if (rank != LM_NO_RANK) *makes = b->merged[rank];
+    return rank;
 }
 
 static void encode_long(const lm_tok *t, const char *text, size_t n, lm_stop stop, lm_ids *out, lm_err *err) {
     const bpe *b = t->family_data;
-    if (n >= UINT32_MAX) {
-        lm_err_set(err, LM_ERROR, "a run of %zu bytes without a break, wanted under 4 GiB", n);
-        return;
-    }
-    symbol *s = lm_alloc(n * sizeof *s, err);
-    /* A pair a symbol at first, and each merge takes one out and puts at most two in: 2n at most. Room for
-    ** them at once, as growing would copy for longer than stop may wait. */
-    heap h = { .data = lm_alloc(2 * n * sizeof *h.data, err) };
+    lm_merge m = { .symbols = lm_alloc(n * sizeof *m.symbols, err), .n = n, .rank = rank_symbols, .t = t };
     for (size_t i = 0; i < n && !err->code; i++) {
-        int32_t id = b->byte[(uint8_t)text[i]];
-        uint32_t rank = i + 1 < n ? rank_of(t, b, id, b->byte[(uint8_t)text[i + 1]]) : NO_RANK;
-        s[i] = (symbol){ id, rank, (uint32_t)i - 1, (uint32_t)i + 1 };
-        push(&h, rank, i);
+        m.symbols[i] = (lm_symbol){ .id = b->byte[(uint8_t)text[i]] };
         if (i % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
     }
-    merge_long(t, s, n, &h, stop, err);
-    for (size_t i = 0, steps = 0; i < n && !err->code; i = s[i].next) {
-        if (s[i].id >= 0) lm_ids_append(out, s[i].id, err);
+    if (!err->code) lm_merge_run(&m, stop, err);
+    for (size_t i = 0, steps = 0; i < n && !err->code; i = m.symbols[i].next) {
+        if (m.symbols[i].id >= 0) lm_ids_append(out, m.symbols[i].id, err);
         if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
     }
-    lm_free(h.data);
-    lm_free(s);
+    lm_free(m.symbols);
 }
 
 /*----------------------------------------------------------------------
 ** Words */
 
-static const word *word_slot(const lm_tok *t, const bpe *b, const char *text, size_t n, uint64_t hash) {
+static const lm_tok_word *word_slot(const lm_tok *t, const bpe *b, const char *text, size_t n, uint64_t hash) {
     uint32_t tag = (uint32_t)(hash >> 32);
     for (size_t slot = (size_t)hash & b->words_mask;; slot = (slot + 1) & b->words_mask) {
-        const word *w = &b->words[slot];
+        const lm_tok_word *w = &b->words[slot];
         if (w->id == NO_ID) return w;
         if (w->tag != tag) continue;
         uint32_t at = t->bytes_at[w->id];
@@ -173,7 +110,7 @@ static const word *word_slot(const lm_tok *t, const bpe *b, const char *text, si
 static void encode_piece(const lm_tok *t, const char *text, size_t n, lm_stop stop, lm_ids *out, lm_err *err) {
     const bpe *b = t->family_data;
     if (n <= b->word_max) {
-        const word *w = word_slot(t, b, text, n, lm_tok_hash(t->seed, text, n));
+        const lm_tok_word *w = word_slot(t, b, text, n, lm_tok_hash(t->seed, text, n));
         if (w->id != NO_ID) {
             lm_ids_append(out, w->id, err);
             return;
@@ -191,9 +128,7 @@ static void encode_piece(const lm_tok *t, const char *text, size_t n, lm_stop st
     }
 }
 
-static void encode(const lm_tok *t, const char *text, size_t n, int first, size_t limit, lm_stop stop, lm_ids *out,
-                   lm_err *err) {
-    (void)first;        /* what comes before a text makes no difference to it here */
+static void encode(const lm_tok *t, const char *text, size_t n, size_t limit, lm_stop stop, lm_ids *out, lm_err *err) {
     const bpe *b = t->family_data;
     lm_pretok_walk w;
     const char *piece;
@@ -246,13 +181,6 @@ static void find_bytes(lm_tok *t, bpe *b) {
     }
 }
 
-/* A table of 2^k slots, at most three quarters of them taken. */
-static size_t slots_for(size_t n) {
-    size_t slots = 16;
-    while (slots / 4 * 3 < n) slots *= 2;
-    return slots;
-}
-
 static void refuse_merge(uint32_t rank, const char *text, size_t n, const char *why, lm_err *err) {
     lm_err_set(err, LM_ERROR, "tokenizer.ggml.merges: merge %u '%.*s': %s", rank, (int)LM_MIN(n, 60), text, why);
 }
@@ -266,11 +194,11 @@ static void read_merges(lm_tok *t, bpe *b, const lm_meta *arrays, lm_err *err) {
         lm_err_set(err, LM_ERROR, "%s: %llu are too many", key, (unsigned long long)e->n);
     }
     if (err->code) return;
-    b->pairs_mask = slots_for((size_t)e->n) - 1;
+    b->pairs_mask = lm_tok_slots((size_t)e->n) - 1;
     b->pairs = lm_alloc((b->pairs_mask + 1) * sizeof *b->pairs, err);
     b->merged = lm_alloc((size_t)e->n * sizeof *b->merged, err);
     if (err->code) return;
-    for (size_t i = 0; i <= b->pairs_mask; i++) b->pairs[i].rank = NO_RANK;
+    for (size_t i = 0; i <= b->pairs_mask; i++) b->pairs[i].rank = LM_NO_RANK;
 
     lm_buf joined = {0};
     for (uint32_t rank = 0; lm_meta_next_text(e, &pos, &text, &n) && !err->code; rank++) {
@@ -291,7 +219,7 @@ static void read_merges(lm_tok *t, bpe *b, const lm_meta *arrays, lm_err *err) {
         if (b->merged[rank] < 0) refuse_merge(rank, text, n, "the vocabulary lacks what it makes", err);
         if (err->code || is_control(t, b->merged[rank])) continue;
         pair *p = &b->pairs[pair_slot(t, b, left, right)];
-        if (p->rank == NO_RANK) *p = (pair){ left, right, rank };     /* of two alike the first counts */
+        if (p->rank == LM_NO_RANK) *p = (pair){ left, right, rank };     /* of two alike the first counts */
     }
     lm_buf_clear(&joined);
 }
@@ -307,8 +235,8 @@ static void add_word(lm_tok *t, bpe *b, int32_t id, int whole_words) {
         if (merge_short(t, b, ids, (int)n) != 1 || ids[0] != id) return;
     }
     uint64_t hash = lm_tok_hash(t->seed, text, n);
-    word *w = (word *)word_slot(t, b, text, n, hash);
-    if (w->id == NO_ID) *w = (word){ (uint32_t)(hash >> 32), id };
+    lm_tok_word *w = (lm_tok_word *)word_slot(t, b, text, n, hash);
+    if (w->id == NO_ID) *w = (lm_tok_word){ (uint32_t)(hash >> 32), id };
     b->word_max = LM_MAX(b->word_max, n);
 }
 
@@ -318,7 +246,7 @@ static void read_words(lm_tok *t, bpe *b, int whole_words, lm_err *err) {
     int16_t byte_of_char[N_CHARS];
     memset(byte_of_char, -1, sizeof byte_of_char);
     for (int i = 0; i < 256; i++) byte_of_char[char_of_byte(i)] = (int16_t)i;
-    b->words_mask = slots_for((size_t)t->n) - 1;
+    b->words_mask = lm_tok_slots((size_t)t->n) - 1;
     b->words = lm_alloc((b->words_mask + 1) * sizeof *b->words, err);
     t->bytes = lm_alloc(t->text_at[t->n], err);
     t->bytes_at = lm_calloc((size_t)t->n + 1, sizeof *t->bytes_at, err);

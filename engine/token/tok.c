@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static const lm_tok_family *const g_families[] = { &lm_bpe_family };
+static const lm_tok_family *const g_families[] = { &lm_bpe_family, &lm_spm_family };
 
 /* Spellings that are special tokens whatever their type says (files mistype them), and which of them end a
 ** generation. GGUF files do not say so themselves; llama.cpp goes by these spellings, and files rely on it. */
@@ -48,6 +48,12 @@ uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n) {
     return (h ^ h >> 29) * k;
 }
 
+size_t lm_tok_slots(size_t n) {
+    size_t slots = 16;
+    while (slots / 4 * 3 < n) slots *= 2;
+    return slots;
+}
+
 /* The slot that holds a spelling's id, or the free one where it would go. */
 static size_t index_slot(const lm_tok *t, const char *text, size_t n) {
     size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;
@@ -68,7 +74,7 @@ const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int el
     int is_i32 = e->type == LM_META_ARRAY && elem == LM_META_I32 && e->elem == LM_META_U32;
     if (is_i32 || (e->type == LM_META_ARRAY && e->elem == elem)) return e;
     lm_err_set(err, LM_ERROR, "%s: wanted an array of %s", key,
-               elem == LM_META_TEXT ? "texts" : "32-bit integers");
+               elem == LM_META_TEXT ? "texts" : elem == LM_META_F32 ? "32-bit floats" : "32-bit integers");
     return NULL;
 }
 
@@ -121,6 +127,18 @@ static void read_types(lm_tok *t, const lm_meta *arrays, lm_err *err) {
         uint64_t type = lm_reader_le(e->data + 4 * (size_t)i, 4);
         t->type[i] = type >= LM_TOK_NORMAL && type <= LM_TOK_BYTE ? (uint8_t)type : LM_TOK_UNUSED;
     }
+}
+
+static void read_scores(lm_tok *t, const lm_meta *arrays, lm_err *err) {
+    const char *key = "tokenizer.ggml.scores";
+    const lm_meta_entry *e = lm_tok_array(arrays, key, LM_META_F32, err);
+    if (!e) return;
+    if (e->n != (uint64_t)t->n) {
+        lm_err_set(err, LM_ERROR, "%s: %llu scores for %d tokens", key, (unsigned long long)e->n, t->n);
+        return;
+    }
+    t->score = lm_alloc((size_t)t->n * sizeof *t->score, err);
+    if (t->score) memcpy(t->score, e->data, (size_t)t->n * sizeof *t->score);
 }
 
 static int32_t read_id(const lm_tok *t, const lm_meta *meta, const char *key, lm_err *err) {
@@ -194,11 +212,12 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     }
     if (!t->family) {
         lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %s)",
-                   (int)LM_MIN(n, 40), kind, g_families[0]->kind);
+                   (int)LM_MIN(n, 40), kind, "gpt2, llama");
     }
     t->seed = (uint64_t)(uintptr_t)t;
     read_tokens(t, arrays, err);
     read_types(t, arrays, err);
+    if (!err->code) read_scores(t, arrays, err);
     if (!err->code) read_ends(t, meta, err);
     list_specials(t, err);
     if (!err->code) t->family->open(t, meta, arrays, err);
@@ -217,6 +236,7 @@ void lm_tok_free(lm_tok *t) {
     lm_free(t->bytes);
     lm_free(t->bytes_at);
     lm_free(t->type);
+    lm_free(t->score);
     lm_free(t->eog);
     lm_free(t->index);
     lm_free(t->specials);
@@ -231,6 +251,7 @@ static int in_vocabulary(const lm_tok *t, int32_t id) { return id >= 0 && id < t
 int lm_tok_count(const lm_tok *t) { return t->n; }
 const char *lm_tok_kind(const lm_tok *t) { return t->family->kind; }
 int lm_tok_type(const lm_tok *t, int32_t id) { return in_vocabulary(t, id) ? t->type[id] : LM_TOK_UNUSED; }
+double lm_tok_score(const lm_tok *t, int32_t id) { return t->score && in_vocabulary(t, id) ? (double)t->score[id] : NAN; }
 int32_t lm_tok_bos(const lm_tok *t) { return t->bos; }
 int32_t lm_tok_eos(const lm_tok *t) { return t->eos; }
 int lm_tok_is_eog(const lm_tok *t, int32_t id) { return in_vocabulary(t, id) && t->eog[id]; }
@@ -243,6 +264,13 @@ static const char *part(const lm_tok *t, const char *all, const uint32_t *at, in
 
 const char *lm_tok_text(const lm_tok *t, int32_t id, size_t *n) { return part(t, t->text, t->text_at, id, n); }
 const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n) { return part(t, t->bytes, t->bytes_at, id, n); }
+
+int lm_tok_drops_space(const lm_tok *t, int32_t before, int32_t id) {
+    size_t n;
+    const char *bytes = lm_tok_bytes(t, id, &n);
+    if (!t->add_space_prefix || !n || bytes[0] != ' ' || lm_tok_is_special(t, id)) return 0;
+    return before < 0 || (in_vocabulary(t, before) && lm_tok_is_special(t, before));
+}
 
 int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n) {
     int32_t id = lm_tok_find(t, text, n);
@@ -325,7 +353,7 @@ static size_t next_special(const call *c, const char *text, size_t n, size_t sta
 }
 
 /* Encode text without special tokens. */
-static void encode_plain(const call *c, const char *text, size_t n, int first, lm_err *err) {
+static void encode_plain(const call *c, const char *text, size_t n, lm_err *err) {
     lm_buf repaired = {0};
     if (!n || is_done(c, err)) return;
     if (!is_valid(text, n, c->stop, err)) {
@@ -333,16 +361,16 @@ static void encode_plain(const call *c, const char *text, size_t n, int first, l
         text = repaired.data;
         n = repaired.n;
     }
-    if (!err->code) c->t->family->encode(c->t, text, n, first, c->limit, c->stop, c->out, err);
+    if (!err->code) c->t->family->encode(c->t, text, n, c->limit, c->stop, c->out, err);
     lm_buf_clear(&repaired);
 }
 
 /* Encode text between marked spans. */
-static void encode_stretch(const call *c, const char *text, size_t n, int first, int all, lm_err *err) {
+static void encode_stretch(const call *c, const char *text, size_t n, int all, lm_err *err) {
     for (size_t at = 0; at < n && !is_done(c, err);) {
         int32_t id = -1;
         size_t found = next_special(c, text, n, at, all, &id, err);
-        encode_plain(c, text + at, found - at, first && !at, err);
+        encode_plain(c, text + at, found - at, err);
         if (found == n || is_done(c, err)) return;
         lm_ids_append(c->out, id, err);
         at = found + c->t->text_at[id + 1] - c->t->text_at[id];
@@ -353,15 +381,17 @@ void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_opt
                    lm_stop stop, lm_ids *out, lm_err *err) {
     call c = { t, limit, stop, out };
     size_t at = 0;
-    if (options->add_special && t->add_bos) lm_ids_append(out, t->bos, err);
+    /* A template that begins with BOS has seen to it itself. */
+    int has_bos = options->n_specials && !options->specials[0].start && lm_tok_special(t, text, options->specials[0].n) == t->bos;
+    if (options->add_special && t->add_bos && !has_bos) lm_ids_append(out, t->bos, err);
     for (size_t i = 0; i < options->n_specials && !is_done(&c, err); i++) {
         const lm_span *span = &options->specials[i];
         int32_t id = lm_tok_special(t, text + span->start, span->n);
         if (id < 0) continue;       /* a marker that is no token of this vocabulary is part of the text */
-        encode_stretch(&c, text + at, span->start - at, at == 0, options->parse_special, err);
+        encode_stretch(&c, text + at, span->start - at, options->parse_special, err);
         if (!is_done(&c, err)) lm_ids_append(out, id, err);
         at = span->start + span->n;
     }
-    encode_stretch(&c, text + at, n - at, at == 0, options->parse_special, err);
+    encode_stretch(&c, text + at, n - at, options->parse_special, err);
     if (options->add_special && t->add_eos && !is_done(&c, err)) lm_ids_append(out, t->eos, err);
 }

@@ -14,6 +14,7 @@ struct lm_tok {
     char *text; uint32_t *text_at;      /* spellings end to end; where each begins, n + 1 of them */
     char *bytes; uint32_t *bytes_at;    /* what each adds to a text; filled by the family */
     uint8_t *type;                      /* LM_TOK_* */
+    float *score;                       /* NULL: the vocabulary has none */
     uint8_t *eog;                       /* ends a generation */
     int32_t *index; size_t index_mask;  /* spelling to id, open addressing, -1 free */
     uint64_t seed;                      /* of every hash here */
@@ -21,6 +22,7 @@ struct lm_tok {
     uint8_t special_first[256];         /* 1: a special begins with this byte, 2: one that needs no asking does */
     int32_t bos, eos;
     int add_bos, add_eos;
+    int add_space_prefix;               /* a space is put before each stretch of plain text */
 };
 
 /*----------------------------------------------------------------------
@@ -36,6 +38,32 @@ int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n);      /* by spe
 const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int elem, lm_err *err);
 
 int lm_tok_stopped(lm_stop stop, lm_err *err);                  /* ask; on a yes set err to LM_INTERRUPT */
+
+/* A slot of a table from spellings to ids, by open addressing. The tag is the hash's upper half. */
+typedef struct { uint32_t tag; int32_t id; } lm_tok_word;      /* id -1: a free slot */
+size_t lm_tok_slots(size_t n);                                  /* 2^k, at most three quarters taken by n */
+
+/*----------------------------------------------------------------------
+** merge.c */
+#define LM_NO_RANK UINT32_MAX
+
+typedef struct {
+    int32_t id;                         /* below 0: no token, or merged into the one before */
+    uint32_t at;                        /* the caller's: where in the text it begins */
+    uint32_t rank; int32_t makes;       /* of the pair that it begins */
+    uint32_t prev, next;
+} lm_symbol;
+
+typedef struct lm_merge lm_merge;
+struct lm_merge {
+    lm_symbol *symbols; size_t n;       /* id and at are set; what is left is a list by next */
+    /* The rank of a pair, or LM_NO_RANK, and what it makes. */
+    uint32_t (*rank)(const lm_merge *m, size_t left, size_t right, int32_t *makes);
+    const lm_tok *t;
+    const char *text; size_t text_n;
+};
+
+void lm_merge_run(lm_merge *m, lm_stop stop, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** pretok.c: a text cut into the pieces that byte-level BPE works on. */
