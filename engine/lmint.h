@@ -4,7 +4,7 @@
 **
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
-**     3 format   reader meta gguf                   bytes of a file to a checked tensor list
+**     3 format   reader meta gguf gguf_write        bytes of a file to a checked tensor list, and back
 **     3 token    tok bpe spm merge pretok chat      text to ids and back
 **     4 model    arch model kv forward              what a model is, its cache, one pass through it
 **     5 run      batch sample                       sequences advancing together
@@ -70,6 +70,11 @@ uint64_t lm_reader_le(const uint8_t *p, size_t n_bytes);        /* little-endian
 /* meta.c */
 lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err);
 void lm_meta_adopt(lm_meta *m, void *bytes);
+
+/* gguf.c */
+uint64_t lm_gguf_alignment(const lm_meta *meta, lm_err *err);
+void lm_gguf_fail_errno(const char *doing, int number, lm_err *err);
+void lm_gguf_name_file(const char *path, lm_err *err);          /* put the path in front of a message */
 
 /*======================================================================
 ** Floor 3: token. One tokenizer family a file, behind this table. */

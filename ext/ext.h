@@ -4,7 +4,10 @@
 **     conn.c         what a connection keeps: cached statements, models in use, the stop signal
 **     value.c        between sqlite3_value and the engine; errors
 **     options.c      JSON options, a table per function
-**     store.c        models as rows: import, look-up, reading and checking
+**     store.c        models as rows: look-up, reading and checking
+**     import.c       a GGUF file to rows
+**     export.c       rows to a GGUF file
+**     cells.c        one tensor's numbers, read and written by place
 **     share.c        one copy of a model per process
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
@@ -109,17 +112,42 @@ typedef struct {
 void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err);
 void lm_found_clear(lm_found *f);
 
-/* Import the GGUF file at path as one transaction. */
-void lm_store_import(lm_conn *c, const char *path, const char *schema, const char *name, lm_err *err);
+/* Where the bytes of a model go that is read from its rows: first its metadata, the tokenizer's arrays and the
+** list of tensors, then every tensor's bytes in order, in pieces. */
+typedef struct {
+    void (*begin)(void *arg, const void *meta, size_t meta_n, const void *arrays, size_t arrays_n, const lm_tensor *tensors,
+                  int n_tensors, lm_err *err);
+    void (*bytes)(void *arg, int tensor, const void *bytes, size_t n, lm_err *err);
+    void *arg;
+} lm_sink;
 
-/* Read a model's rows and check every digest. With build, return the model that they make; digest gets the
-** root digest of what was read. */
-lm_model *lm_store_read(lm_conn *c, const lm_found *f, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+/* Read a model's rows and check every digest; digest gets the root of what was read. The rows go to sink (may be
+** NULL), or become a model. */
+void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+
+/* The root digest, part by part (store.c's head has the order), and digests on their own. */
+void lm_root_init(lm_digest *root);
+void lm_root_part(lm_digest *root, const void *bytes, size_t n);
+void lm_root_text(lm_digest *root, const char *text);
+void lm_root_tensor(lm_digest *root, const lm_tensor *t);
+void lm_hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]);
+void lm_hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]);
+void lm_shape_json(const lm_tensor *t, char *out, size_t n);
+void lm_shape_read(lm_tensor *t, const char *json, size_t n, lm_err *err);
 
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 /* Create the tables in schema if they are missing. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
+
+/*======================================================================
+** import.c: the GGUF file at path as rows, in one transaction; its matrices as dtype, unless that is NULL. */
+void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err);
+
+/*======================================================================
+** export.c: a model's rows as a GGUF file at path, which must not be there unless overwrite says so. */
+void lm_export(lm_conn *c, const lm_found *f, const char *path, int overwrite, lm_err *err);
 
 /*======================================================================
 ** share.c */

@@ -1,13 +1,14 @@
-/* func_model.c: lm_import, lm_check, lm_unload. */
+/* func_model.c: lm_import, lm_export, lm_check, lm_unload. */
 #include "ext.h"
 
 #include <stddef.h>
 
-typedef struct { char *name, *schema; } import_options;
+typedef struct { char *name, *schema, *dtype; } import_options;
 
 static const lm_option import_table[] = {
     { "name", LM_OPT_TEXT, offsetof(import_options, name), 0, 0, NULL },
     { "schema", LM_OPT_TEXT, offsetof(import_options, schema), 0, 0, NULL },
+    { "dtype", LM_OPT_TEXT, offsetof(import_options, dtype), 0, 0, "f16|bf16|f32" },
     { NULL, 0, 0, 0, 0, NULL },
 };
 
@@ -41,11 +42,36 @@ static void import(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
         check_schema(c, schema, &err);
         if (!name) lm_err_set(&err, LM_NOMEM, "out of memory");
-        if (!err.code) lm_store_import(c, path.text, schema, name, &err);
+        if (!err.code) lm_import(c, path.text, schema, name, o.dtype, &err);
         if (!err.code) lm_result_text(ctx, name, strlen(name));
         sqlite3_free(by_file);
     }
     lm_options_clear(import_table, &o);
+    if (err.code) lm_result_error(ctx, &err);
+}
+
+typedef struct { int overwrite; } export_options;
+
+static const lm_option export_table[] = {
+    { "overwrite", LM_OPT_BOOL, offsetof(export_options, overwrite), 0, 0, NULL },
+    { NULL, 0, 0, 0, 0, NULL },
+};
+
+static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_conn *c = sqlite3_user_data(ctx);
+    lm_err err = {0};
+    lm_text name, path;
+    lm_found f = {0};
+    export_options o = {0};
+    lm_options_read(export_table, &o, n_args > 2 ? args[2] : NULL, NULL, &err);
+    int has_name = lm_value_text(args[0], &name, "model", &err);
+    if (lm_value_text(args[1], &path, "path", &err) && !err.code) {
+        if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
+        lm_store_find(c, has_name ? name.text : NULL, "generate", &f, &err);
+        if (!err.code) lm_export(c, &f, path.text, o.overwrite, &err);
+        if (!err.code) lm_result_text(ctx, path.text, path.n);
+        lm_found_clear(&f);
+    }
     if (err.code) lm_result_error(ctx, &err);
 }
 
@@ -76,7 +102,7 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call
 
 static void check_one(lm_conn *c, const lm_found *f, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
-    lm_model_free(lm_store_read(c, f, 0, digest, err));
+    lm_store_read(c, f, NULL, digest, err);
 }
 
 static void check(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
@@ -100,6 +126,7 @@ static void unload(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
 
 int lm_func_model_register(lm_conn *c) {
     int rc = lm_register(c, "lm_import", 1, 2, SQLITE_DIRECTONLY, import);
+    if (rc == SQLITE_OK) rc = lm_register(c, "lm_export", 2, 3, SQLITE_DIRECTONLY, export);
     if (rc == SQLITE_OK) rc = lm_register(c, "lm_check", 0, 1, 0, check);
     if (rc == SQLITE_OK) rc = lm_register(c, "lm_unload", 0, 1, SQLITE_DIRECTONLY, unload);
     return rc;

@@ -173,7 +173,7 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
         unlock();
         if (there) {
             uint8_t read[LM_DIGEST_BYTES];
-            lm_store_read(c, f, 0, read, err);
+            lm_store_read(c, f, NULL, read, err);
             if (!err->code && !memcmp(read, digest, sizeof read)) return there;
             lm_share_end(there);
             if (err->code) return NULL;
@@ -182,7 +182,7 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
     lm_shared *s = lm_calloc(1, sizeof *s, err);
     if (!s) return NULL;
     s->calls = 1;
-    s->model = lm_store_read(c, f, 1, s->digest, err);
+    s->model = lm_store_build(c, f, s->digest, err);
     if (err->code == LM_NOMEM) {
         /* The budget is short: idle models go, then once more. */
         lock();
@@ -190,7 +190,7 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
         unlock();
         if (idle) *err = (lm_err){0};
         free_chain(idle);
-        if (!err->code) s->model = lm_store_read(c, f, 1, s->digest, err);
+        if (!err->code) s->model = lm_store_build(c, f, s->digest, err);
     }
     if (s->model) read_chat(c, f, s, err);
     if (err->code) {

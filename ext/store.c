@@ -14,35 +14,43 @@
 /*======================================================================
 ** The root digest. */
 
-static void root_part(lm_digest *root, const void *bytes, size_t n) {
+void lm_root_part(lm_digest *root, const void *bytes, size_t n) {
     uint64_t length = n;
     lm_digest_add(root, &length, sizeof length);
     lm_digest_add(root, bytes, n);
 }
 
-static void root_text(lm_digest *root, const char *text) { root_part(root, text, strlen(text)); }
+void lm_root_text(lm_digest *root, const char *text) { lm_root_part(root, text, strlen(text)); }
 
-static void root_init(lm_digest *root) {
+void lm_root_init(lm_digest *root) {
     uint64_t format = LM_FORMAT;
     lm_digest_init(root);
-    root_part(root, &format, sizeof format);
+    lm_root_part(root, &format, sizeof format);
 }
 
-static void root_tensor(lm_digest *root, const lm_tensor *t) {
-    root_text(root, t->name);
-    root_text(root, lm_dtype_find(t->dtype)->name);
-    root_part(root, t->ne, sizeof t->ne);
+void lm_root_tensor(lm_digest *root, const lm_tensor *t) {
+    lm_root_text(root, t->name);
+    lm_root_text(root, lm_dtype_find(t->dtype)->name);
+    lm_root_part(root, t->ne, sizeof t->ne);
 }
 
-static void hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]) {
+void lm_hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]) {
     lm_digest d;
     lm_digest_init(&d);
     lm_digest_add(&d, bytes, n);
     lm_digest_end(&d, out);
 }
 
-static void hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]) {
+void lm_hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]) {
     for (int i = 0; i < LM_DIGEST_BYTES; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
+}
+
+void lm_shape_json(const lm_tensor *t, char *out, size_t n) {
+    int at = 0;
+    for (int d = t->n_dims - 1; d >= 0; d--) {
+        at += snprintf(out + at, n - (size_t)at, "%s%lld", at ? "," : "[", (long long)t->ne[d]);
+    }
+    snprintf(out + at, n - (size_t)at, "]");
 }
 
 /*======================================================================
@@ -225,221 +233,6 @@ void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out
 }
 
 /*======================================================================
-** Import. */
-
-static int is_tokenizer_array(const lm_meta_entry *e) {
-    static const char prefix[] = "tokenizer.ggml.";
-    return e->type == LM_META_ARRAY && e->key_n >= sizeof prefix - 1 && !memcmp(e->key, prefix, sizeof prefix - 1);
-}
-
-/* Copy the entries that are, or are not, the tokenizer's arrays. */
-static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *err) {
-    for (size_t i = 0; i < lm_meta_count(meta); i++) {
-        const lm_meta_entry *e = lm_meta_at(meta, i);
-        if (is_tokenizer_array(e) == arrays) lm_buf_append(out, e->raw, e->raw_n, err);
-    }
-}
-
-static void shape_json(const lm_tensor *t, char *out, size_t n) {
-    int at = 0;
-    for (int d = t->n_dims - 1; d >= 0; d--) {
-        at += snprintf(out + at, n - (size_t)at, "%s%lld", at ? "," : "[", (long long)t->ne[d]);
-    }
-    snprintf(out + at, n - (size_t)at, "]");
-}
-
-/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
-** own write rolls back the caller's whole transaction. */
-static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
-    lm_stop stop = lm_conn_stop(c);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    if (stmt) lm_conn_step(c, stmt, err);
-    sqlite3_reset(stmt);
-}
-
-typedef struct {
-    lm_conn *c;
-    const char *schema;
-    lm_gguf *g;
-    sqlite3_int64 model;
-    sqlite3_stmt *add_tensor, *add_chunk, *add_digest;
-    lm_digest root;
-    uint8_t *buffer;                    /* LM_CHUNK_BYTES */
-    int64_t n_params, n_bytes;
-} import;
-
-/* How many bytes of t a chunk holds. */
-static int64_t chunk_bytes(const lm_tensor *t) {
-    int64_t group = t->n_bytes / (t->n_params / t->ne[0]) * 16;
-    return group > LM_CHUNK_BYTES ? LM_CHUNK_BYTES : LM_CHUNK_BYTES / group * group;
-}
-
-static void import_chunk(import *im, int i, sqlite3_int64 tensor, int64_t offset, int64_t n, int seq, lm_err *err) {
-    uint8_t digest[LM_DIGEST_BYTES];
-    lm_gguf_read(im->g, i, offset, im->buffer, (size_t)n, err);
-    if (err->code) return;
-    hash(im->buffer, (size_t)n, digest);
-    lm_digest_add(&im->root, digest, sizeof digest);
-    sqlite3_bind_int64(im->add_chunk, 1, tensor);
-    sqlite3_bind_int(im->add_chunk, 2, seq);
-    sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
-    run(im->c, im->add_chunk, err);
-    sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
-    sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
-    run(im->c, im->add_digest, err);
-}
-
-static void import_tensor(import *im, int i, lm_err *err) {
-    const lm_tensor *t = lm_gguf_tensor(im->g, i);
-    char shape[128];
-    shape_json(t, shape, sizeof shape);
-    sqlite3_bind_int64(im->add_tensor, 1, im->model);
-    sqlite3_bind_text(im->add_tensor, 2, t->name, -1, SQLITE_STATIC);
-    sqlite3_bind_text(im->add_tensor, 3, lm_dtype_find(t->dtype)->name, -1, SQLITE_STATIC);
-    sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
-    sqlite3_bind_int64(im->add_tensor, 5, t->n_params);
-    sqlite3_bind_int64(im->add_tensor, 6, t->n_bytes);
-    run(im->c, im->add_tensor, err);
-    root_tensor(&im->root, t);
-    sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
-    int64_t step = chunk_bytes(t);
-    int seq = 0;
-    for (int64_t offset = 0; offset < t->n_bytes && !err->code; offset += step, seq++) {
-        import_chunk(im, i, tensor, offset, step < t->n_bytes - offset ? step : t->n_bytes - offset, seq, err);
-    }
-    im->n_params += t->n_params;
-    im->n_bytes += t->n_bytes;
-}
-
-/* Insert the model's own row, its digest still NULL, and its tokenizer. */
-static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
-    const lm_meta *meta = lm_gguf_meta(im->g);
-    lm_buf scalars = {0}, arrays = {0};
-    const char *license = NULL, *base = strrchr(path, '/');
-    size_t license_n = 0;
-    lm_tok *tok = lm_tok_new(meta, meta, err);
-    copy_entries(meta, 0, &scalars, err);
-    copy_entries(meta, 1, &arrays, err);
-    lm_meta_text(meta, "general.license", &license, &license_n, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_model(name, arch, task, hparams, meta, n_params, n_active,"
-                                         " n_bytes, license, source) VALUES (?, ?, 'generate', ?, ?, 0, 0, 0, ?, ?)", im->schema);
-    if (stmt) {
-        sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 2, arch, -1, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 3, hparams->data, (int)hparams->n, SQLITE_STATIC);
-        sqlite3_bind_blob(stmt, 4, scalars.data, (int)scalars.n, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 5, license, (int)license_n, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 6, base ? base + 1 : path, -1, SQLITE_STATIC);
-        run(im->c, stmt, err);
-        im->model = sqlite3_last_insert_rowid(im->c->db);
-    }
-    sqlite3_finalize(stmt);
-    root_text(&im->root, arch);
-    root_part(&im->root, hparams->data, hparams->n);
-    root_part(&im->root, scalars.data, scalars.n);
-    root_text(&im->root, tok ? lm_tok_kind(tok) : "");
-    root_part(&im->root, arrays.data, arrays.n);
-    if (tok) {
-        stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tokenizer(model, kind, data) VALUES (?, ?, ?)", im->schema);
-        if (stmt) {
-            sqlite3_bind_int64(stmt, 1, im->model);
-            sqlite3_bind_text(stmt, 2, lm_tok_kind(tok), -1, SQLITE_STATIC);
-            sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
-            run(im->c, stmt, err);
-        }
-        sqlite3_finalize(stmt);
-    }
-    lm_tok_free(tok);
-    lm_buf_clear(&scalars);
-    lm_buf_clear(&arrays);
-}
-
-/* With every row there, write the counts and, past the triggers, the digest. */
-static void import_finish(import *im, lm_err *err) {
-    uint8_t digest[LM_DIGEST_BYTES];
-    char text[2 * LM_DIGEST_BYTES + 1];
-    lm_digest_end(&im->root, digest);
-    hex(digest, text);
-    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?1, n_bytes = ?2, digest = ?3,"
-                                         " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
-                                         " WHERE id = ?4", im->schema);
-    if (!stmt) return;
-    sqlite3_bind_int64(stmt, 1, im->n_params);
-    sqlite3_bind_int64(stmt, 2, im->n_bytes);
-    sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
-    sqlite3_bind_int64(stmt, 4, im->model);
-    run(im->c, stmt, err);
-    sqlite3_finalize(stmt);
-}
-
-static void check_name(lm_conn *c, const char *schema, const char *name, lm_err *err) {
-    size_t n = strlen(name);
-    if (n == 0 || n > 200) lm_err_set(err, LM_ERROR, "a model's name must have 1 to 200 bytes, not %d", (int)n);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE name = ?", schema);
-    if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
-    if (stmt && lm_conn_step(c, stmt, err)) {
-        lm_err_set(err, LM_ERROR, "model %.60s exists already (DELETE FROM lm_model WHERE name = '%.60s' removes it)", name, name);
-    }
-    sqlite3_finalize(stmt);
-}
-
-static void import_all(import *im, const char *path, const char *name, lm_err *err) {
-    lm_buf hparams = {0};
-    int n = lm_gguf_n_tensors(im->g);
-    lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
-    for (int i = 0; i < n && tensors; i++) tensors[i] = *lm_gguf_tensor(im->g, i);
-    const char *arch = tensors ? lm_arch_import(lm_gguf_meta(im->g), tensors, n, &hparams, err) : NULL;
-    lm_free(tensors);
-    if (arch) {
-        root_init(&im->root);
-        lm_store_create(im->c, im->schema, err);
-        check_name(im->c, im->schema, name, err);
-        if (!err->code) import_model(im, name, path, arch, &hparams, err);
-        im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
-                                         " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
-        im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
-        im->add_digest = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_digest(chunk, digest) VALUES (?, ?)", im->schema);
-        im->buffer = lm_alloc(LM_CHUNK_BYTES, err);
-        for (int i = 0; i < n && !err->code; i++) import_tensor(im, i, err);
-        if (!err->code) import_finish(im, err);
-    }
-    sqlite3_finalize(im->add_tensor);
-    sqlite3_finalize(im->add_chunk);
-    sqlite3_finalize(im->add_digest);
-    lm_free(im->buffer);
-    lm_buf_clear(&hparams);
-}
-
-/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
-** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
-** the caller's would. abandon is such a write; it never gets to do anything. */
-static void undo(lm_conn *c, sqlite3_stmt *abandon) {
-    static const char sql[] = "ROLLBACK TO lm_import; RELEASE lm_import";
-    if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
-    int rc = sqlite3_step(abandon);
-    sqlite3_reset(abandon);
-    if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
-}
-
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
-void lm_store_import(lm_conn *c, const char *path, const char *schema, const char *name, lm_err *err) {
-    import im = { .c = c, .schema = schema };
-    im.g = lm_gguf_open(path, err);
-    const char *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
-    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
-    if (!err->code && sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
-        if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "lm_import: call it in a SELECT of its own");
-        lm_conn_fail(c, err);
-    } else if (!err->code) {
-        import_all(&im, path, name, err);
-        lm_conn_exec(c, err, "RELEASE lm_import");
-        if (err->code) undo(c, abandon);
-    }
-    sqlite3_finalize(abandon);
-    lm_gguf_close(im.g);
-}
-
-/*======================================================================
 ** Reading. */
 
 typedef struct {
@@ -453,6 +246,7 @@ typedef struct {
     int seq;
     const uint8_t *data; size_t n, at;  /* the current chunk, and how far it is used */
     lm_digest root;
+    const lm_sink *sink;
 } reader;
 
 static void corrupt(const reader *r, const lm_tensor *t, const char *what, lm_err *err) {
@@ -468,7 +262,7 @@ static void next_chunk(reader *r, int i, lm_err *err) {
     if (r->tensor != i) {
         sqlite3_reset(r->chunks);
         sqlite3_bind_int64(r->chunks, 1, r->ids[i]);
-        root_tensor(&r->root, t);
+        lm_root_tensor(&r->root, t);
         r->tensor = i;
         r->seq = -1;
     }
@@ -484,7 +278,7 @@ static void next_chunk(reader *r, int i, lm_err *err) {
         if (!r->n || r->n > LM_CHUNK_BYTES) corrupt(r, t, "a chunk has 1 byte to 4 MiB", err);
     }
     if (err->code) return;
-    hash(r->data, r->n, digest);
+    lm_hash(r->data, r->n, digest);
     const void *stored = sqlite3_column_blob(r->chunks, 2);
     if (stored && (sqlite3_column_bytes(r->chunks, 2) != LM_DIGEST_BYTES || memcmp(stored, digest, sizeof digest))) {
         corrupt(r, t, "does not match its digest: the bytes were changed behind SQL's back", err);
@@ -492,7 +286,7 @@ static void next_chunk(reader *r, int i, lm_err *err) {
     lm_digest_add(&r->root, digest, sizeof digest);
 }
 
-/* lm_source's read; dst NULL passes over the bytes, hashing them. */
+/* lm_source's read; dst NULL passes over the bytes, hashing them, and gives them to the sink if there is one. */
 static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     reader *r = arg;
     const lm_tensor *t = &r->tensors[i];
@@ -501,6 +295,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
         if (err->code) return;
         size_t some = r->n - r->at < n - done ? r->n - r->at : n - done;
         if (dst) memcpy((uint8_t *)dst + done, r->data + r->at, some);
+        else if (r->sink) r->sink->bytes(r->sink->arg, i, r->data + r->at, some, err);
         r->at += some;
         done += some;
     }
@@ -508,7 +303,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     if (r->at < r->n || lm_conn_step(r->c, r->chunks, err)) corrupt(r, t, "more bytes than the tensor has", err);
 }
 
-static void read_shape(lm_tensor *t, const char *text, size_t n, lm_err *err) {
+void lm_shape_read(lm_tensor *t, const char *text, size_t n, lm_err *err) {
     lm_json j;
     int64_t dims[LM_DIMS_MAX];
     int n_dims = 0, kind;
@@ -534,7 +329,7 @@ static void read_tensor_row(reader *r, sqlite3_stmt *stmt, lm_err *err) {
     }
     *t = (lm_tensor){ .dtype = lm_dtype_find_name(dtype)->id };
     memcpy(t->name, name, strlen(name) + 1);
-    read_shape(t, shape, (size_t)sqlite3_column_bytes(stmt, 3), err);
+    lm_shape_read(t, shape, (size_t)sqlite3_column_bytes(stmt, 3), err);
     lm_tensor_measure(t, err);
     if (err->code == LM_ERROR) {
         char what[160];
@@ -564,30 +359,34 @@ static void read_tensor_rows(reader *r, lm_err *err) {
     if (!r->n_tensors) lm_err_set(err, LM_ERROR, "model %.60s has no tensors", r->f->name);
 }
 
-/* Read the tokenizer's row into the root digest and, if it is to be built, into *tok. */
-static void read_tokenizer(reader *r, const void *meta_bytes, size_t meta_n, int build, lm_tok **tok, lm_err *err) {
+/* Read the tokenizer's row into the root digest and append its arrays to out. */
+static void read_tokenizer(reader *r, lm_buf *out, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT kind, data FROM \"%w\".lm_tokenizer WHERE model = ?", r->f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
     int there = stmt && lm_conn_step(r->c, stmt, err);
     const char *kind = there ? (const char *)sqlite3_column_text(stmt, 0) : "";
-    const void *data = there ? sqlite3_column_blob(stmt, 1) : NULL;
-    size_t n = there ? (size_t)sqlite3_column_bytes(stmt, 1) : 0;
+    if (there) lm_buf_append(out, sqlite3_column_blob(stmt, 1), (size_t)sqlite3_column_bytes(stmt, 1), err);
     if (!err->code) {
-        root_text(&r->root, kind ? kind : "");
-        root_part(&r->root, data, n);
-    }
-    if (there && build) {
-        lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err), *arrays = lm_meta_new(data, n, err);
-        if (!err->code) *tok = lm_tok_new(meta, arrays, err);
-        lm_meta_free(meta);
-        lm_meta_free(arrays);
+        lm_root_text(&r->root, kind ? kind : "");
+        lm_root_part(&r->root, out->data, out->n);
     }
     sqlite3_finalize(stmt);
 }
 
-static lm_model *read_model(reader *r, sqlite3_stmt *row, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    lm_model *m = NULL;
+static lm_tok *build_tokenizer(const void *meta_bytes, size_t meta_n, const lm_buf *arrays_bytes, lm_err *err) {
     lm_tok *tok = NULL;
+    if (!arrays_bytes->n) return NULL;
+    lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err), *arrays = lm_meta_new(arrays_bytes->data, arrays_bytes->n, err);
+    if (!err->code) tok = lm_tok_new(meta, arrays, err);
+    lm_meta_free(meta);
+    lm_meta_free(arrays);
+    return tok;
+}
+
+/* Read the rows; return the model that they make if build says so. */
+static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    lm_model *m = NULL;
+    lm_buf arrays = {0};
     const char *arch = (const char *)sqlite3_column_text(row, 0), *hparams = (const char *)sqlite3_column_text(row, 1);
     const void *meta = sqlite3_column_blob(row, 2);
     size_t hparams_n = (size_t)sqlite3_column_bytes(row, 1), meta_n = (size_t)sqlite3_column_bytes(row, 2);
@@ -596,24 +395,28 @@ static lm_model *read_model(reader *r, sqlite3_stmt *row, int build, uint8_t dig
         lm_err_set(err, LM_ERROR, "model %.60s: arch, hparams and meta must not be empty", r->f->name);
         return NULL;
     }
-    root_init(&r->root);
-    root_text(&r->root, arch);
-    root_part(&r->root, hparams, hparams_n);
-    root_part(&r->root, meta, meta_n);
-    read_tokenizer(r, meta, meta_n, build, &tok, err);
+    lm_root_init(&r->root);
+    lm_root_text(&r->root, arch);
+    lm_root_part(&r->root, hparams, hparams_n);
+    lm_root_part(&r->root, meta, meta_n);
+    read_tokenizer(r, &arrays, err);
     read_tensor_rows(r, err);
     r->chunks = lm_conn_prepare(r->c, err, "SELECT c.seq, c.data, d.digest FROM \"%w\".lm_chunk c LEFT JOIN \"%w\".lm_digest d ON d.chunk = c.id"
                                 " WHERE c.tensor = ? ORDER BY c.seq", r->f->schema, r->f->schema);
     if (!err->code && build) {
+        lm_tok *tok = build_tokenizer(meta, meta_n, &arrays, err);
         lm_source src = { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r };
-        m = lm_model_open(&src, tok, lm_conn_stop(r->c), err);
+        if (!err->code) m = lm_model_open(&src, tok, lm_conn_stop(r->c), err);
+        if (!m) lm_tok_free(tok);
+    } else if (!err->code) {
+        if (r->sink) r->sink->begin(r->sink->arg, meta, meta_n, arrays.data, arrays.n, r->tensors, r->n_tensors, err);
+        for (int i = 0; i < r->n_tensors && !err->code; i++) read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
     }
-    for (int i = 0; i < r->n_tensors && !build && !err->code; i++) read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
-    if (!m) lm_tok_free(tok);
+    lm_buf_clear(&arrays);
     if (err->code) return NULL;
     char text[2 * LM_DIGEST_BYTES + 1];
     lm_digest_end(&r->root, digest);
-    hex(digest, text);
+    lm_hex(digest, text);
     if (stored && strcmp(stored, text)) {
         lm_err_set(err, LM_ERROR, "model %.60s: its rows do not match its digest: they were changed behind SQL's back", r->f->name);
         lm_model_free(m);
@@ -622,17 +425,25 @@ static lm_model *read_model(reader *r, sqlite3_stmt *row, int build, uint8_t dig
     return m;
 }
 
-lm_model *lm_store_read(lm_conn *c, const lm_found *f, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    reader r = { .c = c, .f = f, .tensor = -1 };
+static lm_model *read_model(lm_conn *c, const lm_found *f, int build, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    reader r = { .c = c, .f = f, .tensor = -1, .sink = sink };
     lm_model *m = NULL;
     /* This statement stays open throughout: it holds the read transaction that keeps all the rows of one time. */
     sqlite3_stmt *row = lm_conn_prepare(c, err, "SELECT arch, hparams, meta, digest FROM \"%w\".lm_model WHERE id = ?", f->schema);
     if (row) sqlite3_bind_int64(row, 1, f->id);
-    if (row && lm_conn_step(c, row, err)) m = read_model(&r, row, build, digest, err);
+    if (row && lm_conn_step(c, row, err)) m = read_rows(&r, row, build, digest, err);
     else lm_err_set(err, LM_ERROR, "no such model: %.60s", f->name);
     sqlite3_finalize(r.chunks);
     sqlite3_finalize(row);
     lm_free(r.tensors);
     lm_free(r.ids);
     return m;
+}
+
+lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    return read_model(c, f, 1, NULL, digest, err);
+}
+
+void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    read_model(c, f, 0, sink, digest, err);
 }

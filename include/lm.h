@@ -177,6 +177,21 @@ int lm_gguf_n_tensors(const lm_gguf *g);
 const lm_tensor *lm_gguf_tensor(const lm_gguf *g, int i);       /* in file order */
 void lm_gguf_read(lm_gguf *g, int i, int64_t offset, void *dst, size_t n, lm_err *err);
 
+/* Writing one, version 3. Metadata entries are written as given; the tensors' bytes follow in order, end to end. The
+** file appears at path, whole and synced, when it is committed; until then its bytes are in another file beside
+** it, which the free removes. A path that is taken is an error unless overwrite is set. */
+typedef struct lm_gguf_writer lm_gguf_writer;
+
+typedef struct {
+    const void *meta[2]; size_t meta_n[2];      /* stretches of entries (lm_meta's form), written one after the other */
+    const lm_tensor *tensors; int n_tensors;
+} lm_gguf_content;
+
+lm_gguf_writer *lm_gguf_create(const char *path, int overwrite, const lm_gguf_content *content, lm_err *err);
+void lm_gguf_append(lm_gguf_writer *w, const void *bytes, size_t n, lm_err *err);
+void lm_gguf_commit(lm_gguf_writer *w, lm_err *err);
+void lm_gguf_writer_free(lm_gguf_writer *w);
+
 /*----------------------------------------------------------------------
 ** Tokenizers. */
 typedef struct lm_tok lm_tok;

@@ -34,7 +34,7 @@ struct lm_gguf {
 /*----------------------------------------------------------------------
 ** The file */
 
-static void fail_errno(const char *doing, int number, lm_err *err) {
+void lm_gguf_fail_errno(const char *doing, int number, lm_err *err) {
     char text[128];
     if (strerror_r(number, text, sizeof text)) strcpy(text, "unknown error");
     lm_err_set(err, LM_ERROR, "%s: %s", doing, text);
@@ -54,9 +54,9 @@ static void open_file(lm_gguf *g, const char *path, lm_err *err) {
     struct stat st;
     g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (g->fd < 0) {
-        fail_errno("cannot open", errno, err);
+        lm_gguf_fail_errno("cannot open", errno, err);
     } else if (fstat(g->fd, &st)) {
-        fail_errno("cannot stat", errno, err);
+        lm_gguf_fail_errno("cannot stat", errno, err);
     } else if (!S_ISREG(st.st_mode)) {
         lm_err_set(err, LM_ERROR, "is %s, wanted a file", kind_of(st.st_mode));
     } else {
@@ -75,7 +75,7 @@ static void read_file(const lm_gguf *g, uint64_t at, uint8_t *dst, size_t n, lm_
             lm_err_set(err, LM_ERROR, "file shrank while being read: %llu bytes wanted at byte %llu",
                        (unsigned long long)n, (unsigned long long)at);
         } else if (errno != EINTR) {
-            fail_errno("cannot read", errno, err);
+            lm_gguf_fail_errno("cannot read", errno, err);
         }
     }
 }
@@ -193,7 +193,7 @@ static void check_apart(const lm_gguf *g, lm_err *err) {
 /*----------------------------------------------------------------------
 ** The header */
 
-static uint64_t read_alignment(const lm_meta *meta, lm_err *err) {
+uint64_t lm_gguf_alignment(const lm_meta *meta, lm_err *err) {
     int64_t align = 32;
     const lm_meta_entry *e = lm_meta_find(meta, "general.alignment");
     if (!e) return 32;
@@ -236,7 +236,7 @@ static void read_header(lm_gguf *g, lm_reader *r, lm_err *err) {
     if (err->code || r->starved) return;
     g->meta = lm_meta_read(r, &n_kv, err);
     if (err->code || r->starved) return;
-    uint64_t align = read_alignment(g->meta, err);
+    uint64_t align = lm_gguf_alignment(g->meta, err);
     g->n_tensors = (int)n_tensors;
     g->tensors = lm_calloc((size_t)n_tensors, sizeof *g->tensors, err);
     g->offsets = lm_calloc((size_t)n_tensors, sizeof *g->offsets, err);
@@ -279,7 +279,7 @@ static void read_growing(lm_gguf *g, lm_err *err) {
 }
 
 /* Put the path's end in front of a message, as much of it as leaves room for the rest. */
-static void name_file(const char *path, lm_err *err) {
+void lm_gguf_name_file(const char *path, lm_err *err) {
     lm_err inner = *err;
     size_t n = strlen(path), from = n > 72 ? n - 69 : 0;
     while (from && (path[from] & 0xC0) == 0x80) from++;
@@ -293,7 +293,7 @@ lm_gguf *lm_gguf_open(const char *path, lm_err *err) {
     open_file(g, path, err);
     read_growing(g, err);
     if (!err->code) return g;
-    name_file(path, err);
+    lm_gguf_name_file(path, err);
     lm_gguf_close(g);
     return NULL;
 }

@@ -1,0 +1,243 @@
+/* import.c: a GGUF file becomes rows, as one transaction. Tensors are stored bit for bit; or, where a dtype is asked
+** for, every matrix is decoded and stored as plain numbers, which lm_weights can then write. */
+#include "ext.h"
+
+#include <math.h>
+#include <stdio.h>
+
+static int is_tokenizer_array(const lm_meta_entry *e) {
+    static const char prefix[] = "tokenizer.ggml.";
+    return e->type == LM_META_ARRAY && e->key_n >= sizeof prefix - 1 && !memcmp(e->key, prefix, sizeof prefix - 1);
+}
+
+/* Copy the entries that are, or are not, the tokenizer's arrays. */
+static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *err) {
+    for (size_t i = 0; i < lm_meta_count(meta); i++) {
+        const lm_meta_entry *e = lm_meta_at(meta, i);
+        if (is_tokenizer_array(e) == arrays) lm_buf_append(out, e->raw, e->raw_n, err);
+    }
+}
+
+/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
+** own write rolls back the caller's whole transaction. */
+static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    lm_stop stop = lm_conn_stop(c);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (stmt) lm_conn_step(c, stmt, err);
+    sqlite3_reset(stmt);
+}
+
+enum { STRETCH = 65536 };               /* elements converted at a time: whole blocks of every format */
+
+typedef struct {
+    lm_conn *c;
+    const char *schema;
+    const lm_dtype *as;                 /* what matrices become; NULL: they stay */
+    lm_gguf *g;
+    sqlite3_int64 model;
+    sqlite3_stmt *add_tensor, *add_chunk, *add_digest;
+    lm_digest root;
+    uint8_t *buffer;                    /* LM_CHUNK_BYTES */
+    uint8_t *raw; float *floats;        /* STRETCH elements on their way */
+    int64_t n_params, n_bytes;
+} import;
+
+/* How many bytes of t a chunk holds. */
+static int64_t chunk_bytes(const lm_tensor *t) {
+    int64_t group = t->n_bytes / (t->n_params / t->ne[0]) * 16;
+    return group > LM_CHUNK_BYTES ? LM_CHUNK_BYTES : LM_CHUNK_BYTES / group * group;
+}
+
+/* Read bytes [offset, offset + n) of tensor i as it is to be stored, converting. */
+static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int64_t n, lm_err *err) {
+    const lm_tensor *from = lm_gguf_tensor(im->g, i);
+    const lm_dtype *type = lm_dtype_find(from->dtype);
+    int64_t at = offset / im->as->bytes, end = (offset + n) / im->as->bytes;
+    for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
+        int64_t count = end - at < STRETCH ? end - at : STRETCH;
+        lm_gguf_read(im->g, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
+        if (err->code) return;
+        type->decode(im->raw, im->floats, count);
+        for (int64_t e = 0; e < count && im->as->id == LM_F16; e++) {
+            if (fabsf(im->floats[e]) < 65520 || !isfinite(im->floats[e])) continue;
+            lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than f16 holds (65504): import it as f32", to->name,
+                       (long long)(at + e), (double)im->floats[e]);
+            return;
+        }
+        im->as->encode(im->floats, out, count);
+        out += count * im->as->bytes;
+    }
+}
+
+static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 tensor, int64_t offset, int64_t n, int seq, lm_err *err) {
+    uint8_t digest[LM_DIGEST_BYTES];
+    if (t->dtype == lm_gguf_tensor(im->g, i)->dtype) lm_gguf_read(im->g, i, offset, im->buffer, (size_t)n, err);
+    else convert(im, i, t, offset, n, err);
+    if (err->code) return;
+    lm_hash(im->buffer, (size_t)n, digest);
+    lm_digest_add(&im->root, digest, sizeof digest);
+    sqlite3_bind_int64(im->add_chunk, 1, tensor);
+    sqlite3_bind_int(im->add_chunk, 2, seq);
+    sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
+    run(im->c, im->add_chunk, err);
+    sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
+    sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
+    run(im->c, im->add_digest, err);
+}
+
+static void import_tensor(import *im, int i, lm_err *err) {
+    lm_tensor t = *lm_gguf_tensor(im->g, i);
+    char shape[128];
+    if (im->as && t.n_dims > 1) t.dtype = im->as->id;
+    lm_tensor_measure(&t, err);
+    if (err->code) return;
+    lm_shape_json(&t, shape, sizeof shape);
+    sqlite3_bind_int64(im->add_tensor, 1, im->model);
+    sqlite3_bind_text(im->add_tensor, 2, t.name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(im->add_tensor, 3, lm_dtype_find(t.dtype)->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(im->add_tensor, 5, t.n_params);
+    sqlite3_bind_int64(im->add_tensor, 6, t.n_bytes);
+    run(im->c, im->add_tensor, err);
+    lm_root_tensor(&im->root, &t);
+    sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
+    int64_t step = chunk_bytes(&t);
+    int seq = 0;
+    for (int64_t offset = 0; offset < t.n_bytes && !err->code; offset += step, seq++) {
+        import_chunk(im, i, &t, tensor, offset, step < t.n_bytes - offset ? step : t.n_bytes - offset, seq, err);
+    }
+    im->n_params += t.n_params;
+    im->n_bytes += t.n_bytes;
+}
+
+/* Insert the model's own row, its digest still NULL, and its tokenizer. */
+static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
+    const lm_meta *meta = lm_gguf_meta(im->g);
+    lm_buf scalars = {0}, arrays = {0};
+    const char *license = NULL, *base = strrchr(path, '/');
+    size_t license_n = 0;
+    lm_tok *tok = lm_tok_new(meta, meta, err);
+    copy_entries(meta, 0, &scalars, err);
+    copy_entries(meta, 1, &arrays, err);
+    lm_meta_text(meta, "general.license", &license, &license_n, err);
+    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_model(name, arch, task, hparams, meta, n_params, n_active,"
+                                         " n_bytes, license, source) VALUES (?, ?, 'generate', ?, ?, 0, 0, 0, ?, ?)", im->schema);
+    if (stmt) {
+        sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 2, arch, -1, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 3, hparams->data, (int)hparams->n, SQLITE_STATIC);
+        sqlite3_bind_blob(stmt, 4, scalars.data, (int)scalars.n, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 5, license, (int)license_n, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 6, base ? base + 1 : path, -1, SQLITE_STATIC);
+        run(im->c, stmt, err);
+        im->model = sqlite3_last_insert_rowid(im->c->db);
+    }
+    sqlite3_finalize(stmt);
+    lm_root_text(&im->root, arch);
+    lm_root_part(&im->root, hparams->data, hparams->n);
+    lm_root_part(&im->root, scalars.data, scalars.n);
+    lm_root_text(&im->root, tok ? lm_tok_kind(tok) : "");
+    lm_root_part(&im->root, arrays.data, arrays.n);
+    if (tok) {
+        stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tokenizer(model, kind, data) VALUES (?, ?, ?)", im->schema);
+        if (stmt) {
+            sqlite3_bind_int64(stmt, 1, im->model);
+            sqlite3_bind_text(stmt, 2, lm_tok_kind(tok), -1, SQLITE_STATIC);
+            sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
+            run(im->c, stmt, err);
+        }
+        sqlite3_finalize(stmt);
+    }
+    lm_tok_free(tok);
+    lm_buf_clear(&scalars);
+    lm_buf_clear(&arrays);
+}
+
+/* With every row there, write the counts and, past the triggers, the digest. */
+static void import_finish(import *im, lm_err *err) {
+    uint8_t digest[LM_DIGEST_BYTES];
+    char text[2 * LM_DIGEST_BYTES + 1];
+    lm_digest_end(&im->root, digest);
+    lm_hex(digest, text);
+    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?1, n_bytes = ?2, digest = ?3,"
+                                         " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
+                                         " WHERE id = ?4", im->schema);
+    if (!stmt) return;
+    sqlite3_bind_int64(stmt, 1, im->n_params);
+    sqlite3_bind_int64(stmt, 2, im->n_bytes);
+    sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(stmt, 4, im->model);
+    run(im->c, stmt, err);
+    sqlite3_finalize(stmt);
+}
+
+static void check_name(lm_conn *c, const char *schema, const char *name, lm_err *err) {
+    size_t n = strlen(name);
+    if (n == 0 || n > 200) lm_err_set(err, LM_ERROR, "a model's name must have 1 to 200 bytes, not %d", (int)n);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE name = ?", schema);
+    if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
+    if (stmt && lm_conn_step(c, stmt, err)) {
+        lm_err_set(err, LM_ERROR, "model %.60s exists already (DELETE FROM lm_model WHERE name = '%.60s' removes it)", name, name);
+    }
+    sqlite3_finalize(stmt);
+}
+
+static void import_all(import *im, const char *path, const char *name, lm_err *err) {
+    lm_buf hparams = {0};
+    int n = lm_gguf_n_tensors(im->g);
+    lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
+    for (int i = 0; i < n && tensors; i++) tensors[i] = *lm_gguf_tensor(im->g, i);
+    const char *arch = tensors ? lm_arch_import(lm_gguf_meta(im->g), tensors, n, &hparams, err) : NULL;
+    lm_free(tensors);
+    if (arch) {
+        lm_root_init(&im->root);
+        lm_store_create(im->c, im->schema, err);
+        check_name(im->c, im->schema, name, err);
+        if (!err->code) import_model(im, name, path, arch, &hparams, err);
+        im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
+                                         " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
+        im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
+        im->add_digest = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_digest(chunk, digest) VALUES (?, ?)", im->schema);
+        im->buffer = lm_alloc(LM_CHUNK_BYTES, err);
+        if (im->as) im->raw = lm_alloc(STRETCH * sizeof(float), err);       /* no format needs more */
+        if (im->as) im->floats = lm_alloc(STRETCH * sizeof(float), err);
+        for (int i = 0; i < n && !err->code; i++) import_tensor(im, i, err);
+        if (!err->code) import_finish(im, err);
+    }
+    sqlite3_finalize(im->add_tensor);
+    sqlite3_finalize(im->add_chunk);
+    sqlite3_finalize(im->add_digest);
+    lm_free(im->buffer);
+    lm_free(im->raw);
+    lm_free(im->floats);
+    lm_buf_clear(&hparams);
+}
+
+/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
+** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
+** the caller's would. abandon is such a write; it never gets to do anything. */
+static void undo(lm_conn *c, sqlite3_stmt *abandon) {
+    static const char sql[] = "ROLLBACK TO lm_import; RELEASE lm_import";
+    if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
+    int rc = sqlite3_step(abandon);
+    sqlite3_reset(abandon);
+    if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
+}
+
+/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
+void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
+    import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
+    im.g = lm_gguf_open(path, err);
+    const char *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
+    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
+    if (!err->code && sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
+        if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "lm_import: call it in a SELECT of its own");
+        lm_conn_fail(c, err);
+    } else if (!err->code) {
+        import_all(&im, path, name, err);
+        lm_conn_exec(c, err, "RELEASE lm_import");
+        if (err->code) undo(c, abandon);
+    }
+    sqlite3_finalize(abandon);
+    lm_gguf_close(im.g);
+}
