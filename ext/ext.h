@@ -97,6 +97,7 @@ typedef struct { char **items; size_t *ns; int n; } lm_texts;
 ** table row that was there. */
 void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err);
 void lm_options_clear(const lm_option *table, void *options);
+int lm_distance(const char *a, const char *b);      /* Levenshtein's (1966), between two names; 99 for long ones */
 
 /*======================================================================
 ** store.c */
@@ -135,6 +136,8 @@ void lm_hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]);
 void lm_hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]);
 void lm_shape_json(const lm_tensor *t, char *out, size_t n);
 void lm_shape_read(lm_tensor *t, const char *json, size_t n, lm_err *err);
+/* Read and check "name, dtype, shape" of lm_tensor, from a statement's column `at` on. */
+void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err);
 
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
@@ -148,6 +151,32 @@ void lm_import(lm_conn *c, const char *path, const char *schema, const char *nam
 /*======================================================================
 ** export.c: a model's rows as a GGUF file at path, which must not be there unless overwrite says so. */
 void lm_export(lm_conn *c, const lm_found *f, const char *path, int overwrite, lm_err *err);
+
+/*======================================================================
+** cells.c: the numbers of one stored tensor, by place, in whatever format they stand. */
+typedef struct {
+    lm_conn *c;
+    lm_found f;                             /* the model; owned */
+    sqlite3_int64 tensor;                   /* lm_tensor.id */
+    lm_tensor t;
+    const lm_dtype *type;
+    int64_t rows, cols;                     /* any dimensions beyond the first are rows */
+    struct lm_piece *pieces; int n_pieces;  /* its chunks */
+    sqlite3_blob *blob; int open_piece;     /* the chunk that is open for reading, -1: none */
+    uint8_t *raw; float *floats;            /* a window of decoded elements */
+    int64_t first, end;                     /* which */
+    sqlite3_stmt *drop_digest, *set_edit;   /* of writing */
+} lm_cells;
+
+/* Open a tensor by name; an unknown one is an error that gives the nearest. f is taken over, whether or not it
+** succeeds; so is it by lm_cells_open_row, for a row "id, name, dtype, shape" of lm_tensor from column `at` on. */
+void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err);
+void lm_cells_open_row(lm_cells *s, lm_conn *c, lm_found *f, sqlite3_stmt *row, int at, lm_err *err);
+void lm_cells_close(lm_cells *s);           /* may be zeros */
+/* Decode elements from index on and point at them; return how many, at least 1, or 0 with err set. */
+int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *err);
+/* Write one element, and note in the database that the model was edited. Only formats of plain numbers, only main. */
+void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err);
 
 /*======================================================================
 ** share.c */
@@ -201,6 +230,14 @@ lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_opti
 /*======================================================================
 ** vtab.c */
 
+/* Every virtual table of ours begins with this. */
+typedef struct { sqlite3_vtab base; lm_conn *c; } lm_vtab;
+
+/* For xConnect: declare the table and allocate size bytes of zeros that begin with an lm_vtab. */
+int lm_vtab_new(sqlite3 *db, lm_conn *c, const char *sql, size_t size, sqlite3_vtab **out);
+int lm_vtab_free(sqlite3_vtab *vtab);                               /* an xDisconnect */
+int lm_cursor_new(size_t size, sqlite3_vtab_cursor **out);          /* for xOpen: zeros */
+
 /* In xBestIndex: take the arguments of a table-valued function, required first, then optional. A plan that
 ** cannot give them is refused. */
 int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional);
@@ -221,5 +258,8 @@ int lm_func_info_register(lm_conn *c);
 int lm_vtab_stream_register(lm_conn *c);
 int lm_vtab_tokens_register(lm_conn *c);
 int lm_vtab_loaded_register(lm_conn *c);
+int lm_vtab_parameters_register(lm_conn *c);
+int lm_vtab_weights_register(lm_conn *c);
+int lm_vtab_vocab_register(lm_conn *c);
 
 #endif

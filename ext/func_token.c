@@ -72,6 +72,7 @@ static void token_count(sqlite3_context *ctx, int n_args, sqlite3_value **args) 
 static void decode(const lm_tok *tok, lm_text json, lm_buf *out, lm_err *err) {
     lm_json j;
     int kind;
+    int32_t before = -1;
     lm_json_init(&j, json.text, json.n);
     if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "ids: expected a JSON array of token ids");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
@@ -80,7 +81,9 @@ static void decode(const lm_tok *tok, lm_text json, lm_buf *out, lm_err *err) {
             lm_err_set(err, LM_ERROR, "ids: expected whole numbers from 0 to %d", lm_tok_count(tok) - 1);
         } else {
             const char *bytes = lm_tok_bytes(tok, (int32_t)j.integer, &n);
-            lm_buf_append(out, bytes, n, err);
+            int drop = lm_tok_drops_space(tok, before, (int32_t)j.integer);
+            lm_buf_append(out, bytes + drop, n - (size_t)drop, err);
+            before = (int32_t)j.integer;
         }
     }
     lm_json_next(&j, err);

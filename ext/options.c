@@ -6,8 +6,7 @@
 
 static const char *const type_names[] = { "an integer", "a number", "true or false", "a text", "a text or an array of texts" };
 
-/* Edit distance between two short names (Levenshtein 1966). */
-static int distance(const char *a, const char *b) {
+int lm_distance(const char *a, const char *b) {
     int row[64], n = (int)strlen(b);
     if (n > 62) return 99;
     for (int j = 0; j <= n; j++) row[j] = j;
@@ -29,7 +28,7 @@ static void unknown(const lm_option *table, const char *name, lm_err *err) {
     int least = 99;
     lm_buf all = {0};
     for (const lm_option *o = table; o->name; o++) {
-        int d = distance(name, o->name);
+        int d = lm_distance(name, o->name);
         if (d < least) least = d, nearest = o->name;
         lm_buf_print(&all, err, "%s%s", o == table ? "" : ", ", o->name);
     }

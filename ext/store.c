@@ -319,25 +319,23 @@ void lm_shape_read(lm_tensor *t, const char *text, size_t n, lm_err *err) {
     for (int d = 0; d < LM_DIMS_MAX; d++) t->ne[d] = d < n_dims ? dims[n_dims - 1 - d] : 1;
 }
 
-static void read_tensor_row(reader *r, sqlite3_stmt *stmt, lm_err *err) {
-    lm_tensor *t = &r->tensors[r->n_tensors];
-    const char *name = (const char *)sqlite3_column_text(stmt, 1), *dtype = (const char *)sqlite3_column_text(stmt, 2);
-    const char *shape = (const char *)sqlite3_column_text(stmt, 3);
+void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err) {
+    const char *name = (const char *)sqlite3_column_text(stmt, at), *dtype = (const char *)sqlite3_column_text(stmt, at + 1);
+    const char *shape = (const char *)sqlite3_column_text(stmt, at + 2);
     if (!name || !dtype || !shape || strlen(name) > LM_NAME_MAX || !lm_dtype_find_name(dtype)) {
-        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad name, dtype or shape", r->f->name, name ? name : "NULL");
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad name, dtype or shape", model, name ? name : "NULL");
         return;
     }
     *t = (lm_tensor){ .dtype = lm_dtype_find_name(dtype)->id };
     memcpy(t->name, name, strlen(name) + 1);
-    lm_shape_read(t, shape, (size_t)sqlite3_column_bytes(stmt, 3), err);
+    lm_shape_read(t, shape, (size_t)sqlite3_column_bytes(stmt, at + 2), err);
     lm_tensor_measure(t, err);
     if (err->code == LM_ERROR) {
         char what[160];
         snprintf(what, sizeof what, "%.159s", err->msg);
         *err = (lm_err){0};
-        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: shape: %s", r->f->name, name, what);
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: shape: %s", model, name, what);
     }
-    r->ids[r->n_tensors++] = sqlite3_column_int64(stmt, 0);
 }
 
 static void read_tensor_rows(reader *r, lm_err *err) {
@@ -353,7 +351,8 @@ static void read_tensor_rows(reader *r, lm_err *err) {
             if (err->code) break;
             r->capacity = capacity;
         }
-        read_tensor_row(r, stmt, err);
+        lm_tensor_row_read(&r->tensors[r->n_tensors], r->f->name, stmt, 1, err);
+        r->ids[r->n_tensors++] = sqlite3_column_int64(stmt, 0);
     }
     sqlite3_finalize(stmt);
     if (!r->n_tensors) lm_err_set(err, LM_ERROR, "model %.60s has no tensors", r->f->name);

@@ -1,6 +1,27 @@
 /* vtab.c: what the virtual tables share: taking arguments, reporting errors. */
 #include "ext.h"
 
+int lm_vtab_new(sqlite3 *db, lm_conn *c, const char *sql, size_t size, sqlite3_vtab **out) {
+    int rc = sqlite3_declare_vtab(db, sql);
+    lm_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(size) : NULL;
+    if (!v) return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
+    memset(v, 0, size);
+    v->c = c;
+    *out = &v->base;
+    return SQLITE_OK;
+}
+
+int lm_vtab_free(sqlite3_vtab *vtab) {
+    sqlite3_free(vtab);
+    return SQLITE_OK;
+}
+
+int lm_cursor_new(size_t size, sqlite3_vtab_cursor **out) {
+    *out = sqlite3_malloc64(size);
+    if (*out) memset(*out, 0, size);
+    return *out ? SQLITE_OK : SQLITE_NOMEM;
+}
+
 int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional) {
     int first = -1, second = -1, unusable = 0;
     for (int i = 0; i < info->nConstraint; i++) {

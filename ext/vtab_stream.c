@@ -7,7 +7,6 @@
 
 enum { COL_STEP, COL_TOKEN, COL_PIECE, COL_LOGPROB, COL_PROMPT, COL_OPTIONS };
 
-typedef struct { sqlite3_vtab base; lm_conn *c; } stream_vtab;
 typedef struct {
     sqlite3_vtab_cursor base;
     lm_generate_options options;
@@ -20,12 +19,7 @@ typedef struct {
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
     (void)n_args, (void)args, (void)error;
-    int rc = sqlite3_declare_vtab(db, "CREATE TABLE generate_stream(step, token, piece, logprob, prompt HIDDEN, options HIDDEN)");
-    stream_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
-    if (!v) return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *v = (stream_vtab){ .c = aux };
-    *out = &v->base;
-    return SQLITE_OK;
+    return lm_vtab_new(db, aux, "CREATE TABLE generate_stream(step, token, piece, logprob, prompt HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
 }
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -33,11 +27,6 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     info->estimatedCost = 1e12;
     info->estimatedRows = 256;
     return lm_vtab_take_args(info, COL_PROMPT, COL_OPTIONS);
-}
-
-static int disconnect(sqlite3_vtab *vtab) {
-    sqlite3_free(vtab);
-    return SQLITE_OK;
 }
 
 static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
@@ -63,7 +52,7 @@ static int close_cursor(sqlite3_vtab_cursor *base) {
 }
 
 static void advance(stream_cursor *cur, lm_err *err) {
-    lm_conn *c = ((stream_vtab *)cur->base.pVtab)->c;
+    lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
     cur->step++;
     cur->done = err->code || lm_batch_next(cur->batch, lm_conn_stop(c), &cur->token, err) <= 0;
 }
@@ -71,7 +60,7 @@ static void advance(stream_cursor *cur, lm_err *err) {
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
     (void)plan, (void)plan_text;
     stream_cursor *cur = (stream_cursor *)base;
-    lm_conn *c = ((stream_vtab *)base->pVtab)->c;
+    lm_conn *c = ((lm_vtab *)base->pVtab)->c;
     lm_err err = {0};
     lm_text prompt;
     clear(cur);
@@ -109,7 +98,7 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xOpen = open_cursor, .xClose = close_cursor,
+    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
     .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
 };
 

@@ -7,7 +7,6 @@
 
 enum { COL_POS, COL_ID, COL_PIECE, COL_TEXT, COL_OPTIONS };
 
-typedef struct { sqlite3_vtab base; lm_conn *c; } tokens_vtab;
 typedef struct {
     sqlite3_vtab_cursor base;
     lm_shared *model;
@@ -18,12 +17,7 @@ typedef struct {
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
     (void)n_args, (void)args, (void)error;
-    int rc = sqlite3_declare_vtab(db, "CREATE TABLE lm_tokens(pos, id, piece, text HIDDEN, options HIDDEN)");
-    tokens_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
-    if (!v) return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *v = (tokens_vtab){ .c = aux };
-    *out = &v->base;
-    return SQLITE_OK;
+    return lm_vtab_new(db, aux, "CREATE TABLE lm_tokens(pos, id, piece, text HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
 }
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -34,18 +28,9 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     return lm_vtab_take_args(info, COL_TEXT, COL_OPTIONS);
 }
 
-static int disconnect(sqlite3_vtab *vtab) {
-    sqlite3_free(vtab);
-    return SQLITE_OK;
-}
-
 static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
     (void)vtab;
-    tokens_cursor *cur = sqlite3_malloc64(sizeof *cur);
-    if (!cur) return SQLITE_NOMEM;
-    *cur = (tokens_cursor){0};
-    *out = &cur->base;
-    return SQLITE_OK;
+    return lm_cursor_new(sizeof(tokens_cursor), out);
 }
 
 static void clear(tokens_cursor *cur) {
@@ -67,8 +52,11 @@ static void set_piece(tokens_cursor *cur, lm_err *err) {
     size_t n;
     cur->piece.n = 0;
     if (cur->at >= cur->ids.n) return;
-    const char *bytes = lm_tok_bytes(lm_model_tok(cur->model->model), cur->ids.data[cur->at], &n);
-    lm_buf_append(&cur->bytes, bytes, n, err);
+    const lm_tok *tok = lm_model_tok(cur->model->model);
+    int32_t id = cur->ids.data[cur->at];
+    const char *bytes = lm_tok_bytes(tok, id, &n);
+    int drop = lm_tok_drops_space(tok, cur->at ? cur->ids.data[cur->at - 1] : -1, id);
+    lm_buf_append(&cur->bytes, bytes + drop, n - (size_t)drop, err);
     size_t whole = cur->at + 1 == cur->ids.n ? cur->bytes.n : lm_utf8_complete(cur->bytes.data, cur->bytes.n);
     lm_utf8_repair(&cur->piece, cur->bytes.data, whole, err);
     if (whole < cur->bytes.n) memmove(cur->bytes.data, cur->bytes.data + whole, cur->bytes.n - whole);
@@ -78,7 +66,7 @@ static void set_piece(tokens_cursor *cur, lm_err *err) {
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
     (void)plan, (void)plan_text;
     tokens_cursor *cur = (tokens_cursor *)base;
-    lm_conn *c = ((tokens_vtab *)base->pVtab)->c;
+    lm_conn *c = ((lm_vtab *)base->pVtab)->c;
     lm_err err = {0};
     lm_text text;
     clear(cur);
@@ -115,7 +103,7 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xOpen = open_cursor, .xClose = close_cursor,
+    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
     .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
 };
 

@@ -1,0 +1,120 @@
+/* vtab_vocab.c: the tokens a model knows, one row each.
+**     CREATE TABLE lm_vocab(id, piece, score, kind, of_model HIDDEN)
+**     SELECT id, piece FROM lm_vocab('gemma3') WHERE kind = 'user' LIMIT 5;
+** piece is the vocabulary's own spelling; score is NULL where it has none. Rows come out in id order, and one id is
+** found without the others. */
+#include "ext.h"
+
+#include <math.h>
+
+enum { COL_ID, COL_PIECE, COL_SCORE, COL_KIND, COL_OF_MODEL };
+enum { HAS_MODEL = 1, HAS_ID = 2 };
+
+typedef struct { sqlite3_vtab_cursor base; lm_shared *model; const lm_tok *tok; int id, end; } vocab_cursor;
+
+static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
+    (void)n_args, (void)args, (void)error;
+    return lm_vtab_new(db, aux, "CREATE TABLE lm_vocab(id INTEGER, piece, score, kind, of_model HIDDEN)", sizeof(lm_vtab), out);
+}
+
+static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
+    (void)vtab;
+    int args = 0, unusable = 0;
+    for (int wanted = COL_OF_MODEL; wanted >= COL_ID; wanted -= COL_OF_MODEL - COL_ID) {
+        int bit = wanted == COL_OF_MODEL ? HAS_MODEL : HAS_ID;
+        for (int i = 0; i < info->nConstraint; i++) {
+            const struct sqlite3_index_constraint *k = &info->aConstraint[i];
+            if (k->iColumn != wanted || k->op != SQLITE_INDEX_CONSTRAINT_EQ || info->idxNum & bit) continue;
+            if (!k->usable) {
+                unusable |= wanted == COL_OF_MODEL;
+                continue;
+            }
+            info->aConstraintUsage[i].argvIndex = ++args;
+            info->aConstraintUsage[i].omit = wanted == COL_OF_MODEL;
+            info->idxNum |= bit;
+        }
+    }
+    info->estimatedCost = info->idxNum & HAS_ID ? 10 : 1e5;
+    info->estimatedRows = info->idxNum & HAS_ID ? 1 : 100000;
+    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_ID && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    return unusable && !(info->idxNum & HAS_MODEL) ? SQLITE_CONSTRAINT : SQLITE_OK;
+}
+
+static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
+    (void)vtab;
+    return lm_cursor_new(sizeof(vocab_cursor), out);
+}
+
+static void clear(vocab_cursor *cur) {
+    lm_share_end(cur->model);
+    *cur = (vocab_cursor){ .base = cur->base };
+}
+
+static int close_cursor(sqlite3_vtab_cursor *base) {
+    clear((vocab_cursor *)base);
+    sqlite3_free(base);
+    return SQLITE_OK;
+}
+
+static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
+    (void)plan_text;
+    vocab_cursor *cur = (vocab_cursor *)base;
+    lm_err err = {0};
+    lm_text name = {0};
+    clear(cur);
+    int has_name = plan & HAS_MODEL && lm_value_text(args[0], &name, "model", &err);
+    if (!err.code) cur->model = lm_share_begin(((lm_vtab *)base->pVtab)->c, has_name ? name.text : NULL, "generate", &err);
+    if (cur->model) cur->tok = lm_model_tok(cur->model->model);
+    if (cur->tok) cur->end = lm_tok_count(cur->tok);
+    if (cur->tok && plan & HAS_ID && sqlite3_value_type(args[n_args - 1]) == SQLITE_INTEGER) {
+        sqlite3_int64 id = sqlite3_value_int64(args[n_args - 1]);
+        int known = id >= 0 && id < cur->end;
+        cur->id = known ? (int)id : 0;
+        cur->end = known ? (int)id + 1 : 0;
+    }
+    return lm_vtab_fail(base->pVtab, &err);
+}
+
+static int next(sqlite3_vtab_cursor *base) {
+    ((vocab_cursor *)base)->id++;
+    return SQLITE_OK;
+}
+
+static int eof(sqlite3_vtab_cursor *base) { return ((vocab_cursor *)base)->id >= ((vocab_cursor *)base)->end; }
+
+static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
+    static const char *const kinds[] = { "", "normal", "unknown", "control", "user", "unused", "byte" };
+    const vocab_cursor *cur = (const vocab_cursor *)base;
+    lm_err err = {0};
+    lm_buf repaired = {0};
+    size_t n;
+    const char *text = lm_tok_text(cur->tok, cur->id, &n);
+    double score = lm_tok_score(cur->tok, cur->id);
+    switch (i) {
+    case COL_ID: sqlite3_result_int(ctx, cur->id); break;
+    case COL_PIECE:
+        lm_utf8_repair(&repaired, text, n, &err);
+        if (err.code) lm_result_error(ctx, &err);
+        else lm_result_text(ctx, repaired.data, repaired.n);
+        lm_buf_clear(&repaired);
+        break;
+    case COL_SCORE: if (!isnan(score)) sqlite3_result_double(ctx, score); break;
+    case COL_KIND: sqlite3_result_text(ctx, kinds[lm_tok_type(cur->tok, cur->id)], -1, SQLITE_STATIC); break;
+    }
+    return SQLITE_OK;
+}
+
+static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
+    *out = ((vocab_cursor *)base)->id;
+    return SQLITE_OK;
+}
+
+static const sqlite3_module module = {
+    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
+    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+};
+
+int lm_vtab_vocab_register(lm_conn *c) {
+    lm_conn_ref(c);
+    return sqlite3_create_module_v2(c->db, "lm_vocab", &module, c, lm_conn_unref);
+}
