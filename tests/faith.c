@@ -1,6 +1,7 @@
 /* faith.c: how faithful the fast path is. For every prompt of a golden file: the exact path (float32
 ** activations and cache) against the golden log-probabilities, and the fast path against the exact one.
-** Usage: faith MODEL.gguf GOLDEN.json */
+** llama.cpp's figures on the same file (its KL,
+** its |d ln p|, how often it has the same best token, in percent) are given. Usage: faith MODEL.gguf GOLDEN.json KL D SAME */
 #include "harness.h"
 #include "../engine/run/sample.h"
 
@@ -54,13 +55,14 @@ static void compare(lm_model *m, const lm_ids *ids, const double *top, int n_top
 
 int main(int argc, char **argv) {
     static char text[1 << 20];
-    lm_model *m = argc > 2 ? open_model(argv[1]) : NULL;
+    lm_model *m = argc > 5 ? open_model(argv[1]) : NULL;
+    double their_kl = argc > 5 ? atof(argv[3]) : 0, their_d = argc > 5 ? atof(argv[4]) : 0;
     FILE *f = m ? fopen(argv[2], "rb") : NULL;
     size_t n = f ? fread(text, 1, sizeof text, f) : 0;
     totals t = {0};
     lm_err err = {0};
     lm_json j;
-    if (!m || !f) return printf("usage: faith MODEL.gguf GOLDEN.json\n"), 1;
+    if (!m || !f) return printf("usage: faith MODEL.gguf GOLDEN.json KL D SAME\n"), 1;
     fclose(f);
     lm_json_init(&j, text, n);
     for (int kind = lm_json_next(&j, &err); (kind = lm_json_next(&j, &err)) == LM_JSON_OBJECT;) {
@@ -81,14 +83,14 @@ int main(int argc, char **argv) {
         if (ids.n <= LM_ROWS_MAX) compare(m, &ids, top, n_top, &t);
         lm_ids_clear(&ids);
     }
-    printf("%-28s %10s %12s %14s %10s\n", "", "KL", "largest KL", "|d ln p| top 5", "same best");
+    printf("%s\n%-28s %10s %12s %14s %10s\n", argv[1], "", "KL", "largest KL", "|d ln p| top 5", "same best");
     printf("%-28s %10.6f %12.6f %14.5f %9.1f%%\n", "sqlite-lm, fast : exact", t.kl / t.positions, t.kl_max, t.d_top5 / t.n_top5,
            100.0 * t.same_best / t.positions);
-    printf("%-28s %10.6f %12s %14.5f %9.1f%%\n", "llama.cpp : reference", 0.0050, "", 0.075, 97.1);
+    printf("%-28s %10.6f %12s %14.5f %9.1f%%\n", "llama.cpp : reference", their_kl, "", their_d, atof(argv[5]));
     printf("exact path : golden, largest |d ln p| %.6f over %d values; %d positions\n", t.d_golden, t.n_top5, t.positions);
     CHECK(t.d_golden < 1e-3, "the exact path is off by %g", t.d_golden);
-    CHECK(t.kl / t.positions <= 0.0050, "KL is larger than llama.cpp's");
-    CHECK(t.d_top5 / t.n_top5 <= 0.075, "|d ln p| is larger than llama.cpp's");
+    CHECK(t.kl / t.positions <= their_kl, "KL is larger than llama.cpp's");
+    CHECK(t.d_top5 / t.n_top5 <= their_d, "|d ln p| is larger than llama.cpp's");
     lm_json_clear(&j);
     lm_model_free(m);
     return finish_tests();

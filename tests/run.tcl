@@ -1,5 +1,6 @@
 # run.tcl: run the C tests, then every .test file (or those named), and end with one line of totals.
 source tests/tester.tcl
+file mkdir build/tmp
 
 proc run_program {args} {
     puts "== [join $args]"
@@ -22,28 +23,38 @@ proc run_program {args} {
     return $output
 }
 
-set real models/SmolLM2-135M-Instruct.Q4_1.gguf
+# The same generation by every kernel set that this cpu has gives one digest.
+proc compare_kernels {model cpus} {
+    foreach cpu $cpus {
+        if {![regexp {: (\w+): digest (\w+)} [run_program env LM_CPU=$cpu build/model_test $model] -> set digest]} continue
+        if {$set ne $cpu} {
+            puts "skipped: kernels $cpu: this cpu lacks them"
+        } elseif {[info exists first] && $digest ne $first} {
+            incr ::failed
+            puts "$model: kernels $cpu: other bytes than [lindex $cpus 0]"
+        } else {
+            incr ::passed
+            set first $digest
+        }
+    }
+}
+
 set files $argv
 if {$files eq ""} {
     set files [lsort [glob -nocomplain tests/*.test]]
     foreach test [lsort [glob -nocomplain build/*_test]] { run_program $test }
-    # The same generation by every kernel set that this cpu has gives one digest.
-    foreach cpu {scalar avx2 vnni} {
-        if {![regexp {: (\w+): digest (\w+)} [run_program env LM_CPU=$cpu build/model_test] -> set digest]} continue
-        if {$set ne $cpu} {
-            puts "skipped: kernels $cpu: this cpu lacks them"
-        } elseif {[info exists first] && $digest ne $first} {
-            incr failed
-            puts "kernels $cpu: other bytes than scalar"
+    compare_kernels models/tiny.gguf {scalar avx2 vnni}
+    foreach model [lsort [glob tests/golden/arch_*.gguf]] { compare_kernels $model {scalar avx2 vnni} }
+    foreach {real golden} {
+        models/SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2.json
+        models/gemma-3-270m-q4_k_m.gguf tests/golden/gemma3.json
+    } {
+        if {[file exists $real]} {
+            run_program build/model_test $real $golden
+            compare_kernels $real {avx2 vnni}
         } else {
-            incr passed
-            set first $digest
+            puts "skipped: golden continuations: $real is not there (make fetch)"
         }
-    }
-    if {[file exists $real]} {
-        run_program build/model_test $real tests/golden/smollm2.json
-    } else {
-        puts "skipped: golden continuations: $real is not there (make fetch)"
     }
 }
 foreach file $files {

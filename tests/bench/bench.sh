@@ -1,8 +1,8 @@
 #!/bin/sh
-# Our speed and llama.cpp's, in turn, ROUNDS (5) times; medians at the end. llama.cpp runs when PYTHON has
+# Our speed and llama.cpp's on MODEL.gguf, in turn, ROUNDS (5) times; medians at the end. llama.cpp runs when PYTHON has
 # llama-cpp-python (build it natively: CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python==0.3.36).
 set -eu
-model=models/SmolLM2-135M-Instruct.Q4_1.gguf
+model=$1
 python=${PYTHON:-python3}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -11,6 +11,7 @@ for round in $(seq "${ROUNDS:-5}"); do
     "$python" -c 'import llama_cpp' 2>/dev/null && "$python" tests/bench/llamacpp_bench.py $model pp tg 2>/dev/null | sed 's/^/llama.cpp /' >>"$log"
 done
 grep -q llama.cpp "$log" || echo "skipped: llama.cpp: $python has no llama_cpp"
+echo "$model"
 awk '
 function median(list, n,    a, i, j, t) {
     n = split(list, a, " ")
