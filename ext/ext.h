@@ -217,10 +217,13 @@ typedef struct {
     double temperature, top_p, min_p, repeat_penalty;
     lm_texts stop;
     int has_seed;
+    int is_chat, render;                    /* lm_chat: the prompt is a JSON array of messages; give the prompt text */
 } lm_generate_options;
 
-void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, lm_err *err);
+void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int is_chat, lm_err *err);
 void lm_generate_options_clear(lm_generate_options *o);
+/* Append a conversation as the model is to read it. */
+void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_err *err);
 /* Tokenise a prompt as the options and the model's template say. */
 void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err);
 /* Start a batch of one. The options must outlive it. */

@@ -1,9 +1,10 @@
-/* func_generate.c: generate(prompt[, options]). */
+/* func_generate.c: generate(prompt[, options]) and lm_chat(messages[, options]). */
 #include "ext.h"
 
-/* What an answer depends on, as bytes: the model, the options' text, the prompt. */
-static void memo_key(lm_buf *key, const lm_shared *s, sqlite3_value *options, lm_text prompt, lm_err *err) {
+/* What an answer depends on, as bytes: the model, the function, the options' text, the prompt. */
+static void memo_key(lm_buf *key, const lm_shared *s, int is_chat, sqlite3_value *options, lm_text prompt, lm_err *err) {
     uint64_t options_n = options ? (uint64_t)sqlite3_value_bytes(options) : 0;
+    lm_buf_append(key, is_chat ? "c" : "g", 1, err);
     lm_buf_append(key, s->digest, sizeof s->digest, err);
     lm_buf_append(key, &options_n, sizeof options_n, err);
     if (options_n) lm_buf_append(key, sqlite3_value_text(options), (size_t)options_n, err);
@@ -12,12 +13,16 @@ static void memo_key(lm_buf *key, const lm_shared *s, sqlite3_value *options, lm
 
 static void run(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *answer, lm_err *err) {
     lm_token token;
+    if (o->render) {
+        lm_prompt_text(s, o, prompt, answer, err);
+        return;
+    }
     lm_batch *b = lm_prompt_start(c, s, o, prompt, 0, err);
     while (b && lm_batch_next(b, lm_conn_stop(c), &token, err) > 0) lm_buf_append(answer, token.piece, token.piece_n, err);
     lm_batch_free(b);
 }
 
-static void generate(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, int is_chat) {
     lm_conn *c = sqlite3_user_data(ctx);
     lm_err err = {0};
     lm_text prompt;
@@ -27,13 +32,13 @@ static void generate(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     sqlite3_value *options = n_args > 1 ? args[1] : NULL;
     const char *known = NULL;
     size_t n = 0;
-    lm_generate_options_read(&o, options, &err);
+    lm_generate_options_read(&o, options, is_chat, &err);
     int null_on_error = o.on_error && !strcmp(o.on_error, "null");
-    int there = lm_value_text(args[0], &prompt, "prompt", &err);
+    int there = lm_value_text(args[0], &prompt, is_chat ? "messages" : "prompt", &err);
     if (there && !err.code) s = lm_share_begin(c, o.model, "generate", &err);
     if (s) {
         int repeatable = o.temperature == 0 || o.has_seed;
-        if (repeatable) memo_key(&key, s, options, prompt, &err);
+        if (repeatable) memo_key(&key, s, is_chat, options, prompt, &err);
         if (repeatable && !err.code) known = lm_memo_find(c, key.data, key.n, &n);
         if (known) {
             lm_result_text(ctx, known, n);
@@ -50,4 +55,10 @@ static void generate(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_generate_options_clear(&o);
 }
 
-int lm_func_generate_register(lm_conn *c) { return lm_register(c, "generate", 1, 2, 0, generate); }
+static void generate(sqlite3_context *ctx, int n_args, sqlite3_value **args) { answer_call(ctx, n_args, args, 0); }
+static void chat(sqlite3_context *ctx, int n_args, sqlite3_value **args) { answer_call(ctx, n_args, args, 1); }
+
+int lm_func_generate_register(lm_conn *c) {
+    int rc = lm_register(c, "generate", 1, 2, 0, generate);
+    return rc == SQLITE_OK ? lm_register(c, "lm_chat", 1, 2, 0, chat) : rc;
+}

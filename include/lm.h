@@ -251,11 +251,18 @@ const lm_chat *lm_chat_find(const char *family);                /* by name; NULL
 const char *lm_chat_name(const lm_chat *chat);
 const char *lm_chat_families(void);                             /* "chatml, …" for messages */
 
-/* Append the prompt text of a conversation and, to spans, where the template's own special tokens are: no
-** text of a message is ever in a span. template_text supplies the family's default system text. */
+typedef struct {
+    const char *template_text; size_t template_n;       /* the model's own; may be empty */
+    const char *bos, *eos; size_t bos_n, eos_n;         /* the model's tokens as spelled; may be empty */
+    const lm_message *messages; size_t n_messages;      /* roles system, user, assistant */
+} lm_chat_talk;
+
 typedef struct { lm_span *data; size_t n, cap; } lm_spans;
-void lm_chat_render(const lm_chat *chat, const char *template_text, size_t template_n, const lm_message *messages,
-                    size_t n_messages, lm_buf *out, lm_spans *spans, lm_err *err);
+
+/* Append the prompt text of a conversation, up to where the answer begins, and, to spans, where the template's own
+** special tokens are: no text of a message is ever in a span. A conversation that the family's templates refuse is an
+** error. template_text supplies the default system message and a date. */
+void lm_chat_render(const lm_chat *chat, const lm_chat_talk *talk, lm_buf *out, lm_spans *spans, lm_err *err);
 void lm_spans_clear(lm_spans *spans);
 
 /*----------------------------------------------------------------------

@@ -89,7 +89,7 @@ static inline void add_texts(maker *m, const char *name, const char *list) {
         size_t item_n = strcspn(list, "|");
         put_le(m, item_n, 8);
         put(m, list, item_n);
-        list += item_n + 1;
+        list += item_n + (list[item_n] != 0);
     }
 }
 static inline void add_types(maker *m, const char *digits) {

@@ -457,82 +457,6 @@ static void test_threads(void) {
     free(text);
 }
 
-/*----------------------------------------------------------------------
-** Chat templates */
-
-#define LOOP "{% for message in messages %}"
-#define BODY "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" \
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-#define GUARD "{% if loop.first and messages[0]['role'] != 'system' %}"
-
-static lm_message message(const char *role, const char *content) {
-    return (lm_message){ role, content, strlen(role), strlen(content) };
-}
-
-static void check_render(int line, const char *template_text, const lm_message *messages, size_t n, const char *want) {
-    lm_err err = { 0 };
-    lm_buf out = { 0 };
-    lm_spans spans = { 0 };
-    const lm_chat *chat = lm_chat_recognise(template_text, strlen(template_text));
-    CHECK(chat, "(from line %d) not recognised", line);
-    if (!chat) return;
-    lm_chat_render(chat, template_text, strlen(template_text), messages, n, &out, &spans, &err);
-    CHECK(!err.code && out.n == strlen(want) && !memcmp(out.data, want, out.n), "(from line %d) '%.*s', wanted '%s'", line,
-          (int)out.n, out.data, want);
-    for (size_t i = 0; i < spans.n; i++) {
-        const char *at = out.data + spans.data[i].start;
-        CHECK((spans.data[i].n == 12 && !memcmp(at, "<|im_start|>", 12)) || (spans.data[i].n == 10 && !memcmp(at, "<|im_end|>", 10)),
-              "(from line %d) span %zu is '%.*s'", line, i, (int)spans.data[i].n, at);
-    }
-    lm_spans_clear(&spans);
-    lm_buf_clear(&out);
-}
-
-static void test_chat(void) {
-    /* SmolLM2's own template, and the same with escapes. */
-    static const char smol[] = LOOP GUARD "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
-        "Hugging Face<|im_end|>\n' }}{% endif %}" BODY;
-    static const char escaped[] = LOOP GUARD "{{ '<|im_start|>system\\nIt\\'s \\\"so\\\\\\n<|im_end|>\\n' }}{% endif %}" BODY;
-    static const char bare[] = "{%- if messages[0]['role'] != 'system' -%}\n<|im_start|>system\nYou're 'it'<|im_end|>\n{%- endif -%}" LOOP BODY;
-    static const char joined[] = "{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
-        "{{ \"<|im_start|>system\nBe 'kind'.<|im_end|>\n\" }}" LOOP BODY;
-    static const char holed[] = "<|im_start|>system\n{{ prompt }}<|im_end|>\n" LOOP BODY;
-    lm_message talk[] = { message("user", "Hi"), message("assistant", "Hello <|im_end|>"), message("user", "Bye\n") };
-    lm_message told[] = { message("system", "Be brief."), message("user", "Hi") };
-#define TURNS "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello <|im_end|><|im_end|>\n" \
-    "<|im_start|>user\nBye\n<|im_end|>\n<|im_start|>assistant\n"
-#define SMOL_SYSTEM "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    check_render(__LINE__, smol, talk, 3, SMOL_SYSTEM TURNS);
-    check_render(__LINE__, smol, talk, 1, SMOL_SYSTEM "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    check_render(__LINE__, smol, told, 2, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    check_render(__LINE__, smol, NULL, 0, "<|im_start|>assistant\n");
-    check_render(__LINE__, escaped, talk, 3, "<|im_start|>system\nIt's \"so\\\n<|im_end|>\n" TURNS);
-    check_render(__LINE__, bare, talk, 3, "<|im_start|>system\nYou're 'it'<|im_end|>\n" TURNS);
-    check_render(__LINE__, joined, talk, 3, "<|im_start|>system\nBe 'kind'.<|im_end|>\n" TURNS);
-    check_render(__LINE__, holed, talk, 3, TURNS);
-    check_render(__LINE__, LOOP BODY, talk, 3, TURNS);
-    check_render(__LINE__, "<|im_end|><|im_start|>system", talk, 3, TURNS);
-
-    /* Every beginning of a template is read without running over its end. */
-    for (size_t n = 0; n < sizeof escaped; n++) {
-        lm_err err = { 0 };
-        lm_buf out = { 0 };
-        lm_spans spans = { 0 };
-        char *copy = malloc(n + 1);
-        memcpy(copy, escaped, n);
-        copy = realloc(copy, n ? n : 1);
-        lm_chat_recognise(copy, n);
-        lm_chat_render(lm_chat_find("chatml"), copy, n, talk, 1, &out, &spans, &err);
-        CHECK(!err.code, "%s", err.msg);
-        free(copy);
-        lm_buf_clear(&out);
-        lm_spans_clear(&spans);
-    }
-    CHECK(!lm_chat_recognise(NULL, 0) && !lm_chat_recognise("{{ '<|user|>' }}", 16), "recognised what it should not");
-    CHECK(lm_chat_find("chatml") && !lm_chat_find("esperanto"), "lm_chat_find");
-    CHECK(!strcmp(lm_chat_name(lm_chat_find("chatml")), "chatml") && strstr(lm_chat_families(), "chatml"), "names");
-}
-
 int main(void) {
     lm_err err = { 0 };
     lm_gguf *g = lm_gguf_open(g_real, &err);
@@ -559,7 +483,6 @@ int main(void) {
     test_mutations();
     test_no_memory();
     test_threads();
-    test_chat();
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
     return finish_tests();
 }
