@@ -77,6 +77,9 @@ models/%.gguf:
 demo:                                     ## set everything up and run the main job
 	sh models/demo.sh
 
+tour: all                                 ## what a model is made of: sql/examples/dials.sql, run and shown
+	sh sql/examples/run.sh dials
+
 faith: $(BUILD)/faith fetch               ## distance from the exact path, beside llama.cpp's
 	$(BUILD)/faith $(SMOLLM2) tests/golden/smollm2.json 0.0050 0.075 97.1
 	$(BUILD)/faith $(GEMMA3) tests/golden/gemma3.json 0.0055 0.089 96.6
@@ -100,5 +103,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo faith bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour faith bench install clean help
 .SECONDARY:

@@ -72,6 +72,73 @@ static int read_pairs(lm_json *j, double *out, int most, lm_err *err) {
     return n;
 }
 
+/*----------------------------------------------------------------------
+** What other keys make of a file's hyper-parameters, and which are refused. */
+static void put(lm_buf *b, const char *key, int type, const void *bytes, size_t n, lm_err *err) {
+    uint64_t key_n = strlen(key);
+    uint32_t type32 = (uint32_t)type;
+    lm_buf_append(b, &key_n, 8, err);
+    lm_buf_append(b, key, key_n, err);
+    lm_buf_append(b, &type32, 4, err);
+    lm_buf_append(b, bytes, n, err);
+}
+
+/* Import tests/golden/arch_gemma3.gguf with one entry more (in place of its own); want stands in the JSON or the error. */
+static void check_import(int line, const char *key, int type, const void *bytes, size_t n, const char *want) {
+    lm_err err = {0};
+    lm_buf raw = {0}, hparams = {0};
+    lm_tensor tensors[128];
+    lm_gguf *g = lm_gguf_open("tests/golden/arch_gemma3.gguf", &err);
+    const lm_meta *meta = g ? lm_gguf_meta(g) : NULL;
+    for (size_t i = 0; i < lm_meta_count(meta); i++) {
+        const lm_meta_entry *e = lm_meta_at(meta, i);
+        if (e->key_n != strlen(key) || memcmp(e->key, key, e->key_n)) lm_buf_append(&raw, e->raw, e->raw_n, &err);
+    }
+    if (bytes) put(&raw, key, type, bytes, n, &err);
+    for (int i = 0; i < lm_gguf_n_tensors(g); i++) tensors[i] = *lm_gguf_tensor(g, i);
+    lm_meta *other = lm_meta_new(raw.data, raw.n, &err);
+    lm_arch_import(other, tensors, lm_gguf_n_tensors(g), &hparams, &err);
+    lm_buf_append(&hparams, "", 1, &(lm_err){0});
+    CHECK(strstr(err.code ? err.msg : hparams.data, want), "(from line %d) '%s', wanted '%s'", line, err.code ? err.msg : hparams.data, want);
+    lm_meta_free(other);
+    lm_buf_clear(&raw);
+    lm_buf_clear(&hparams);
+    lm_gguf_close(g);
+}
+
+static void test_imports(void) {
+    /* elem type, count, then a byte a layer */
+    static const uint8_t pattern[] = { 7, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 1, 0, 1 };
+    static const uint8_t uneven[] = { 7, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 1, 1 };
+    static const uint8_t local[] = { 7, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1 };
+    uint32_t three = 3, much = 4000000000u, zero = 0, layers = 7;
+    float eight = 8, half = 0.5f, cap = 30, none = NAN;
+#define IMPORT(key, type, value, want) check_import(__LINE__, key, type, value, sizeof(value), want)
+    check_import(__LINE__, "nothing", 0, NULL, 0, "\"window_period\":6,\"rope_base_local\":10000}");
+    check_import(__LINE__, "nothing", 0, NULL, 0, "\"act\":\"gelu\",\"embd_scale\":4.89897966,\"attn_scale\":0,\"n_window\":24");
+    check_import(__LINE__, "gemma3.attention.sliding_window_pattern", LM_META_U32, &three, 4, "\"window_period\":3");
+    IMPORT("gemma3.attention.sliding_window_pattern", LM_META_ARRAY, pattern, "\"window_period\":3");
+    IMPORT("gemma3.attention.sliding_window_pattern", LM_META_ARRAY, local, "\"window_period\":0");
+    IMPORT("gemma3.attention.sliding_window_pattern", LM_META_ARRAY, uneven, "uneven distances");
+    check_import(__LINE__, "gemma3.rope.freq_base_swa", LM_META_F32, &eight, 4, "\"rope_base_local\":8}");
+    check_import(__LINE__, "gemma3.rope.scaling.factor", LM_META_F32, &eight, 4, "\"rope_scale\":0.125");
+    check_import(__LINE__, "gemma3.rope.scale_linear", LM_META_F32, &eight, 4, "\"rope_scale\":0.125");
+    check_import(__LINE__, "gemma3.rope.scaling.factor", LM_META_F32, &half, 4, "gemma3.rope.scaling.factor 0.5 is out of range");
+    check_import(__LINE__, "gemma3.rope.scaling.factor", LM_META_F32, &none, 4, "out of range");
+    check_import(__LINE__, "gemma3.final_logit_softcapping", LM_META_F32, &cap, 4, "gemma3.final_logit_softcapping 30 is not supported");
+    check_import(__LINE__, "gemma3.expert_count", LM_META_U32, &three, 4, "gemma3.expert_count 3 is not supported");
+    check_import(__LINE__, "gemma3.attention.sliding_window", LM_META_U32, &much, 4, "gemma3.attention.sliding_window 4e+09 is out of range");
+    check_import(__LINE__, "gemma3.attention.value_length", LM_META_U32, &three, 4, "value_length 3 differs from the keys' 16");
+    check_import(__LINE__, "gemma3.block_count", LM_META_U32, &zero, 4, "gemma3.block_count 0 is out of range");
+    check_import(__LINE__, "gemma3.block_count", LM_META_U32, NULL, 0, "gemma3.block_count is missing");
+    check_import(__LINE__, "gemma3.block_count", LM_META_F32, &eight, 4, "gemma3.block_count");
+    check_import(__LINE__, "gemma3.attention.layer_norm_rms_epsilon", LM_META_F32, &none, 4, "out of range");
+    check_import(__LINE__, "gemma3.attention.sliding_window", LM_META_U32, NULL, 0, "\"n_window\":0");
+    check_import(__LINE__, "gemma3.block_count", LM_META_U32, &layers, 4, "\"n_layers\":7");
+    check_import(__LINE__, "gemma3.block_count", LM_META_U32, &three, 4, "has no place in a gemma3 model of 3 layers");
+    check_import(__LINE__, "gemma3.attention.key_length", LM_META_U32, &three, 4, "value_length 16 differs from the keys' 3");
+}
+
 int main(void) {
     static char text[1 << 20];
     FILE *f = fopen("tests/golden/arch.json", "rb");
@@ -98,6 +165,7 @@ int main(void) {
     }
     CHECK(!err.code && models >= 11, "tests/golden/arch.json: %d models: %s", models, err.msg);
     lm_json_clear(&j);
+    test_imports();
     CHECK(lm_mem_used() == 0, "%llu bytes left", (unsigned long long)lm_mem_used());
     return finish_tests();
 }

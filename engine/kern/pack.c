@@ -50,15 +50,21 @@ static void put_vectors(uint8_t *vectors, const uint8_t *bytes, int n) {
     for (int j = 0; j < n; j += 4) memcpy(vectors + j * LM_TILE, bytes + j, 4);
 }
 
-/* The bits of 32 stored integers from bit `from` on, `bits` of each, as the vectors want them; returns bytes. */
-static int gather_bits(const uint8_t *q, int from, int bits, uint8_t *out) {
-    int step = bits == 4 ? 16 : 4, per_byte = bits == 4 ? 2 : 8 / bits, n = LM_BLOCK / per_byte;
-    for (int byte = 0; byte < n; byte++) {
+/* The bits of 32 stored integers from bit `from` on, `bits` of each, as the vectors want them. */
+static inline void gather(const uint8_t *q, int from, const int bits, uint8_t *out) {
+    const int step = bits == 4 ? 16 : 4, per_byte = 8 / bits, mask = (1 << bits) - 1;
+    for (int byte = 0; byte < LM_BLOCK / per_byte; byte++) {
         int e = bits == 2 ? byte / 4 * 16 + byte % 4 : byte, all = 0;
-        for (int i = 0; i < per_byte; i++) all |= (q[e + i * step] >> from & ((1 << bits) - 1)) << i * bits;
+        for (int i = 0; i < per_byte; i++) all |= (q[e + i * step] >> from & mask) << i * bits;
         out[byte] = (uint8_t)all;
     }
-    return n;
+}
+
+/* Each width compiled on its own: loading spends its time here. */
+static void gather_bits(const uint8_t *q, int from, int bits, uint8_t *out) {
+    if (bits == 4) gather(q, from, 4, out);
+    else if (bits == 2) gather(q, from, 2, out);
+    else gather(q, from, 1, out);
 }
 
 static void put_half(uint8_t *at, float x) {

@@ -192,22 +192,58 @@ static void write_hparams(const lm_hparams *h, lm_buf *out, lm_err *err) {
     lm_buf_append(out, "}", 1, err);
 }
 
-/* Scaling of positions: none, linear (a factor), or by frequency (llama 3's, given as rope_freqs.weight). */
+/* Scaling of positions: none, linear (a factor, which alone means it), or by frequency (llama 3's, given as
+** rope_freqs.weight). */
 static void import_rope_scaling(lm_hparams *h, const lm_meta *meta, const char *arch, lm_err *err) {
     char key[128];
     const char *type;
     size_t n;
     double factor = 1;
+    snprintf(key, sizeof key, "%s.rope.scale_linear", arch);        /* as files had it once */
+    lm_meta_real(meta, key, &factor, err);
     snprintf(key, sizeof key, "%s.rope.scaling.factor", arch);
-    int has_factor = lm_meta_real(meta, key, &factor, err);
+    lm_meta_real(meta, key, &factor, err);
     snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
-    if (!lm_meta_text(meta, key, &type, &n, err) || (n == 4 && !memcmp(type, "none", 4))) return;
-    if (n != 6 || memcmp(type, "linear", 6)) {
+    int has_type = lm_meta_text(meta, key, &type, &n, err);
+    if (has_type && n == 4 && !memcmp(type, "none", 4)) return;
+    if (has_type && (n != 6 || memcmp(type, "linear", 6))) {
         lm_err_set(err, LM_ERROR, "%s: %.*s is not supported (have: none, linear)", key, (int)LM_MIN(n, 20), type);
-    } else if (has_factor && !(factor >= 1 && factor <= 1e6)) {
+    } else if (!(factor >= 1 && factor <= 1e6)) {
         lm_err_set(err, LM_ERROR, "%s.rope.scaling.factor %g is out of range (1 to 1e6)", arch, factor);
     } else {
         h->rope_scale = (float)(1.0 / factor);
+    }
+}
+
+/* Local and global layers as an array of booleans: it must be a period. Return 0 when there is no array. */
+static int import_pattern(lm_hparams *h, const char *arch, const lm_meta *meta, lm_err *err) {
+    char key[128];
+    snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", arch);
+    const lm_meta_entry *e = lm_meta_find(meta, key);
+    if (!e || e->type != LM_META_ARRAY) return 0;
+    int n = (int)LM_MIN(e->n, 512), period = 0;
+    if (e->elem != LM_META_BOOL) lm_err_set(err, LM_ERROR, "%s: expected a number or an array of booleans", key);
+    while (!err->code && period < n && e->data[period]) period++;
+    h->window_period = period < n ? period + 1 : 0;
+    for (int i = 0; i < n && !err->code; i++) {
+        int is_local = !h->window_period || i % h->window_period != h->window_period - 1;
+        if (is_local != (e->data[i] != 0)) lm_err_set(err, LM_ERROR, "%s: global layers at uneven distances are not supported", key);
+    }
+    return 1;
+}
+
+/* What would change the numbers, and is not there to do so, must not be passed over. */
+static void refuse_unsupported(const lm_meta *meta, const char *arch, lm_err *err) {
+    static const char *const keys[] = { "expert_count", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
+                                        "residual_scale", "embedding_scale" };
+    for (int i = 0; i < LM_COUNT(keys) && !err->code; i++) {
+        char key[128];
+        int64_t count = 0;
+        double real = 0;
+        snprintf(key, sizeof key, "%s.%s", arch, keys[i]);
+        if (i == 0) lm_meta_int(meta, key, &count, err);
+        else lm_meta_real(meta, key, &real, err);
+        if (count || real != 0) lm_err_set(err, LM_ERROR, "%s %g is not supported", key, (double)count + real);
     }
 }
 
@@ -235,11 +271,14 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
                            lm_err *err) {
     char key[128];
     *h = arch->defaults;
-    for (int i = 0; i < LM_COUNT(fields); i++) import_field(h, &fields[i], arch->name, meta, err);
+    int has_pattern = import_pattern(h, arch->name, meta, err);
+    for (int i = 0; i < LM_COUNT(fields) && !err->code; i++) {
+        if (has_pattern && fields[i].at == offsetof(lm_hparams, window_period)) continue;
+        import_field(h, &fields[i], arch->name, meta, err);
+    }
+    refuse_unsupported(meta, arch->name, err);
     if (err->code) return;
-    int64_t experts = 0, value_dim = 0;
-    snprintf(key, sizeof key, "%s.expert_count", arch->name);
-    if (lm_meta_int(meta, key, &experts, err) && experts) lm_err_set(err, LM_ERROR, "%s %lld: mixtures of experts are not supported", key, (long long)experts);
+    int64_t value_dim = 0;
     if (!h->n_kv_heads) h->n_kv_heads = h->n_heads;
     if (!h->head_dim && h->n_embd % h->n_heads) {
         lm_err_set(err, LM_ERROR, "%s.embedding_length %d is not a multiple of attention.head_count %d", arch->name, h->n_embd, h->n_heads);
