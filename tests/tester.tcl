@@ -24,17 +24,17 @@ proc report {number want got} {
 }
 
 proc do_sql {number sql want} {
-    if {[catch { db eval $sql } got]} { set got "error: $got" }
+    if {[catch { uplevel #0 [list db eval $sql] } got]} { set got "error: $got" }
     report $number [list {*}$want] $got
 }
 
 proc do_sql_error {number sql want} {
-    report $number "error: $want" [expr {[catch { db eval $sql } got] ? "error: $got" : $got}]
+    report $number "error: $want" [expr {[catch { uplevel #0 [list db eval $sql] } got] ? "error: $got" : $got}]
 }
 
 # The error must contain a text.
 proc do_sql_error_like {number sql part} {
-    set bad [catch { db eval $sql } got]
+    set bad [catch { uplevel #0 [list db eval $sql] } got]
     report $number 1 [expr {$bad && [string first $part $got] >= 0 ? 1 : "no error with «$part»: $got"}]
 }
 
