@@ -61,7 +61,7 @@ static void check_case(const source *src, const conversation *c, int number) {
         CHECK(err.code, "%s, case %d: '%.*s', wanted an error: %s", src->name.text, number, (int)out.n, out.data,
               c->error.text ? c->error.text : "no place for a system message");
     } else {
-        CHECK(!err.code && out.n == c->text.n && !memcmp(out.data, c->text.text, out.n), "%s, case %d: %s'%.*s', wanted '%s'", src->name.text,
+        CHECK(!err.code && out.n == c->text.n && (!out.n || !memcmp(out.data, c->text.text, out.n)), "%s, case %d: %s'%.*s', wanted '%s'", src->name.text,
               number, err.msg, (int)out.n, out.n ? out.data : "", c->text.text);
         check_spans(src, &out, &spans, number);
     }
