@@ -4,7 +4,7 @@
 **
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
-**     3 format   reader meta gguf gguf_write        bytes of a file to a checked tensor list, and back
+**     3 format   file reader meta gguf gguf_write safetensors    bytes of a file to a checked tensor list, and back
 **     3 token    tok bpe spm merge pretok chat      text to ids and back
 **     4 model    arch model kv forward              what a model is, its cache, one pass through it
 **     5 run      batch sample                       sequences advancing together
@@ -71,10 +71,17 @@ uint64_t lm_reader_le(const uint8_t *p, size_t n_bytes);        /* little-endian
 lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err);
 void lm_meta_adopt(lm_meta *m, void *bytes);
 
+/* file.c */
+typedef struct { int fd; uint64_t n; } lm_file;     /* n: bytes, when it was opened */
+void lm_file_open(lm_file *f, const char *path, lm_err *err);   /* a regular file */
+void lm_file_read(const lm_file *f, uint64_t at, uint8_t *dst, size_t n, lm_err *err);
+void lm_file_close(lm_file *f);
+void lm_file_fail(const char *doing, int number, lm_err *err);  /* "doing: what errno number means" */
+void lm_file_blame(const char *path, lm_err *err);              /* put the path in front of a message */
+int lm_tensor_is_name(const char *name, size_t n);              /* may a tensor be called so? */
+
 /* gguf.c */
 uint64_t lm_gguf_alignment(const lm_meta *meta, lm_err *err);
-void lm_gguf_fail_errno(const char *doing, int number, lm_err *err);
-void lm_gguf_name_file(const char *path, lm_err *err);          /* put the path in front of a message */
 
 /*======================================================================
 ** Floor 3: token. One tokenizer family a file, behind this table. */

@@ -104,7 +104,8 @@ void lm_json_quote(lm_buf *out, const char *text, size_t n, lm_err *err);    /* 
 /*----------------------------------------------------------------------
 ** Tensors and their number formats. The numbers are the GGUF specification's type codes. */
 enum { LM_F32 = 0, LM_F16 = 1, LM_Q4_0 = 2, LM_Q4_1 = 3, LM_Q5_0 = 6, LM_Q5_1 = 7, LM_Q8_0 = 8, LM_Q2_K = 10,
-       LM_Q3_K = 11, LM_Q4_K = 12, LM_Q5_K = 13, LM_Q6_K = 14, LM_IQ4_NL = 20, LM_BF16 = 30 };
+       LM_Q3_K = 11, LM_Q4_K = 12, LM_Q5_K = 13, LM_Q6_K = 14, LM_IQ4_NL = 20, LM_BF16 = 30,
+       LM_OTHER = -1 /* integers and such, in lists of tensors: no weights */ };
 
 typedef struct {
     int id;
@@ -191,6 +192,16 @@ lm_gguf_writer *lm_gguf_create(const char *path, int overwrite, const lm_gguf_co
 void lm_gguf_append(lm_gguf_writer *w, const void *bytes, size_t n, lm_err *err);
 void lm_gguf_commit(lm_gguf_writer *w, lm_err *err);
 void lm_gguf_writer_free(lm_gguf_writer *w);
+
+/*----------------------------------------------------------------------
+** Safetensors files. https://huggingface.co/docs/safetensors */
+typedef struct lm_safetensors lm_safetensors;
+
+lm_safetensors *lm_safetensors_open(const char *path, lm_err *err);
+void lm_safetensors_close(lm_safetensors *s);
+int lm_safetensors_n_tensors(const lm_safetensors *s);
+const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i);         /* in the header's order */
+void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Tokenizers. */

@@ -10,21 +10,14 @@
 ** is there; every count is held against the file's size before memory is taken for it. A tensor in the list
 ** lies inside the file and overlaps no other. The file is read with pread alone: what was checked is a copy,
 ** and a file that changes later can give wrong numbers or an error, not a signal. */
-#define _POSIX_C_SOURCE 200809L
-#define _FILE_OFFSET_BITS 64
 #include "../lmint.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { HEADER_FIRST = 1 << 20, HEADER_MAX = 64 << 20, TENSORS_MAX = 1 << 18, TENSOR_MIN = 33, ALIGN_MAX = 1 << 20 };
 
 struct lm_gguf {
-    int fd;
-    uint64_t n_file;                    /* bytes, when it was opened */
+    lm_file file;
     lm_meta *meta;
     lm_tensor *tensors;
     uint64_t *offsets;                  /* from the file's beginning */
@@ -32,69 +25,7 @@ struct lm_gguf {
 };
 
 /*----------------------------------------------------------------------
-** The file */
-
-void lm_gguf_fail_errno(const char *doing, int number, lm_err *err) {
-    char text[128];
-    if (strerror_r(number, text, sizeof text)) strcpy(text, "unknown error");
-    lm_err_set(err, LM_ERROR, "%s: %s", doing, text);
-}
-
-static const char *kind_of(mode_t mode) {
-    if (S_ISDIR(mode)) return "a directory";
-    if (S_ISFIFO(mode)) return "a FIFO";
-    if (S_ISCHR(mode)) return "a character device";
-    if (S_ISBLK(mode)) return "a block device";
-    if (S_ISSOCK(mode)) return "a socket";
-    return "not a regular file";
-}
-
-/* O_NONBLOCK: a FIFO without a writer would hold the caller up for ever. */
-static void open_file(lm_gguf *g, const char *path, lm_err *err) {
-    struct stat st;
-    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (g->fd < 0) {
-        lm_gguf_fail_errno("cannot open", errno, err);
-    } else if (fstat(g->fd, &st)) {
-        lm_gguf_fail_errno("cannot stat", errno, err);
-    } else if (!S_ISREG(st.st_mode)) {
-        lm_err_set(err, LM_ERROR, "is %s, wanted a file", kind_of(st.st_mode));
-    } else {
-        g->n_file = (uint64_t)st.st_size;
-    }
-}
-
-static void read_file(const lm_gguf *g, uint64_t at, uint8_t *dst, size_t n, lm_err *err) {
-    while (n && !err->code) {
-        ssize_t got = pread(g->fd, dst, LM_MIN(n, (size_t)1 << 30), (off_t)at);
-        if (got > 0) {
-            dst += got;
-            at += (uint64_t)got;
-            n -= (size_t)got;
-        } else if (!got) {
-            lm_err_set(err, LM_ERROR, "file shrank while being read: %llu bytes wanted at byte %llu",
-                       (unsigned long long)n, (unsigned long long)at);
-        } else if (errno != EINTR) {
-            lm_gguf_fail_errno("cannot read", errno, err);
-        }
-    }
-}
-
-/*----------------------------------------------------------------------
 ** The tensor list */
-
-/* A name becomes part of SQL text, messages and paths: nothing that any of them would take for syntax. */
-static int is_name(const char *name, size_t n) {
-    uint32_t cp, before = 0;
-    for (size_t i = 0; i < n;) {
-        int step = lm_utf8_step(name + i, n - i, &cp);
-        if (step <= 0 || cp < 0x20 || (cp >= 0x7F && cp < 0xA0)) return 0;
-        if (cp == '"' || cp == '\'' || cp == '`' || cp == '\\' || cp == '/' || (cp == '.' && before == '.')) return 0;
-        before = cp;
-        i += (size_t)step;
-    }
-    return 1;
-}
 
 static void read_name(lm_reader *r, lm_tensor *t, lm_err *err) {
     size_t at = r->at;
@@ -109,7 +40,7 @@ static void read_name(lm_reader *r, lm_tensor *t, lm_err *err) {
     if (!name) return;
     r->name = name;
     r->name_n = (size_t)n;
-    if (is_name(name, (size_t)n)) memcpy(t->name, name, (size_t)n);
+    if (lm_tensor_is_name(name, (size_t)n)) memcpy(t->name, name, (size_t)n);
     else lm_reader_fail(r, at, err, "bad tensor name, wanted UTF-8 without control characters, quotes, \\, / or ..");
 }
 
@@ -158,7 +89,7 @@ static int compare_offsets(const void *arg, uint32_t a, uint32_t b) {
 static void place_tensors(lm_gguf *g, uint64_t data, uint64_t align, lm_err *err) {
     for (int i = 0; i < g->n_tensors && !err->code; i++) {
         const lm_tensor *t = &g->tensors[i];
-        uint64_t offset = g->offsets[i], left = g->n_file > data ? g->n_file - data : 0;
+        uint64_t offset = g->offsets[i], left = g->file.n > data ? g->file.n - data : 0;
         if (offset % align) {
             lm_err_set(err, LM_ERROR, "%s: offset %llu is not a multiple of the alignment %llu", t->name,
                        (unsigned long long)offset, (unsigned long long)align);
@@ -260,12 +191,12 @@ static void free_header(lm_gguf *g) {
 /* Starting over with twice the bytes costs no more than twice the work, and nothing points into a buffer
 ** that has moved. */
 static void read_growing(lm_gguf *g, lm_err *err) {
-    size_t most = (size_t)LM_MIN(g->n_file, (uint64_t)HEADER_MAX), n = LM_MIN(most, (size_t)HEADER_FIRST);
+    size_t most = (size_t)LM_MIN(g->file.n, (uint64_t)HEADER_MAX), n = LM_MIN(most, (size_t)HEADER_FIRST);
     while (!err->code) {
         uint8_t *bytes = lm_alloc(n, err);
-        lm_reader r = { .bytes = bytes, .n = n, .total = g->n_file };
+        lm_reader r = { .bytes = bytes, .n = n, .total = g->file.n };
         if (!bytes) return;
-        read_file(g, 0, bytes, n, err);
+        lm_file_read(&g->file, 0, bytes, n, err);
         read_header(g, &r, err);
         if (!err->code && !r.starved) {
             lm_meta_adopt(g->meta, bytes);
@@ -278,29 +209,20 @@ static void read_growing(lm_gguf *g, lm_err *err) {
     }
 }
 
-/* Put the path's end in front of a message, as much of it as leaves room for the rest. */
-void lm_gguf_name_file(const char *path, lm_err *err) {
-    lm_err inner = *err;
-    size_t n = strlen(path), from = n > 72 ? n - 69 : 0;
-    while (from && (path[from] & 0xC0) == 0x80) from++;
-    *err = (lm_err){0};
-    lm_err_set(err, inner.code, "%s%s: %s", from ? "..." : "", path + from, inner.msg);
-}
-
 lm_gguf *lm_gguf_open(const char *path, lm_err *err) {
     lm_gguf *g = lm_calloc(1, sizeof *g, err);
     if (!g) return NULL;
-    open_file(g, path, err);
+    lm_file_open(&g->file, path, err);
     read_growing(g, err);
     if (!err->code) return g;
-    lm_gguf_name_file(path, err);
+    lm_file_blame(path, err);
     lm_gguf_close(g);
     return NULL;
 }
 
 void lm_gguf_close(lm_gguf *g) {
     if (!g) return;
-    if (g->fd >= 0) close(g->fd);
+    lm_file_close(&g->file);
     free_header(g);
     lm_free(g);
 }
@@ -322,5 +244,5 @@ void lm_gguf_read(lm_gguf *g, int i, int64_t offset, void *dst, size_t n, lm_err
                    (long long)t->n_bytes);
         return;
     }
-    read_file(g, g->offsets[i] + (uint64_t)offset, dst, n, err);
+    lm_file_read(&g->file, g->offsets[i] + (uint64_t)offset, dst, n, err);
 }

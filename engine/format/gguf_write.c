@@ -29,7 +29,7 @@ static void write_all(lm_gguf_writer *w, const void *bytes, size_t n, lm_err *er
     const uint8_t *from = bytes;
     while (n && !err->code) {
         ssize_t done = write(w->fd, from, LM_MIN(n, (size_t)1 << 30));
-        if (done < 0 && errno != EINTR) lm_gguf_fail_errno("cannot write", errno, err);
+        if (done < 0 && errno != EINTR) lm_file_fail("cannot write", errno, err);
         if (done < 0) continue;
         from += done;
         n -= (size_t)done;
@@ -104,7 +104,7 @@ static void open_draft(lm_gguf_writer *w, lm_err *err) {
         if (w->fd >= 0) return;
         if (errno == EEXIST) continue;
         w->draft[0] = 0;
-        lm_gguf_fail_errno("cannot be made", errno, err);
+        lm_file_fail("cannot be made", errno, err);
     }
     w->draft[0] = 0;
     lm_err_set(err, LM_ERROR, "no free name for a temporary file");
@@ -129,7 +129,7 @@ lm_gguf_writer *lm_gguf_create(const char *path, int overwrite, const lm_gguf_co
         w->tensor = -1;
         return w;
     }
-    lm_gguf_name_file(path, err);
+    lm_file_blame(path, err);
     lm_gguf_writer_free(w);
     return NULL;
 }
@@ -150,7 +150,7 @@ void lm_gguf_append(lm_gguf_writer *w, const void *bytes, size_t n, lm_err *err)
         w->left -= (int64_t)some;
         if (!w->left) pad(w, err);
     }
-    if (err->code) lm_gguf_name_file(w->path, err);
+    if (err->code) lm_file_blame(w->path, err);
 }
 
 /* Sync the folder, so that the new name is on disk too; some file systems cannot, which is no failure. */
@@ -167,10 +167,10 @@ static void sync_folder(char *path) {
 void lm_gguf_commit(lm_gguf_writer *w, lm_err *err) {
     if (err->code) return;
     if (w->left || w->tensor + 1 < w->n_tensors) lm_err_set(err, LM_ERROR, "fewer bytes than the tensors have");
-    if (!err->code && fsync(w->fd)) lm_gguf_fail_errno("cannot sync", errno, err);
+    if (!err->code && fsync(w->fd)) lm_file_fail("cannot sync", errno, err);
     int closed = close(w->fd);
     w->fd = -1;
-    if (closed && !err->code) lm_gguf_fail_errno("cannot close", errno, err);
+    if (closed && !err->code) lm_file_fail("cannot close", errno, err);
     if (!err->code) {
         int failed = w->overwrite ? rename(w->draft, w->path) : renameat2(AT_FDCWD, w->draft, AT_FDCWD, w->path, RENAME_NOREPLACE);
         /* A file system that lacks this kind of renaming has links. */
@@ -179,10 +179,10 @@ void lm_gguf_commit(lm_gguf_writer *w, lm_err *err) {
             if (!failed) unlink(w->draft);
         }
         if (failed && errno == EEXIST) lm_err_set(err, LM_ERROR, "exists already (\"overwrite\":true replaces it)");
-        else if (failed) lm_gguf_fail_errno("cannot be named so", errno, err);
+        else if (failed) lm_file_fail("cannot be named so", errno, err);
     }
     if (err->code) {
-        lm_gguf_name_file(w->path, err);
+        lm_file_blame(w->path, err);
         return;
     }
     w->draft[0] = 0;
