@@ -4,10 +4,10 @@
 **
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
-**     3 format   file reader meta gguf gguf_write safetensors    bytes of a file to a checked tensor list, and back
+**     3 format   file reader meta gguf gguf_write safetensors hf     bytes of a file to a checked tensor list, and back
 **     3 token    tok bpe spm merge pretok chat      text to ids and back
 **     4 model    arch model kv forward              what a model is, its cache, one pass through it
-**     5 run      batch sample                       sequences advancing together
+**     5 run      batch sample embed                 sequences advancing together; texts to vectors
 */
 #ifndef LMINT_H
 #define LMINT_H

@@ -203,6 +203,16 @@ int lm_safetensors_n_tensors(const lm_safetensors *s);
 const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i);         /* in the header's order */
 void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err);
 
+/* A Hugging Face folder, as what a GGUF file of the same model would hold (hf.c says what is translated). */
+typedef struct lm_hf lm_hf;
+
+lm_hf *lm_hf_open(const char *folder, lm_err *err);
+void lm_hf_close(lm_hf *hf);
+const lm_meta *lm_hf_meta(const lm_hf *hf);
+int lm_hf_n_tensors(const lm_hf *hf);
+const lm_tensor *lm_hf_tensor(const lm_hf *hf, int i);
+void lm_hf_read(lm_hf *hf, int i, int64_t offset, void *dst, size_t n, lm_err *err);
+
 /*----------------------------------------------------------------------
 ** Tokenizers. */
 typedef struct lm_tok lm_tok;
@@ -301,7 +311,26 @@ lm_model *lm_model_open(const lm_source *src, lm_tok *tok, lm_stop stop, lm_err 
 void lm_model_free(lm_model *m);
 const lm_tok *lm_model_tok(const lm_model *m);
 int lm_model_n_ctx(const lm_model *m);
+int lm_model_is_encoder(const lm_model *m);                     /* it embeds, and generates nothing */
 uint64_t lm_model_bytes(const lm_model *m);                     /* packed weights and tokenizer */
+
+/*----------------------------------------------------------------------
+** Embeddings: a text's vector, pooled from the last hidden states of its tokens. */
+enum { LM_POOL_MEAN, LM_POOL_CLS, LM_POOL_LAST };       /* of all tokens, the first, the last */
+
+typedef struct {
+    int pooling;                        /* LM_POOL_* */
+    int normalize;                      /* to length 1 */
+    int dimensions;                     /* the leading so many, before normalising; 0: all */
+} lm_embed_options;
+
+int lm_model_n_embd(const lm_model *m);
+int lm_model_n_text(const lm_model *m);                         /* the most tokens that a text may have */
+int lm_model_pooling(const lm_model *m);                        /* LM_POOL_*: what the model was trained for */
+
+/* Write the vectors of n texts, each of 1 to n_text ids, to out (n, dimensions). Texts are packed side by side; a vector
+** does not depend on its company. */
+void lm_embed(lm_model *m, const lm_ids *texts, int n, const lm_embed_options *options, float *out, lm_stop stop, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Generation. A batch holds any number of sequences of one model and advances them together; what a

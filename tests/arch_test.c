@@ -114,13 +114,13 @@ static void test_imports(void) {
     uint32_t three = 3, much = 4000000000u, zero = 0, layers = 7;
     float eight = 8, half = 0.5f, cap = 30, none = NAN;
 #define IMPORT(key, type, value, want) check_import(__LINE__, key, type, value, sizeof(value), want)
-    check_import(__LINE__, "nothing", 0, NULL, 0, "\"window_period\":6,\"rope_base_local\":10000}");
+    check_import(__LINE__, "nothing", 0, NULL, 0, "\"window_period\":6,\"rope_base_local\":10000,");
     check_import(__LINE__, "nothing", 0, NULL, 0, "\"act\":\"gelu\",\"embd_scale\":4.89897966,\"attn_scale\":0,\"n_window\":24");
     check_import(__LINE__, "gemma3.attention.sliding_window_pattern", LM_META_U32, &three, 4, "\"window_period\":3");
     IMPORT("gemma3.attention.sliding_window_pattern", LM_META_ARRAY, pattern, "\"window_period\":3");
     IMPORT("gemma3.attention.sliding_window_pattern", LM_META_ARRAY, local, "\"window_period\":0");
     IMPORT("gemma3.attention.sliding_window_pattern", LM_META_ARRAY, uneven, "uneven distances");
-    check_import(__LINE__, "gemma3.rope.freq_base_swa", LM_META_F32, &eight, 4, "\"rope_base_local\":8}");
+    check_import(__LINE__, "gemma3.rope.freq_base_swa", LM_META_F32, &eight, 4, "\"rope_base_local\":8,");
     check_import(__LINE__, "gemma3.rope.scaling.factor", LM_META_F32, &eight, 4, "\"rope_scale\":0.125");
     check_import(__LINE__, "gemma3.rope.scale_linear", LM_META_F32, &eight, 4, "\"rope_scale\":0.125");
     check_import(__LINE__, "gemma3.rope.scaling.factor", LM_META_F32, &half, 4, "gemma3.rope.scaling.factor 0.5 is out of range");

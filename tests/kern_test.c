@@ -146,6 +146,27 @@ static void check_elements(void) {
             double g = (double)a[i], gelu = 0.5 * g * (1 + tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * (double)b[i];
             CHECK(fabs((double)out[i] - gelu) <= 3e-5 * fabs(gelu) + 1e-12, "%s: gelu(%g)", kern->name, g);
         }
+        for (int erf_form = 0; erf_form < 2; erf_form++) {
+            memcpy(out, a, sizeof a);
+            memcpy(scratch, a, sizeof a);
+            kern->act(out, n, erf_form);
+            lm_scalar_kern.act(scratch, n, erf_form);
+            CHECK(!memcmp(out, scratch, sizeof *a * (size_t)n), "%s: act %d, %d", kern->name, erf_form, n);
+            for (int i = 0; i < n && erf_form; i++) {
+                double gelu = 0.5 * (double)a[i] * (1 + erf((double)a[i] / sqrt(2.0)));
+                CHECK(fabs((double)out[i] - gelu) <= 4e-7 * fabs((double)a[i]) + 1e-7, "%s: gelu(%g) is %g", kern->name, (double)a[i], (double)out[i]);
+            }
+        }
+        CHECK(kern->layer_norm(a, b, b, 1e-5f, n, out), "%s: layer_norm", kern->name);
+        lm_scalar_kern.layer_norm(a, b, b, 1e-5f, n, scratch);
+        CHECK(!memcmp(out, scratch, sizeof *a * (size_t)n), "%s: layer_norm, %d", kern->name, n);
+        double mean = 0, variance = 0;
+        for (int i = 0; i < n; i++) mean += (double)a[i] / n;
+        for (int i = 0; i < n; i++) variance += ((double)a[i] - mean) * ((double)a[i] - mean) / n;
+        for (int i = 0; i < n; i++) {
+            double y = ((double)a[i] - mean) / sqrt(variance + 1e-5) * (double)b[i] + (double)b[i];
+            CHECK(fabs((double)out[i] - y) <= 1e-4, "%s: layer_norm, element %d of %d: %g, wanted %g", kern->name, i, n, (double)out[i], y);
+        }
         CHECK(kern->sum_exp(a, n, 20) == lm_scalar_kern.sum_exp(a, n, 20), "%s: sum_exp", kern->name);
         memcpy(scratch, a, sizeof a);
         scratch[n / 2] = scratch[n - 1] = 99;

@@ -68,6 +68,6 @@ INLINE vf dot(const vb *w, const int n, const int bits, const int8_t *x, int sum
 
 #include "gemm.h"
 
-const lm_kern lm_avx2_kern = { "avx2", multiply, quantise, rms_norm, add, silu_mul, gelu_mul, attend, attend_end, to_half, argmax,
+const lm_kern lm_avx2_kern = { "avx2", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax,
                                sum_exp };
 #endif

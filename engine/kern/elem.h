@@ -45,6 +45,35 @@ static int rms_norm(const float *x, const float *weight, float eps, int n, float
     return sum - sum == 0;
 }
 
+/* The part of a vector from i on, up to 16 of it; what is beyond the end counts as rest. */
+INLINE v16 load_from(const float *x, int i, int n) { return i + 16 <= n ? v16_load(x + i) : v16_load_part(x + i, n - i); }
+INLINE void store_from(float *x, v16 a, int i, int n) {
+    if (i + 16 <= n) v16_store(x + i, a);
+    else v16_store_part(x + i, a, n - i);
+}
+
+static int layer_norm(const float *x, const float *weight, const float *bias, float eps, int n, float *out) {
+    v16 sums = v16_set(0), squares = sums;
+    for (int i = 0; i < n; i += 16) sums = v16_add(sums, load_from(x, i, n));
+    float mean = v16_sum(sums) / (float)n;
+    for (int i = 0; i + 16 <= n; i += 16) {
+        v16 a = v16_sub(v16_load(x + i), v16_set(mean));
+        squares = v16_fma(a, a, squares);
+    }
+    if (n % 16) {
+        float rest[16] = {0};
+        for (int i = n & ~15; i < n; i++) rest[i & 15] = x[i] - mean;
+        squares = v16_fma(v16_load(rest), v16_load(rest), squares);
+    }
+    float variance = v16_sum(squares) / (float)n;
+    v16 scale = v16_set(1.0f / sqrtf(variance + eps));
+    for (int i = 0; i < n; i += 16) {
+        v16 a = v16_mul(v16_sub(load_from(x, i, n), v16_set(mean)), scale);
+        store_from(out, v16_fma(a, load_from(weight, i, n), load_from(bias, i, n)), i, n);
+    }
+    return variance - variance == 0;
+}
+
 static void add(float *x, const float *y, int n) {
     for (int i = 0; i < n; i++) x[i] += y[i];
 }
@@ -65,6 +94,27 @@ INLINE void glu(float *gate, const float *up, int n, const int is_gelu) {
     int i = 0;
     for (; i + 16 <= n; i += 16) v16_store(gate + i, glu_lanes(v16_load(gate + i), v16_load(up + i), is_gelu));
     if (i < n) v16_store_part(gate + i, glu_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i), is_gelu), n - i);
+}
+
+/* 1 + erf(x) by Abramowitz and Stegun's 7.1.26 (within 2e-7), for gelu's first form: x/2 (1 + erf(x / sqrt 2)). */
+INLINE v16 gelu_erf_lanes(v16 x) {
+    v16 y = v16_mul(x, v16_set(0.70710678f)), size = v16_max(y, v16_sub(v16_set(0), y));
+    v16 t = v16_div(v16_set(1.0f), v16_fma(size, v16_set(0.3275911f), v16_set(1.0f)));
+    v16 p = v16_fma(t, v16_set(1.061405429f), v16_set(-1.453152027f));
+    p = v16_fma(p, t, v16_set(1.421413741f));
+    p = v16_fma(p, t, v16_set(-0.284496736f));
+    p = v16_fma(p, t, v16_set(0.254829592f));
+    p = v16_mul(v16_mul(p, t), v16_exp(v16_sub(v16_set(0), v16_mul(y, y))));      /* 1 - erf(|y|) */
+    v16 above = v16_sub(v16_set(2.0f), p);      /* where y > 0 */
+    v16 both = v16_add(v16_zero_below(above, y, 0), v16_sub(p, v16_zero_below(p, y, 0)));
+    return v16_mul(v16_mul(x, v16_set(0.5f)), both);
+}
+
+static void act(float *x, int n, int is_erf) {
+    for (int i = 0; i < n; i += 16) {
+        v16 a = load_from(x, i, n);
+        store_from(x, is_erf ? gelu_erf_lanes(a) : glu_lanes(a, v16_set(1.0f), 1), i, n);
+    }
 }
 
 static void silu_mul(float *gate, const float *up, int n) { glu(gate, up, n, 0); }

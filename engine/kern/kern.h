@@ -98,9 +98,12 @@ typedef struct {
     int (*quantise)(const float *x, int k, int8_t *q, float *d, int32_t *sum);
     /* Return 0 when the sum of squares is not finite. */
     int (*rms_norm)(const float *x, const float *weight, float eps, int n, float *out);
+    /* (x - mean) / sqrt(variance + eps) * weight + bias. Return 0 when a sum is not finite. */
+    int (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
     void (*add)(float *x, const float *y, int n);                       /* x += y */
     void (*silu_mul)(float *gate, const float *up, int n);              /* gate = silu(gate) * up */
     void (*gelu_mul)(float *gate, const float *up, int n);              /* the same with gelu's tanh form */
+    void (*act)(float *x, int n, int is_erf);                           /* x = gelu(x), in its tanh or erf form */
     void (*attend)(const lm_page *page, lm_query *queries, int n);      /* carry n queries over one page */
     void (*attend_end)(lm_query *query, int head_dim);                  /* out /= sum */
     void (*half)(const float *x, uint16_t *out, int n);                 /* to f16, to nearest even */

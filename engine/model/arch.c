@@ -48,6 +48,25 @@ static const lm_tensor_row gemma3_layer[] = {
     FFN_NORM, GLU, { "blk.%d.post_ffw_norm.weight", LM_FFN_POST_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
 };
 
+/* Devlin et al. 2018, Liu et al. 2019 (RoBERTa). Norms stand after each half of a layer. */
+static const lm_tensor_row bert_layer[] = {
+    ATTENTION, QKV_BIAS(0), { "blk.%d.attn_output.bias", LM_O_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_output_norm.weight", LM_ATTN_OUT_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_output_norm.bias", LM_ATTN_OUT_NORM_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, 0 }, { "blk.%d.ffn_up.bias", LM_UP_BIAS, LM_DIM_1, LM_DIM_FF, 0 },
+    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, 0 }, { "blk.%d.ffn_down.bias", LM_DOWN_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.layer_output_norm.weight", LM_FFN_OUT_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.layer_output_norm.bias", LM_FFN_OUT_NORM_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+};
+
+static const lm_tensor_row bert_top[] = {
+    { "token_embd.weight", LM_TOKEN_EMBD, LM_DIM_VOCAB, LM_DIM_EMBD, 0 },
+    { "position_embd.weight", LM_POS_EMBD, LM_DIM_POSITIONS, LM_DIM_EMBD, 0 },
+    { "token_types.weight", LM_TYPE_EMBD, LM_DIM_TYPES, LM_DIM_EMBD, 1 },
+    { "token_embd_norm.weight", LM_EMBD_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "token_embd_norm.bias", LM_EMBD_NORM_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+};
+
 static const lm_arch archs[] = {
     { .name = "llama", .defaults = { .rope = LM_ROPE_PAIRS },
       .layer = llama_layer, .n_layer = LM_COUNT(llama_layer), .top = top, .n_top = LM_COUNT(top) },
@@ -55,6 +74,8 @@ static const lm_arch archs[] = {
       .layer = qwen2_layer, .n_layer = LM_COUNT(qwen2_layer), .top = top, .n_top = LM_COUNT(top) },
     { .name = "qwen3", .defaults = { .rope = LM_ROPE_HALVES },
       .layer = qwen3_layer, .n_layer = LM_COUNT(qwen3_layer), .top = top, .n_top = LM_COUNT(top) },
+    { .name = "bert", .is_encoder = 1, .defaults = { .act = LM_ACT_GELU_ERF, .norm = LM_NORM_LAYER },
+      .layer = bert_layer, .n_layer = LM_COUNT(bert_layer), .top = bert_top, .n_top = LM_COUNT(bert_top) },
     { .name = "gemma3", .scales_embd = 1, .wide_layers = 62,
       .defaults = { .rope = LM_ROPE_HALVES, .act = LM_ACT_GELU, .rope_base = 1e6f, .window_period = 6, .rope_base_local = 10000 },
       .layer = gemma3_layer, .n_layer = LM_COUNT(gemma3_layer), .top = top, .n_top = LM_COUNT(top) },
@@ -94,14 +115,14 @@ typedef struct {
     double min, max;
     double missing;                     /* what an absent field is; NAN: it must be there */
     int derived;                        /* 0 in GGUF stands for what import_hparams works out */
-    const char *words[2];
+    const char *words[3];
 } field;
 
 #define INT(name, key, min, max, missing, derived) \
     { #name, key, offsetof(lm_hparams, name), INT_FIELD, min, max, missing, derived, { 0, 0 } }
 #define REAL(name, key, min, max, missing, derived) \
     { #name, key, offsetof(lm_hparams, name), REAL_FIELD, min, max, missing, derived, { 0, 0 } }
-#define WORD(name, missing, ...) { #name, NULL, offsetof(lm_hparams, name), WORD_FIELD, 0, 1, missing, 1, { __VA_ARGS__ } }
+#define WORD(name, missing, ...) { #name, NULL, offsetof(lm_hparams, name), WORD_FIELD, 0, 2, missing, 1, { __VA_ARGS__ } }
 static const field fields[] = {
     INT(n_layers, "block_count", 1, 512, NAN, 0),
     INT(n_embd, "embedding_length", 1, 65536, NAN, 0),
@@ -115,13 +136,17 @@ static const field fields[] = {
     INT(n_rot, "rope.dimension_count", 0, 1024, NAN, 1),                /* head_dim */
     REAL(rope_base, "rope.freq_base", 1, 1e12, 10000, 0),
     REAL(rope_scale, NULL, 1e-6, 1, 1, 0),
-    REAL(norm_eps, "attention.layer_norm_rms_epsilon", 0, 1, NAN, 0),
-    WORD(act, 0, "silu", "gelu"),
+    REAL(norm_eps, "attention.layer_norm_rms_epsilon", 0, 1, NAN, 1),   /* attention.layer_norm_epsilon */
+    WORD(act, 0, "silu", "gelu", "gelu_erf"),
     REAL(embd_scale, NULL, 1e-6, 1e6, 1, 0),
     REAL(attn_scale, "attention.scale", 0, 1e3, 0, 0),
     INT(n_window, "attention.sliding_window", 0, 16777216, 0, 0),
     INT(window_period, "attention.sliding_window_pattern", 0, 512, 0, 0),
     REAL(rope_base_local, "rope.freq_base_swa", 0, 1e12, 0, 0),
+    INT(n_positions, NULL, 0, 16777216, 0, 0),
+    INT(n_types, NULL, 0, 1024, 0, 0),
+    WORD(pooling, 0, "mean", "cls", "last"),
+    INT(n_text, "text_length", 0, 16777216, 0, 0),
 };
 
 static int get_int(const lm_hparams *h, const field *f) { return *(const int *)((const char *)h + f->at); }
@@ -145,15 +170,28 @@ static void check_hparams(const lm_hparams *h, lm_err *err) {
     if (h->n_rot % 2 || h->n_rot > h->head_dim) {
         lm_err_set(err, LM_ERROR, "n_rot %d must be even and at most head_dim %d", h->n_rot, h->head_dim);
     }
+    if (h->n_positions && h->n_ctx > h->n_positions) {
+        lm_err_set(err, LM_ERROR, "n_ctx %d is more than the %d positions there are", h->n_ctx, h->n_positions);
+    }
     if ((int64_t)h->n_heads * h->head_dim > 1 << 20) {
         lm_err_set(err, LM_ERROR, "n_heads %d x head_dim %d is too large", h->n_heads, h->head_dim);
     }
 }
 
-void lm_hparams_read(lm_hparams *h, const char *json, size_t n, lm_err *err) {
+static void read_word(lm_hparams *h, const field *f, const char *word, lm_err *err) {
+    for (int i = 0; i < LM_COUNT(f->words) && f->words[i]; i++) {
+        if (!strcmp(f->words[i], word)) {
+            set_field(h, f, i, err);
+            return;
+        }
+    }
+    lm_err_set(err, LM_ERROR, "hparams: field %s: expected \"%s\" or the like", f->name, f->words[0]);
+}
+
+void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_t n, lm_err *err) {
     lm_json j;
     int seen[LM_COUNT(fields)] = {0};
-    *h = (lm_hparams){0};
+    *h = (lm_hparams){ .norm = arch->defaults.norm, .causal = !arch->is_encoder };      /* not for a file to choose */
     lm_json_init(&j, json, n);
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "hparams: expected a JSON object");
     for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END;) {
@@ -165,10 +203,8 @@ void lm_hparams_read(lm_hparams *h, const char *json, size_t n, lm_err *err) {
             break;
         }
         seen[i] = 1;
-        if (f->kind == WORD_FIELD && kind == LM_JSON_TEXT && !strcmp(f->words[0], j.string.data)) set_field(h, f, 0, err);
-        else if (f->kind == WORD_FIELD && kind == LM_JSON_TEXT && !strcmp(f->words[1], j.string.data)) set_field(h, f, 1, err);
-        else if (f->kind != WORD_FIELD && (kind == LM_JSON_INT || (kind == LM_JSON_REAL && f->kind == REAL_FIELD))) set_field(h, f, j.real, err);
-        else if (f->kind == WORD_FIELD) lm_err_set(err, LM_ERROR, "hparams: field %s: expected \"%s\" or \"%s\"", f->name, f->words[0], f->words[1]);
+        if (f->kind == WORD_FIELD) read_word(h, f, kind == LM_JSON_TEXT ? j.string.data : "", err);
+        else if (kind == LM_JSON_INT || (kind == LM_JSON_REAL && f->kind == REAL_FIELD)) set_field(h, f, j.real, err);
         else lm_err_set(err, LM_ERROR, "hparams: field %s has the wrong type", f->name);
     }
     lm_json_next(&j, err);
@@ -267,6 +303,18 @@ static void import_field(lm_hparams *h, const field *f, const char *arch, const 
     }
 }
 
+/* How a model for embeddings pools: 1 is the mean, 2 the first token, 3 the last. */
+static void import_pooling(lm_hparams *h, const lm_meta *meta, const char *arch, lm_err *err) {
+    static const int kinds[] = { LM_POOL_MEAN, LM_POOL_MEAN, LM_POOL_CLS, LM_POOL_LAST };
+    char key[128];
+    int64_t kind = 0;
+    h->pooling = h->causal ? LM_POOL_LAST : LM_POOL_MEAN;
+    snprintf(key, sizeof key, "%s.pooling_type", arch);
+    if (!lm_meta_int(meta, key, &kind, err) || kind == 0) return;
+    if (kind < 0 || kind > 3) lm_err_set(err, LM_ERROR, "%s %lld is not supported (have: 1 mean, 2 cls, 3 last)", key, (long long)kind);
+    else h->pooling = kinds[kind];
+}
+
 static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *meta, const lm_tensor *tensors, int n_tensors,
                            lm_err *err) {
     char key[128];
@@ -284,7 +332,13 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
         lm_err_set(err, LM_ERROR, "%s.embedding_length %d is not a multiple of attention.head_count %d", arch->name, h->n_embd, h->n_heads);
     }
     if (!h->head_dim) h->head_dim = h->n_embd / h->n_heads;
-    if (!h->n_rot) h->n_rot = h->head_dim;
+    if (!h->n_rot && !arch->is_encoder) h->n_rot = h->head_dim;
+    h->causal = !arch->is_encoder;
+    double eps = 0;
+    snprintf(key, sizeof key, "%s.attention.layer_norm_epsilon", arch->name);
+    if (h->norm_eps == 0 && lm_meta_real(meta, key, &eps, err)) h->norm_eps = (float)eps;
+    if (h->norm_eps == 0) lm_err_set(err, LM_ERROR, "%s.attention.layer_norm_rms_epsilon is missing", arch->name);
+    import_pooling(h, meta, arch->name, err);
     snprintf(key, sizeof key, "%s.attention.value_length", arch->name);
     if (lm_meta_int(meta, key, &value_dim, err) && value_dim != h->head_dim) {
         lm_err_set(err, LM_ERROR, "%s %lld differs from the keys' %d: not supported", key, (long long)value_dim, h->head_dim);
@@ -293,6 +347,8 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
     if (!h->attn_scale && h->n_layers == arch->wide_layers) h->attn_scale = 1.0f / sqrtf((float)(h->n_embd / h->n_heads));
     for (int i = 0; i < n_tensors; i++) {
         if (!strcmp(tensors[i].name, "token_embd.weight")) h->n_vocab = (int)LM_MIN(tensors[i].ne[1], 16777217);
+        if (!strcmp(tensors[i].name, "position_embd.weight")) h->n_positions = (int)LM_MIN(tensors[i].ne[1], 16777216);
+        if (!strcmp(tensors[i].name, "token_types.weight")) h->n_types = (int)LM_MIN(tensors[i].ne[1], 1024);
     }
     import_rope_scaling(h, meta, arch->name, err);
     if (!h->n_vocab) lm_err_set(err, LM_ERROR, "tensor token_embd.weight is missing");
@@ -311,6 +367,8 @@ static int64_t dim(const lm_hparams *h, int which) {
     case LM_DIM_FF: return h->n_ff;
     case LM_DIM_VOCAB: return h->n_vocab;
     case LM_DIM_ROT_HALF: return h->n_rot / 2;
+    case LM_DIM_POSITIONS: return h->n_positions;
+    case LM_DIM_TYPES: return h->n_types;
     default: return 1;
     }
 }

@@ -92,7 +92,7 @@ static void set_input(lm_pass *p, const float *x, int k, const lm_mat *weights, 
     p->in.k = k;
     p->in.q = NULL;
     for (int i = 0; i < n && !p->exact; i++) {
-        if (weights[i].format) p->in.q = p->quants;
+        if (weights[i].format) p->in.q = p->quants;       /* an absent weight has none */
     }
 }
 
@@ -138,6 +138,25 @@ static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** Steps by row. */
+static void add_bias(lm_pass *p, float *x, const lm_mat *bias) {
+    if (bias->data) p->kern->add(x, lm_model_vector(bias), bias->cols);
+}
+
+/* Norm a vector by the model's kind; the bias is the layer norm's. */
+static void norm(lm_pass *p, const float *x, const lm_mat *weight, const lm_mat *bias, float *out) {
+    const lm_hparams *h = &p->m->h;
+    int finite = h->norm == LM_NORM_RMS ? p->kern->rms_norm(x, lm_model_vector(weight), h->norm_eps, weight->cols, out)
+               : p->kern->layer_norm(x, lm_model_vector(weight), lm_model_vector(bias), h->norm_eps, weight->cols, out);
+    if (!finite) not_finite(p);
+}
+
+/* x += a row of a table; normed is free for it yet. */
+static void add_row(lm_pass *p, float *x, const lm_mat *table, int row, int i) {
+    float *scratch = p->normed + (size_t)i * (size_t)table->cols;
+    lm_mat_row(table, row, scratch);
+    p->kern->add(x, scratch, table->cols);
+}
+
 static void start_row(void *arg, int i) {
     lm_pass *p = arg;
     const lm_hparams *h = &p->m->h;
@@ -145,6 +164,9 @@ static void start_row(void *arg, int i) {
     float *x = p->x + (size_t)i * (size_t)h->n_embd;
     lm_mat_row(&p->m->top[LM_TOKEN_EMBD], p->rows[i].id, x);
     for (int j = 0; h->embd_scale != 1.0f && j < h->n_embd; j++) x[j] *= h->embd_scale;
+    if (p->m->top[LM_POS_EMBD].data) add_row(p, x, &p->m->top[LM_POS_EMBD], p->rows[i].pos, i);
+    if (p->m->top[LM_TYPE_EMBD].data) add_row(p, x, &p->m->top[LM_TYPE_EMBD], 0, i);
+    if (p->m->top[LM_EMBD_NORM].data) norm(p, x, &p->m->top[LM_EMBD_NORM], &p->m->top[LM_EMBD_NORM_BIAS], x);
     for (size_t local = 0; local < 2 && p->m->inv_freq[local]; local++) {
         size_t at = (2 * (size_t)i + local) * half;
         for (size_t j = 0; j < half; j++) {
@@ -156,51 +178,50 @@ static void start_row(void *arg, int i) {
     }
 }
 
-static void add_bias(lm_pass *p, float *x, const lm_mat *bias) {
-    if (bias->data) p->kern->add(x, lm_model_vector(bias), bias->cols);
-}
-
 /* n vectors side by side, each normed in place where there is a weight for it. */
 static void norm_vectors(lm_pass *p, float *x, int n, const lm_mat *weight) {
-    for (int j = 0; weight->data && j < n; j++, x += weight->cols) {
-        if (!p->kern->rms_norm(x, lm_model_vector(weight), p->m->h.norm_eps, weight->cols, x)) not_finite(p);
-    }
+    for (int j = 0; weight->data && j < n; j++, x += weight->cols) norm(p, x, weight, NULL, x);
 }
 
-/* x += delta, as half a layer left it, perhaps with a bias, perhaps normed. */
-static void add_delta(lm_pass *p, int i, const lm_mat *bias, const lm_mat *post_norm) {
-    int n = p->m->h.n_embd;
-    float *delta = p->delta + (size_t)i * (size_t)n;
-    if (bias) add_bias(p, delta, bias);
-    norm_vectors(p, delta, 1, post_norm);
-    p->kern->add(p->x + (size_t)i * (size_t)n, delta, n);
+/* Where a step of half a layer ends: x += delta, which may have a bias and be normed first; then x may be normed. */
+typedef struct { const lm_mat *bias, *post_norm, *out_norm, *out_norm_bias; } half_end;
+
+static half_end attn_end(const lm_mat *w) { return (half_end){ &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM], &w[LM_ATTN_OUT_NORM], &w[LM_ATTN_OUT_NORM_BIAS] }; }
+static half_end ffn_end(const lm_mat *w) { return (half_end){ &w[LM_DOWN_BIAS], &w[LM_FFN_POST_NORM], &w[LM_FFN_OUT_NORM], &w[LM_FFN_OUT_NORM_BIAS] }; }
+
+static void end_half(lm_pass *p, int i, half_end e) {
+    size_t n = (size_t)p->m->h.n_embd;
+    float *delta = p->delta + (size_t)i * n, *x = p->x + (size_t)i * n;
+    add_bias(p, delta, e.bias);
+    norm_vectors(p, delta, 1, e.post_norm);
+    p->kern->add(x, delta, (int)n);
+    if (e.out_norm->data) norm(p, x, e.out_norm, e.out_norm_bias, x);
 }
 
-/* normed = norm(x), quantised. */
-static void norm_row(lm_pass *p, int i, const lm_mat *weight) {
-    int n = p->m->h.n_embd;
-    size_t at = (size_t)i * (size_t)n;
-    if (!p->kern->rms_norm(p->x + at, lm_model_vector(weight), p->m->h.norm_eps, n, p->normed + at)) not_finite(p);
+/* normed = norm(x), or x itself where there is no such norm; quantised. */
+static void begin_half(lm_pass *p, int i, const lm_mat *weight) {
+    size_t n = (size_t)p->m->h.n_embd, at = (size_t)i * n;
+    if (weight->data) norm(p, p->x + at, weight, NULL, p->normed + at);
+    else memcpy(p->normed + at, p->x + at, n * sizeof(float));
     quantise_row(p, i);
 }
 
 static void attn_norm_row(void *arg, int i) {
     lm_pass *p = arg;
-    if (p->layer) add_delta(p, i, NULL, &p->m->layer[p->layer - 1][LM_FFN_POST_NORM]);
-    norm_row(p, i, &p->m->layer[p->layer][LM_ATTN_NORM]);
+    if (p->layer) end_half(p, i, ffn_end(p->m->layer[p->layer - 1]));
+    begin_half(p, i, &p->m->layer[p->layer][LM_ATTN_NORM]);
 }
 
 static void ffn_norm_row(void *arg, int i) {
     lm_pass *p = arg;
-    const lm_mat *w = p->m->layer[p->layer];
-    add_delta(p, i, &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM]);
-    norm_row(p, i, &w[LM_FFN_NORM]);
+    end_half(p, i, attn_end(p->m->layer[p->layer]));
+    begin_half(p, i, &p->m->layer[p->layer][LM_FFN_NORM]);
 }
 
 static void output_norm_row(void *arg, int i) {
     lm_pass *p = arg;
-    add_delta(p, i, NULL, &p->m->layer[p->m->h.n_layers - 1][LM_FFN_POST_NORM]);
-    norm_row(p, i, &p->m->top[LM_OUTPUT_NORM]);
+    end_half(p, i, ffn_end(p->m->layer[p->m->h.n_layers - 1]));
+    begin_half(p, i, &p->m->top[LM_OUTPUT_NORM]);
 }
 
 /* Turn the leading n_rot elements of each head by the row's angles (Su et al. 2021). */
@@ -239,7 +260,16 @@ static void mixed_row(void *arg, int i) { quantise_row(arg, i); }
 static void activate_row(void *arg, int i) {
     lm_pass *p = arg;
     size_t n = (size_t)p->m->h.n_ff;
-    (p->m->h.act == LM_ACT_GELU ? p->kern->gelu_mul : p->kern->silu_mul)(p->gate + (size_t)i * n, p->up + (size_t)i * n, (int)n);
+    const lm_mat *w = p->m->layer[p->layer];
+    float *gate = p->gate + (size_t)i * n, *up = p->up + (size_t)i * n;
+    if (!w[LM_GATE].data) {
+        add_bias(p, gate, &w[LM_UP_BIAS]);
+        p->kern->act(gate, (int)n, p->m->h.act == LM_ACT_GELU_ERF);
+    } else if (p->m->h.act == LM_ACT_GELU) {
+        p->kern->gelu_mul(gate, up, (int)n);
+    } else {
+        p->kern->silu_mul(gate, up, (int)n);
+    }
     quantise_row(p, i);
 }
 
@@ -262,11 +292,12 @@ static void attend_item(void *arg, int item) {
         }
     }
     int window = lm_hparams_is_local(h, p->layer) ? h->n_window : 1 << 30, oldest = LM_MAX(rows[0].pos + 1 - window, 0);
-    for (int page = oldest / LM_PAGE; page <= rows[s.n - 1].pos / LM_PAGE; page++) {
+    int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1;
+    for (int page = oldest / LM_PAGE; page <= last / LM_PAGE; page++) {
         lm_page keys = lm_kv_page(rows[0].kv, p->layer, head / group, page);
         int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
-            int end = rows[i / n_heads].pos + 1 - page * LM_PAGE;
+            int end = (h->causal ? rows[i / n_heads].pos + 1 : rows[0].kv->n) - page * LM_PAGE;
             queries[i].first = LM_MAX(end - window, 0);
             queries[i].end = LM_MIN(end, LM_PAGE);
             blind += end <= 0;
@@ -313,8 +344,8 @@ static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
 
     set_input(p, p->normed, m->h.n_embd, &w[LM_GATE], 2);
     lm_pool_run(ffn_norm_row, p, n, stop, err);
-    add_product(p, &w[LM_GATE], p->gate);
-    add_product(p, &w[LM_UP], p->up);
+    if (w[LM_GATE].data) add_product(p, &w[LM_GATE], p->gate);
+    add_product(p, &w[LM_UP], w[LM_GATE].data ? p->up : p->gate);
     run_products(p, n, stop, err);
     set_input(p, p->gate, m->h.n_ff, &w[LM_DOWN], 1);
     lm_pool_run(activate_row, p, n, stop, err);
@@ -335,9 +366,9 @@ static int gather_outputs(lm_pass *p) {
     return n_out;
 }
 
-const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {
+/* All layers; x and delta then hold what the last one left. */
+static void run_layers(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {
     const lm_model *m = p->m;
-    unsigned fp = lm_fp_enter();
     p->rows = rows;
     p->n = n;
     p->bad_layer = INT32_MAX;
@@ -347,9 +378,15 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
         run_layer(p, layer, stop, err);
         if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "layer %d: activations not finite", p->bad_layer);
     }
+    p->layer = m->h.n_layers;
+}
+
+const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {
+    const lm_model *m = p->m;
+    unsigned fp = lm_fp_enter();
+    run_layers(p, rows, n, stop, err);
     if (!err->code) {
         int n_out = gather_outputs(p);
-        p->layer = m->h.n_layers;
         set_input(p, p->normed, m->h.n_embd, &m->top[LM_OUTPUT], 1);
         lm_pool_run(output_norm_row, p, n_out, stop, err);
         add_product(p, &m->top[LM_OUTPUT], p->logits);
@@ -358,4 +395,14 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
     }
     lm_fp_leave(fp);
     return err->code ? NULL : p->logits;
+}
+
+const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {
+    unsigned fp = lm_fp_enter();
+    run_layers(p, rows, n, stop, err);
+    p->in.q = NULL;
+    lm_pool_run(output_norm_row, p, n, stop, err);
+    if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    lm_fp_leave(fp);
+    return err->code ? NULL : p->normed;
 }

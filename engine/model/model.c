@@ -107,7 +107,7 @@ lm_model *lm_model_open(const lm_source *src, lm_tok *tok, lm_stop stop, lm_err 
     if (!m) return NULL;
     m->arch = lm_arch_find(src->arch);
     if (!m->arch) lm_err_set(err, LM_ERROR, "architecture %.40s is not supported", src->arch);
-    lm_hparams_read(&m->h, src->hparams, src->hparams_n, err);
+    else lm_hparams_read(&m->h, m->arch, src->hparams, src->hparams_n, err);
     if (!err->code && tok && lm_tok_count(tok) > m->h.n_vocab) {
         lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %d rows", lm_tok_count(tok), m->h.n_vocab);
     }
@@ -134,4 +134,8 @@ void lm_model_free(lm_model *m) {
 const float *lm_model_vector(const lm_mat *m) { return (const float *)m->data; }
 const lm_tok *lm_model_tok(const lm_model *m) { return m->tok; }
 int lm_model_n_ctx(const lm_model *m) { return m->h.n_ctx; }
+int lm_model_is_encoder(const lm_model *m) { return m->arch->is_encoder; }
+int lm_model_n_embd(const lm_model *m) { return m->h.n_embd; }
+int lm_model_n_text(const lm_model *m) { return m->h.n_text ? LM_MIN(m->h.n_text, m->h.n_ctx) : m->h.n_ctx; }
+int lm_model_pooling(const lm_model *m) { return m->h.pooling; }
 uint64_t lm_model_bytes(const lm_model *m) { return m->n_bytes; }

@@ -10,11 +10,14 @@
 
 /* Weights of a layer, then those of the whole model. A vector is a matrix of one row. */
 enum { LM_ATTN_NORM, LM_Q, LM_K, LM_V, LM_O, LM_Q_BIAS, LM_K_BIAS, LM_V_BIAS, LM_O_BIAS, LM_Q_NORM, LM_K_NORM,
-       LM_ATTN_POST_NORM, LM_FFN_NORM, LM_GATE, LM_UP, LM_DOWN, LM_FFN_POST_NORM, LM_LAYER_SLOTS };
-enum { LM_TOKEN_EMBD, LM_OUTPUT_NORM, LM_OUTPUT, LM_ROPE_FREQS, LM_TOP_SLOTS };
+       LM_ATTN_POST_NORM, LM_ATTN_OUT_NORM, LM_ATTN_OUT_NORM_BIAS, LM_FFN_NORM, LM_GATE, LM_UP, LM_UP_BIAS, LM_DOWN, LM_DOWN_BIAS,
+       LM_FFN_POST_NORM, LM_FFN_OUT_NORM, LM_FFN_OUT_NORM_BIAS, LM_LAYER_SLOTS };
+enum { LM_TOKEN_EMBD, LM_POS_EMBD, LM_TYPE_EMBD, LM_EMBD_NORM, LM_EMBD_NORM_BIAS, LM_OUTPUT_NORM, LM_OUTPUT, LM_ROPE_FREQS,
+       LM_TOP_SLOTS };
 
 enum { LM_ROPE_PAIRS, LM_ROPE_HALVES };     /* which elements turn together: (2i, 2i+1), or (i, i + n_rot/2) */
-enum { LM_ACT_SILU, LM_ACT_GELU };          /* of the gate */
+enum { LM_ACT_SILU, LM_ACT_GELU, LM_ACT_GELU_ERF };     /* of the gate, or where there is none of what goes up */
+enum { LM_NORM_RMS, LM_NORM_LAYER };
 
 typedef struct {
     int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
@@ -27,12 +30,18 @@ typedef struct {
     int n_window;                           /* keys that a local layer sees, itself included; 0: all layers see all */
     int window_period;                      /* every so manieth layer sees all; 0: none does */
     float rope_base_local;                  /* of local layers, unscaled; 0: as the others */
+    int norm;                               /* LM_NORM_* */
+    int causal;                             /* 0: every position sees all of its sequence */
+    int n_positions;                        /* rows of the position table (0: none) */
+    int n_types;                            /* rows of the token type table; type 0 is added to every position */
+    int pooling, n_text;                    /* of embeddings: LM_POOL_*; the most tokens of a text, 0: n_ctx */
 } lm_hparams;
 
 int lm_hparams_is_local(const lm_hparams *h, int layer);
 
 /* What a dimension of a tensor must be. */
-enum { LM_DIM_1, LM_DIM_EMBD, LM_DIM_HEADS, LM_DIM_KV, LM_DIM_HEAD, LM_DIM_FF, LM_DIM_VOCAB, LM_DIM_ROT_HALF };
+enum { LM_DIM_1, LM_DIM_EMBD, LM_DIM_HEADS, LM_DIM_KV, LM_DIM_HEAD, LM_DIM_FF, LM_DIM_VOCAB, LM_DIM_ROT_HALF,
+       LM_DIM_POSITIONS, LM_DIM_TYPES };
 
 typedef struct {
     const char *name;                       /* with %d for the layer in a layer's row */
@@ -44,6 +53,7 @@ typedef struct {
     const char *name;                       /* general.architecture */
     lm_hparams defaults;                    /* where the metadata is silent */
     int scales_embd;                        /* embd_scale is sqrt(n_embd) */
+    int is_encoder;                         /* for embeddings: no output, no rope, not causal */
     int wide_layers;                        /* a model of so many layers has attn_scale sqrt(n_heads / n_embd) */
     const lm_tensor_row *layer; int n_layer;
     const lm_tensor_row *top; int n_top;
@@ -52,7 +62,7 @@ typedef struct {
 const lm_arch *lm_arch_find(const char *name);
 
 /* Read the JSON form; every field is checked against its range. */
-void lm_hparams_read(lm_hparams *h, const char *json, size_t n, lm_err *err);
+void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_t n, lm_err *err);
 
 /* Match tensors to slots: at[layer * LM_LAYER_SLOTS + slot], then LM_TOP_SLOTS at the end, hold tensor
 ** indexes or -1. An unknown name, a missing tensor, or a wrong shape is an error. */
@@ -112,5 +122,9 @@ int lm_pass_fits(const lm_pass *p, int rows, int out);       /* p may be NULL */
 /* Run rows through the model and write their keys and values. Return logits (max_out, n_vocab), valid until
 ** the next pass, or NULL. */
 const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err);
+
+/* The same without the output: return the last hidden states (n, n_embd), normed as the model norms them. Where a model
+** is not causal all rows of a sequence stand in one pass, and kv->n says how many they are. */
+const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err);
 
 #endif

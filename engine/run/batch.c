@@ -55,6 +55,7 @@ void lm_batch_free(lm_batch *b) {
 }
 
 static void check_prompt(const lm_batch *b, const int32_t *ids, size_t n, lm_err *err) {
+    if (b->m->arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model embeds texts, it does not generate any", b->m->arch->name);
     if (n == 0) lm_err_set(err, LM_ERROR, "the prompt has no tokens");
     if (n >= (size_t)b->m->h.n_ctx) {
         lm_err_set(err, LM_ERROR, "the prompt has %llu tokens, the model's context is %d", (unsigned long long)n, b->m->h.n_ctx);

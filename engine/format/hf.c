@@ -1,0 +1,480 @@
+/* hf.c: a Hugging Face folder as what a GGUF file would hold: metadata under GGUF's keys, tensors under GGUF's names and in
+** its order of numbers, so that whatever comes after knows one form.
+**
+**     config.json                          sizes and kinds; a table of keys
+**     model.safetensors, or model.safetensors.index.json and the files it names
+**     tokenizer.json                       kept whole, as tokenizer.huggingface.json
+**     modules.json, 1_Pooling/config.json, sentence_bert_config.json      of sentence-transformers
+**
+** On the way, as llama.cpp's converter does: llama's q and k rows are put in pairs (HF turns halves of a head), Gemma's
+** norms get the 1 that HF adds when it runs them, RoBERTa's table of positions loses the rows before the first, Llama 3's
+** slowed frequencies become a tensor, vectors become f32. What no architecture needs (poolers, buffers) is left out.
+** Every file is read as if its writer meant harm. */
+#include "../lmint.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { JSON_MAX = 1 << 20, TOKENIZER_MAX = 64 << 20, FILES_MAX = 256, PATH_BYTES = 1024 };
+enum { AS_IS, FROM_ROW, IN_PAIRS, PLUS_ONE, FREQUENCIES };      /* how a tensor's bytes come to be */
+
+typedef struct { int file, tensor, how; int64_t arg; } origin;  /* arg: the first row, or the number of heads */
+
+/* What config.json and its companions say; 0 or "" where they are silent. */
+typedef struct {
+    char model_type[40], act[40], rope_type[40];
+    double hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size, vocab_size;
+    double max_position_embeddings, rms_norm_eps, layer_norm_eps, rope_theta, rope_local_base_freq, sliding_window, pad_token_id;
+    double query_pre_attn_scalar, tie_word_embeddings, use_sliding_window, sliding_window_pattern;
+    double factor, low_freq_factor, high_freq_factor, original_max_position_embeddings;     /* of rope_scaling */
+    double final_logit_softcapping, attn_logit_softcapping;
+    double pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_lasttoken, max_seq_length;
+} config;
+
+struct lm_hf {
+    lm_safetensors *files[FILES_MAX]; int n_files;
+    char *names[FILES_MAX];
+    lm_tensor *tensors; origin *origins; size_t n, cap, origins_cap;
+    lm_meta *meta;
+    config c;
+    float *factors; int n_factors;      /* Llama 3's */
+};
+
+/*----------------------------------------------------------------------
+** Small files */
+
+/* Read a file of the folder whole; it is the caller's. NULL without an error when it is not there and may be so. */
+static char *read_whole(const char *folder, const char *name, size_t most, int optional, size_t *n, lm_err *err) {
+    char path[PATH_BYTES];
+    lm_file f;
+    lm_err inner = {0};
+    char *text = NULL;
+    *n = 0;
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) lm_err_set(err, LM_ERROR, "the path is too long");
+    if (err->code) return NULL;
+    lm_file_open(&f, path, &inner);
+    if (inner.code && optional && strstr(inner.msg, "No such file")) return NULL;
+    if (!inner.code && f.n > most) lm_err_set(&inner, LM_ERROR, "%llu bytes, wanted at most %zu", (unsigned long long)f.n, most);
+    if (!inner.code) text = lm_alloc((size_t)f.n + 1, &inner);
+    if (text) lm_file_read(&f, 0, (uint8_t *)text, (size_t)f.n, &inner);
+    *n = inner.code ? 0 : (size_t)f.n;
+    lm_file_close(&f);
+    if (!inner.code) return text;
+    lm_free(text);
+    lm_file_blame(name, &inner);
+    *err = inner;
+    return NULL;
+}
+
+typedef struct { const char *name; size_t at; int is_text; } entry;
+#define NUMBER(name) { #name, offsetof(config, name), 0 }
+#define WORD(name) { #name, offsetof(config, name), 1 }
+static const entry g_entries[] = {
+    WORD(model_type), NUMBER(hidden_size), NUMBER(num_hidden_layers), NUMBER(num_attention_heads), NUMBER(num_key_value_heads),
+    NUMBER(head_dim), NUMBER(intermediate_size), NUMBER(vocab_size), NUMBER(max_position_embeddings), NUMBER(rms_norm_eps),
+    NUMBER(layer_norm_eps), NUMBER(rope_theta), NUMBER(rope_local_base_freq), NUMBER(sliding_window), NUMBER(pad_token_id),
+    NUMBER(query_pre_attn_scalar), NUMBER(tie_word_embeddings), NUMBER(use_sliding_window), NUMBER(sliding_window_pattern),
+    NUMBER(factor), NUMBER(low_freq_factor), NUMBER(high_freq_factor), NUMBER(original_max_position_embeddings),
+    NUMBER(final_logit_softcapping), NUMBER(attn_logit_softcapping), NUMBER(pooling_mode_mean_tokens), NUMBER(pooling_mode_cls_token),
+    NUMBER(pooling_mode_lasttoken), NUMBER(max_seq_length),
+    { "hidden_act", offsetof(config, act), 1 }, { "hidden_activation", offsetof(config, act), 1 },
+    { "rope_type", offsetof(config, rope_type), 1 }, { "type", offsetof(config, rope_type), 1 },
+    { "_sliding_window_pattern", offsetof(config, sliding_window_pattern), 0 },
+};
+
+/* Read an object's members that we know; rope_scaling's and rope_parameters' members count as its own. */
+static void read_members(config *c, lm_json *j, int in_rope, lm_err *err) {
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END && !err->code;) {
+        const entry *e = NULL;
+        for (int i = 0; i < LM_COUNT(g_entries); i++) if (!strcmp(g_entries[i].name, j->key.data)) e = &g_entries[i];
+        int is_rope = !strcmp(j->key.data, "rope_scaling") || !strcmp(j->key.data, "rope_parameters");
+        if (e && e->at == offsetof(config, rope_type) && !in_rope) e = NULL;
+        if (is_rope && kind == LM_JSON_OBJECT && !in_rope) {
+            read_members(c, j, 1, err);
+        } else if (e && e->is_text && kind == LM_JSON_TEXT) {
+            snprintf((char *)c + e->at, sizeof c->act, "%s", j->string.data);
+        } else if (e && !e->is_text && (kind == LM_JSON_INT || kind == LM_JSON_REAL || kind == LM_JSON_BOOL)) {
+            *(double *)((char *)c + e->at) = kind == LM_JSON_BOOL ? (double)j->integer : j->real;
+        } else {
+            lm_json_skip(j, kind, err);
+        }
+    }
+}
+
+static void read_config(lm_hf *hf, const char *folder, const char *name, int optional, lm_err *err) {
+    size_t n;
+    lm_json j;
+    char *text = read_whole(folder, name, JSON_MAX, optional, &n, err);
+    if (!text) return;
+    lm_err inner = {0};
+    lm_json_init(&j, text, n);
+    if (lm_json_next(&j, &inner) != LM_JSON_OBJECT) lm_err_set(&inner, LM_ERROR, "expected a JSON object");
+    read_members(&hf->c, &j, 0, &inner);
+    lm_json_next(&j, &inner);
+    lm_json_clear(&j);
+    lm_free(text);
+    if (!inner.code) return;
+    lm_file_blame(name, &inner);
+    *err = inner;
+}
+
+/*----------------------------------------------------------------------
+** Names. A row is HF's tail of a name and GGUF's; in both %d stands for the layer. */
+typedef struct { const char *hf, *gguf; int how; } name_row;
+
+#define BOTH(hf, gguf) { hf ".weight", gguf ".weight", AS_IS }, { hf ".bias", gguf ".bias", AS_IS }
+#define NORM(hf, gguf) BOTH(hf, gguf), { hf ".gamma", gguf ".weight", AS_IS }, { hf ".beta", gguf ".bias", AS_IS }
+
+static const name_row bert_names[] = {
+    { "embeddings.word_embeddings.weight", "token_embd.weight", AS_IS },
+    { "embeddings.position_embeddings.weight", "position_embd.weight", FROM_ROW },
+    { "embeddings.token_type_embeddings.weight", "token_types.weight", AS_IS },
+    NORM("embeddings.LayerNorm", "token_embd_norm"),
+    BOTH("encoder.layer.%d.attention.self.query", "blk.%d.attn_q"), BOTH("encoder.layer.%d.attention.self.key", "blk.%d.attn_k"),
+    BOTH("encoder.layer.%d.attention.self.value", "blk.%d.attn_v"), BOTH("encoder.layer.%d.attention.output.dense", "blk.%d.attn_output"),
+    NORM("encoder.layer.%d.attention.output.LayerNorm", "blk.%d.attn_output_norm"),
+    BOTH("encoder.layer.%d.intermediate.dense", "blk.%d.ffn_up"), BOTH("encoder.layer.%d.output.dense", "blk.%d.ffn_down"),
+    NORM("encoder.layer.%d.output.LayerNorm", "blk.%d.layer_output_norm"),
+};
+
+#define DECODER(q_and_k)                                                                                    \
+    { "embed_tokens.weight", "token_embd.weight", AS_IS }, { "lm_head.weight", "output.weight", AS_IS },    \
+    { "layers.%d.self_attn.q_proj.weight", "blk.%d.attn_q.weight", q_and_k },                               \
+    { "layers.%d.self_attn.k_proj.weight", "blk.%d.attn_k.weight", q_and_k },                               \
+    { "layers.%d.self_attn.q_proj.bias", "blk.%d.attn_q.bias", q_and_k },                                   \
+    { "layers.%d.self_attn.k_proj.bias", "blk.%d.attn_k.bias", q_and_k },                                   \
+    BOTH("layers.%d.self_attn.v_proj", "blk.%d.attn_v"), BOTH("layers.%d.self_attn.o_proj", "blk.%d.attn_output"), \
+    BOTH("layers.%d.mlp.gate_proj", "blk.%d.ffn_gate"), BOTH("layers.%d.mlp.up_proj", "blk.%d.ffn_up"),     \
+    BOTH("layers.%d.mlp.down_proj", "blk.%d.ffn_down")
+#define QK_NORM(how) { "layers.%d.self_attn.q_norm.weight", "blk.%d.attn_q_norm.weight", how }, { "layers.%d.self_attn.k_norm.weight", "blk.%d.attn_k_norm.weight", how }
+#define PRE_NORM                                                                                            \
+    { "norm.weight", "output_norm.weight", AS_IS }, { "layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight", AS_IS }, \
+    { "layers.%d.post_attention_layernorm.weight", "blk.%d.ffn_norm.weight", AS_IS }
+
+static const name_row llama_names[] = { DECODER(IN_PAIRS), PRE_NORM };
+static const name_row qwen_names[] = { DECODER(AS_IS), PRE_NORM, QK_NORM(AS_IS) };
+static const name_row gemma3_names[] = {
+    DECODER(AS_IS), QK_NORM(PLUS_ONE), { "norm.weight", "output_norm.weight", PLUS_ONE },
+    { "layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight", PLUS_ONE },
+    { "layers.%d.post_attention_layernorm.weight", "blk.%d.post_attention_norm.weight", PLUS_ONE },
+    { "layers.%d.pre_feedforward_layernorm.weight", "blk.%d.ffn_norm.weight", PLUS_ONE },
+    { "layers.%d.post_feedforward_layernorm.weight", "blk.%d.post_ffw_norm.weight", PLUS_ONE },
+};
+
+/* model_type, our architecture, its names, and what may stand before them. */
+static const struct kind { const char *model_type, *arch; const name_row *names; int n_names; int has_offset; } g_kinds[] = {
+    { "bert", "bert", bert_names, LM_COUNT(bert_names), 0 }, { "roberta", "bert", bert_names, LM_COUNT(bert_names), 1 },
+    { "xlm-roberta", "bert", bert_names, LM_COUNT(bert_names), 1 }, { "camembert", "bert", bert_names, LM_COUNT(bert_names), 1 },
+    { "llama", "llama", llama_names, LM_COUNT(llama_names), 0 }, { "mistral", "llama", llama_names, LM_COUNT(llama_names), 0 },
+    { "qwen2", "qwen2", qwen_names, LM_COUNT(qwen_names), 0 }, { "qwen3", "qwen3", qwen_names, LM_COUNT(qwen_names), 0 },
+    { "gemma3_text", "gemma3", gemma3_names, LM_COUNT(gemma3_names), 0 },
+};
+static const char *const g_prefixes[] = { "", "model.", "bert.", "roberta." };
+
+static const struct kind *find_kind(const lm_hf *hf, lm_err *err) {
+    for (int i = 0; i < LM_COUNT(g_kinds); i++) {
+        if (!strcmp(g_kinds[i].model_type, hf->c.model_type)) return &g_kinds[i];
+    }
+    lm_err_set(err, LM_ERROR, "config.json: model_type \"%s\" is not supported (have: bert, roberta, xlm-roberta, camembert, llama, mistral,"
+               " qwen2, qwen3, gemma3_text)", hf->c.model_type);
+    return NULL;
+}
+
+/* Does a name fit a pattern with at most one %d? Return the layer in *layer, -1 where the pattern has none. */
+static int fits(const char *pattern, const char *name, int *layer) {
+    const char *hole = strstr(pattern, "%d");
+    *layer = -1;
+    if (!hole) return !strcmp(pattern, name);
+    size_t head = (size_t)(hole - pattern);
+    if (strncmp(pattern, name, head) || name[head] < '0' || name[head] > '9') return 0;
+    char *end;
+    long number = strtol(name + head, &end, 10);
+    *layer = number >= 0 && number < 100000 ? (int)number : -1;
+    return *layer >= 0 && !strcmp(hole + 2, end);
+}
+
+static void add_tensor(lm_hf *hf, const lm_tensor *from, const char *name, origin o, lm_err *err) {
+    lm_tensor t = *from;
+    memset(t.name, 0, sizeof t.name);
+    snprintf(t.name, sizeof t.name, "%s", name);
+    if (from->dtype == LM_OTHER) lm_err_set(err, LM_ERROR, "tensor %s: its numbers are no f32, f16 or bf16", from->name);
+    if (o.how == FROM_ROW) t.ne[1] -= o.arg;
+    if (t.n_dims == 1) t.dtype = LM_F32;
+    if (o.how == IN_PAIRS && (o.arg < 1 || (t.n_dims == 1 ? t.ne[0] : t.ne[1]) % (2 * o.arg))) {
+        lm_err_set(err, LM_ERROR, "tensor %s: its rows are not pairs in %lld heads", from->name, (long long)o.arg);
+    }
+    lm_tensor_measure(&t, err);
+    if (!lm_grow((void **)&hf->tensors, hf->n, &hf->cap, 1, sizeof t, err)) return;
+    if (!lm_grow((void **)&hf->origins, hf->n, &hf->origins_cap, 1, sizeof o, err)) return;
+    hf->tensors[hf->n] = t;
+    hf->origins[hf->n++] = o;
+}
+
+/* Give a tensor of a file its place, if it has one. */
+static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm_err *err) {
+    const lm_tensor *t = lm_safetensors_tensor(hf->files[file], i);
+    for (int p = 0; p < LM_COUNT(g_prefixes); p++) {
+        size_t prefix_n = strlen(g_prefixes[p]);
+        if (strncmp(t->name, g_prefixes[p], prefix_n)) continue;
+        for (int r = 0; r < kind->n_names; r++) {
+            const name_row *row = &kind->names[r];
+            char name[LM_NAME_MAX + 16];
+            int layer;
+            if (!fits(row->hf, t->name + prefix_n, &layer)) continue;
+            if (!strcmp(row->gguf, "output.weight") && hf->c.tie_word_embeddings != 0) return;
+            origin o = { file, i, row->how, 0 };
+            if (row->how == FROM_ROW) o.arg = kind->has_offset ? (int64_t)hf->c.pad_token_id + 1 : 0;
+            if (row->how == IN_PAIRS) o.arg = (int64_t)(strstr(row->hf, "q_proj") ? hf->c.num_attention_heads : hf->c.num_key_value_heads);
+            snprintf(name, sizeof name, row->gguf, layer);
+            add_tensor(hf, t, name, o, err);
+            return;
+        }
+    }
+}
+
+/*----------------------------------------------------------------------
+** Files of tensors */
+static int open_file(lm_hf *hf, const char *folder, const char *name, lm_err *err) {
+    char path[PATH_BYTES];
+    for (int i = 0; i < hf->n_files; i++) if (!strcmp(hf->names[i], name)) return i;
+    if (strchr(name, '/') || !strcmp(name, "..") || hf->n_files == FILES_MAX) lm_err_set(err, LM_ERROR, "file %.60s: not a plain name, or too many", name);
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) lm_err_set(err, LM_ERROR, "the path is too long");
+    if (err->code) return -1;
+    char *copy = lm_alloc(strlen(name) + 1, err);
+    lm_safetensors *s = lm_safetensors_open(path, err);
+    if (err->code) {
+        lm_free(copy);
+        return -1;
+    }
+    strcpy(copy, name);
+    hf->names[hf->n_files] = copy;
+    hf->files[hf->n_files] = s;
+    return hf->n_files++;
+}
+
+/* The sharded form: which file holds which tensor. All files named are opened; each tensor must be where the index says. */
+static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n, lm_err *err) {
+    lm_json j;
+    lm_json_init(&j, text, n);
+    if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "model.safetensors.index.json: expected a JSON object");
+    for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END && !err->code;) {
+        if (strcmp(j.key.data, "weight_map") || kind != LM_JSON_OBJECT) {
+            lm_json_skip(&j, kind, err);
+            continue;
+        }
+        while ((kind = lm_json_next(&j, err)) == LM_JSON_TEXT) {
+            int file = open_file(hf, folder, j.string.data, err), found = 0;
+            for (int i = 0; file >= 0 && i < lm_safetensors_n_tensors(hf->files[file]) && !found; i++) {
+                found = !strcmp(lm_safetensors_tensor(hf->files[file], i)->name, j.key.data);
+            }
+            if (file >= 0 && !found) lm_err_set(err, LM_ERROR, "tensor %.60s is not in %.60s, where the index puts it", j.key.data, j.string.data);
+            if (err->code) break;
+        }
+        if (kind != LM_JSON_END) lm_err_set(err, LM_ERROR, "model.safetensors.index.json: weight_map: expected names of files");
+    }
+    lm_json_clear(&j);
+}
+
+static void open_files(lm_hf *hf, const char *folder, lm_err *err) {
+    size_t n;
+    char *index = read_whole(folder, "model.safetensors.index.json", TOKENIZER_MAX, 1, &n, err);
+    if (index) read_index(hf, folder, index, n, err);
+    else open_file(hf, folder, "model.safetensors", err);
+    lm_free(index);
+    const struct kind *kind = err->code ? NULL : find_kind(hf, err);
+    for (int f = 0; f < hf->n_files && kind; f++) {
+        for (int i = 0; i < lm_safetensors_n_tensors(hf->files[f]) && !err->code; i++) place_tensor(hf, kind, f, i, err);
+    }
+}
+
+/*----------------------------------------------------------------------
+** Metadata */
+static void put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err) {
+    for (int i = 0; i < n_bytes; i++) lm_buf_append(out, &(uint8_t){ (uint8_t)(x >> 8 * i) }, 1, err);
+}
+
+static void put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err) {
+    put(out, strlen(arch) + strlen(key) + (*arch != 0), 8, err);
+    lm_buf_print(out, err, "%s%s%s", arch, *arch ? "." : "", key);
+    put(out, (uint64_t)type, 4, err);
+}
+
+static void put_text(lm_buf *out, const char *key, const char *text, size_t n, lm_err *err) {
+    put_key(out, "", key, LM_META_TEXT, err);
+    put(out, n, 8, err);
+    lm_buf_append(out, text, n, err);
+}
+
+static void put_int(lm_buf *out, const char *arch, const char *key, double x, lm_err *err) {
+    if (x == 0) return;
+    if (!(x >= 0 && x <= 4294967295.0 && x == (double)(uint32_t)x)) {
+        lm_err_set(err, LM_ERROR, "config.json: %s %g: expected a whole number", key, x);
+        return;
+    }
+    put_key(out, arch, key, LM_META_U32, err);
+    put(out, (uint32_t)x, 4, err);
+}
+
+static void put_real(lm_buf *out, const char *arch, const char *key, double x, lm_err *err) {
+    float f = (float)x;
+    uint32_t bits;
+    if (x == 0) return;
+    memcpy(&bits, &f, 4);
+    put_key(out, arch, key, LM_META_F32, err);
+    put(out, bits, 4, err);
+}
+
+static void check_act(const lm_hf *hf, const char *arch, lm_err *err) {
+    const char *act = hf->c.act;
+    int fine = !strcmp(arch, "bert") ? !strcmp(act, "gelu") : !strcmp(arch, "gemma3") ? !strcmp(act, "gelu_pytorch_tanh") : !strcmp(act, "silu");
+    if (*act && !fine) lm_err_set(err, LM_ERROR, "config.json: activation \"%s\" is not supported in a %s model", act, arch);
+}
+
+static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer, size_t tokenizer_n, lm_err *err) {
+    const config *c = &hf->c;
+    const char *a = kind->arch;
+    lm_buf out = {0};
+    double offset = kind->has_offset ? c->pad_token_id + 1 : 0;
+    int uses_window = !strcmp(a, "gemma3") || !strcmp(kind->model_type, "mistral") || c->use_sliding_window != 0;
+    check_act(hf, a, err);
+    put_text(&out, "general.architecture", a, strlen(a), err);
+    put_int(&out, a, "context_length", c->max_position_embeddings - offset, err);
+    put_int(&out, a, "embedding_length", c->hidden_size, err);
+    put_int(&out, a, "block_count", c->num_hidden_layers, err);
+    put_int(&out, a, "feed_forward_length", c->intermediate_size, err);
+    put_int(&out, a, "attention.head_count", c->num_attention_heads, err);
+    put_int(&out, a, "attention.head_count_kv", c->num_key_value_heads, err);
+    put_int(&out, a, "attention.key_length", c->head_dim, err);
+    put_int(&out, a, "attention.value_length", c->head_dim, err);
+    put_real(&out, a, "attention.layer_norm_rms_epsilon", c->rms_norm_eps, err);
+    put_real(&out, a, "attention.layer_norm_epsilon", c->layer_norm_eps, err);
+    put_real(&out, a, "rope.freq_base", c->rope_theta, err);
+    put_real(&out, a, "rope.freq_base_swa", c->rope_local_base_freq, err);
+    if (uses_window) put_int(&out, a, "attention.sliding_window", c->sliding_window, err);
+    if (uses_window) put_int(&out, a, "attention.sliding_window_pattern", c->sliding_window_pattern, err);
+    if (c->query_pre_attn_scalar > 0) put_real(&out, a, "attention.scale", 1 / sqrt(c->query_pre_attn_scalar), err);
+    put_real(&out, a, "final_logit_softcapping", c->final_logit_softcapping, err);
+    put_real(&out, a, "attn_logit_softcapping", c->attn_logit_softcapping, err);
+    if (!strcmp(c->rope_type, "linear")) put_real(&out, a, "rope.scaling.factor", c->factor, err);
+    else if (*c->rope_type && strcmp(c->rope_type, "default") && strcmp(c->rope_type, "llama3")) {
+        lm_err_set(err, LM_ERROR, "config.json: rope type \"%s\" is not supported (have: default, linear, llama3)", c->rope_type);
+    }
+    put_int(&out, a, "pooling_type", c->pooling_mode_lasttoken != 0 ? 3 : c->pooling_mode_cls_token != 0 ? 2 : c->pooling_mode_mean_tokens != 0, err);
+    put_int(&out, a, "text_length", c->max_seq_length, err);
+    if (tokenizer) put_text(&out, "tokenizer.huggingface.json", tokenizer, tokenizer_n, err);
+    if (!err->code) hf->meta = lm_meta_new(out.data, out.n, err);
+    lm_buf_clear(&out);
+}
+
+/* Llama 3 slows the low frequencies by a factor, the high ones not at all, and those between by degrees. */
+static void add_factors(lm_hf *hf, lm_err *err) {
+    const config *c = &hf->c;
+    int dim = (int)(c->head_dim > 0 ? c->head_dim : c->num_attention_heads > 0 ? c->hidden_size / c->num_attention_heads : 0);
+    if (strcmp(c->rope_type, "llama3") || err->code) return;
+    if (dim < 2 || dim > 1024 || !(c->factor >= 1) || !(c->low_freq_factor > 0) || !(c->high_freq_factor > c->low_freq_factor) ||
+        !(c->original_max_position_embeddings > 0) || !(c->rope_theta > 0)) {
+        lm_err_set(err, LM_ERROR, "config.json: rope_scaling: llama3 needs factor, low_freq_factor, high_freq_factor, original_max_position_embeddings");
+        return;
+    }
+    hf->n_factors = dim / 2;
+    hf->factors = lm_alloc(sizeof *hf->factors * (size_t)hf->n_factors, err);
+    if (!hf->factors) return;
+    double low = c->original_max_position_embeddings / c->low_freq_factor, high = c->original_max_position_embeddings / c->high_freq_factor;
+    for (int i = 0; i < hf->n_factors; i++) {
+        double wave = 2 * 3.14159265358979323846 * lm_pow(c->rope_theta, 2.0 * i / dim);
+        double smooth = (c->original_max_position_embeddings / wave - c->low_freq_factor) / (c->high_freq_factor - c->low_freq_factor);
+        hf->factors[i] = wave < high ? 1 : wave > low ? (float)c->factor : (float)(1 / ((1 - smooth) / c->factor + smooth));
+    }
+    lm_tensor t = { .name = "rope_freqs.weight", .dtype = LM_F32, .n_dims = 1, .ne = { hf->n_factors, 1, 1, 1 } };
+    add_tensor(hf, &t, t.name, (origin){ -1, -1, FREQUENCIES, 0 }, err);
+}
+
+/*----------------------------------------------------------------------
+** The folder */
+lm_hf *lm_hf_open(const char *folder, lm_err *err) {
+    lm_hf *hf = lm_calloc(1, sizeof *hf, err);
+    size_t tokenizer_n;
+    if (!hf) return NULL;
+    read_config(hf, folder, "config.json", 0, err);
+    read_config(hf, folder, "1_Pooling/config.json", 1, err);
+    read_config(hf, folder, "sentence_bert_config.json", 1, err);
+    if (!hf->c.num_key_value_heads) hf->c.num_key_value_heads = hf->c.num_attention_heads;
+    open_files(hf, folder, err);
+    add_factors(hf, err);
+    char *tokenizer = read_whole(folder, "tokenizer.json", TOKENIZER_MAX, 1, &tokenizer_n, err);
+    if (!err->code) write_meta(hf, find_kind(hf, err), tokenizer, tokenizer_n, err);
+    lm_free(tokenizer);
+    if (!err->code) return hf;
+    lm_hf_close(hf);
+    lm_file_blame(folder, err);
+    return NULL;
+}
+
+void lm_hf_close(lm_hf *hf) {
+    if (!hf) return;
+    for (int i = 0; i < hf->n_files; i++) {
+        lm_safetensors_close(hf->files[i]);
+        lm_free(hf->names[i]);
+    }
+    lm_meta_free(hf->meta);
+    lm_free(hf->tensors);
+    lm_free(hf->origins);
+    lm_free(hf->factors);
+    lm_free(hf);
+}
+
+const lm_meta *lm_hf_meta(const lm_hf *hf) { return hf->meta; }
+int lm_hf_n_tensors(const lm_hf *hf) { return (int)hf->n; }
+const lm_tensor *lm_hf_tensor(const lm_hf *hf, int i) { return &hf->tensors[i]; }
+
+/* Where row r of a tensor lies in its file: pairs (2i, 2i+1) of a head were i and i + half. */
+static int64_t source_row(const origin *o, int64_t rows, int64_t r) {
+    int64_t head = rows / (o->how == IN_PAIRS ? o->arg : 1), at = r % head;
+    if (o->how == FROM_ROW) return r + o->arg;
+    return o->how == IN_PAIRS ? r - at + at / 2 + at % 2 * (head / 2) : r;
+}
+
+/* A vector, as floats: read whole, since none is long. */
+static void read_vector(lm_hf *hf, const origin *o, const lm_tensor *t, float *out, lm_err *err) {
+    if (o->how == FREQUENCIES) {
+        memcpy(out, hf->factors, (size_t)t->n_bytes);
+        return;
+    }
+    const lm_tensor *from = lm_safetensors_tensor(hf->files[o->file], o->tensor);
+    uint8_t *raw = lm_alloc((size_t)from->n_bytes + (size_t)t->n_bytes, err);
+    float *floats = (float *)(void *)raw;
+    if (raw) lm_safetensors_read(hf->files[o->file], o->tensor, 0, raw + t->n_bytes, (size_t)from->n_bytes, err);
+    if (!err->code) lm_dtype_find(from->dtype)->decode(raw + t->n_bytes, floats, t->n_params);
+    for (int64_t i = 0; i < t->n_params && !err->code; i++) {
+        out[i] = floats[source_row(o, t->n_params, i)] + (o->how == PLUS_ONE ? 1.0f : 0.0f);
+    }
+    lm_free(raw);
+}
+
+void lm_hf_read(lm_hf *hf, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
+    const lm_tensor *t = &hf->tensors[i];
+    const origin *o = &hf->origins[i];
+    uint8_t *to = dst;
+    if (err->code) return;
+    if (offset < 0 || offset > t->n_bytes || n > (uint64_t)(t->n_bytes - offset)) {
+        lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset, (long long)t->n_bytes);
+    } else if (t->n_dims == 1) {
+        float *all = lm_alloc((size_t)t->n_bytes, err);
+        if (all) read_vector(hf, o, t, all, err);
+        if (!err->code) memcpy(dst, (uint8_t *)all + offset, n);
+        lm_free(all);
+    } else if (o->how == AS_IS) {
+        lm_safetensors_read(hf->files[o->file], o->tensor, offset, dst, n, err);
+    } else {
+        int64_t row_bytes = t->n_bytes / t->ne[1];
+        while (n && !err->code) {
+            int64_t row = offset / row_bytes, at = offset % row_bytes, some = row_bytes - at < (int64_t)n ? row_bytes - at : (int64_t)n;
+            lm_safetensors_read(hf->files[o->file], o->tensor, source_row(o, t->ne[1], row) * row_bytes + at, to, (size_t)some, err);
+            to += some;
+            offset += some;
+            n -= (size_t)some;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+/* hf_test.c: Hugging Face folders against transformers' own results in float64 (tests/golden/hf.json): encoders' pooled
+** vectors, decoders' log-probabilities; and folders that lie. */
+#include "harness.h"
+
+#include <sys/stat.h>
+
+enum { TOP_MAX = 256, EMBD_MAX = 64 };
+
+static void read_hf_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) { lm_hf_read(arg, i, offset, dst, n, err); }
+
+/* Open the model that a folder holds; print why not and return NULL. */
+static lm_model *open_folder(const char *path, lm_err *err) {
+    lm_buf hparams = {0};
+    lm_model *m = NULL;
+    lm_hf *hf = lm_hf_open(path, err);
+    if (hf) {
+        int n = lm_hf_n_tensors(hf);
+        lm_tensor *tensors = malloc(sizeof *tensors * (size_t)(n + 1));
+        for (int i = 0; i < n; i++) tensors[i] = *lm_hf_tensor(hf, i);
+        const char *arch = lm_arch_import(lm_hf_meta(hf), tensors, n, &hparams, err);
+        lm_source src = { arch, hparams.data, hparams.n, tensors, n, read_hf_tensor, hf };
+        if (!err->code) m = lm_model_open(&src, NULL, (lm_stop){0}, err);
+        free(tensors);
+    }
+    lm_hf_close(hf);
+    lm_buf_clear(&hparams);
+    return m;
+}
+
+/*----------------------------------------------------------------------
+** Encoders */
+static void read_vector(lm_json *j, double *out, int *n, lm_err *err) {
+    int count = 0;
+    for (int kind; (kind = lm_json_next(j, err)) == LM_JSON_REAL || kind == LM_JSON_INT;) if (count < EMBD_MAX) out[count++] = j->real;
+    *n = count;
+}
+
+static void compare_vector(const char *folder, lm_model *m, const lm_ids *ids, int pooling, const double *want, int n) {
+    lm_err err = {0};
+    float got[EMBD_MAX];
+    lm_embed_options o = { .pooling = pooling };
+    double worst = 0;
+    if (!n) return;
+    lm_embed(m, ids, 1, &o, got, (lm_stop){0}, &err);
+    for (int i = 0; i < n && !err.code; i++) worst = fmax(worst, fabs((double)got[i] - want[i]));
+    CHECK(!err.code && n == lm_model_n_embd(m) && worst < 3e-5, "%s, pooling %d, %zu ids: off by %g %s", folder, pooling, ids->n, worst, err.msg);
+}
+
+static void check_encoder(const char *folder, lm_model *m, lm_json *j, lm_err *err) {
+    while (lm_json_next(j, err) == LM_JSON_OBJECT) {
+        lm_ids ids = {0};
+        double vectors[3][EMBD_MAX];
+        int n[3] = {0};
+        for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
+            if (!strcmp(j->key.data, "ids")) while (lm_json_next(j, err) == LM_JSON_INT) lm_ids_append(&ids, (int32_t)j->integer, err);
+            else if (!strcmp(j->key.data, "mean")) read_vector(j, vectors[LM_POOL_MEAN], &n[LM_POOL_MEAN], err);
+            else if (!strcmp(j->key.data, "cls")) read_vector(j, vectors[LM_POOL_CLS], &n[LM_POOL_CLS], err);
+            else if (!strcmp(j->key.data, "last")) read_vector(j, vectors[LM_POOL_LAST], &n[LM_POOL_LAST], err);
+            else lm_json_skip(j, kind, err);
+        }
+        for (int p = 0; p < 3 && m; p++) compare_vector(folder, m, &ids, p, vectors[p], n[p]);
+        lm_ids_clear(&ids);
+    }
+}
+
+/* A vector is the same bytes alone, in company, and with any number of threads. */
+static void check_company(const char *folder, lm_model *m) {
+    enum { N = 9 };
+    static float alone[N][EMBD_MAX], together[N * EMBD_MAX];
+    lm_err err = {0};
+    lm_ids texts[N] = {{0}};
+    lm_embed_options o = { .pooling = LM_POOL_MEAN, .normalize = 1 };
+    int n = lm_model_n_embd(m), most = lm_model_n_text(m) < 40 ? lm_model_n_text(m) : 40;
+    for (int t = 0; t < N; t++) {
+        for (int i = 0; i < 1 + t * 7 % most; i++) lm_ids_append(&texts[t], (t * 31 + i * 17) % 100, &err);
+        lm_threads_set(1 + t % 2);
+        lm_embed(m, &texts[t], 1, &o, alone[t], (lm_stop){0}, &err);
+    }
+    lm_threads_set(2);
+    lm_embed(m, texts, N, &o, together, (lm_stop){0}, &err);
+    for (int t = 0; t < N; t++) {
+        double length = 0;
+        for (int i = 0; i < n; i++) length += (double)alone[t][i] * (double)alone[t][i];
+        CHECK(!err.code && !memcmp(alone[t], together + t * n, sizeof(float) * (size_t)n), "%s: text %d alone and in company differ: %s", folder, t, err.msg);
+        CHECK(fabs(length - 1) < 1e-5, "%s: text %d has length %g", folder, t, sqrt(length));
+        lm_ids_clear(&texts[t]);
+    }
+}
+
+/*----------------------------------------------------------------------
+** Decoders */
+typedef struct { lm_ids ids; double top1[TOP_MAX], top5[10], sum_nll; int n_top1, n_top5; } golden;
+
+static double log_p(const float *logits, int vocab, int id) {
+    float max = logits[lm_kern_get()->argmax(logits, vocab)];
+    return (double)logits[id] - (double)max - lm_log(lm_kern_get()->sum_exp(logits, vocab, max));
+}
+
+static void check_decoder(const char *folder, lm_model *m, const golden *g) {
+    lm_err err = {0};
+    lm_kv kv;
+    lm_row rows[LM_ROWS_MAX];
+    int n = (int)g->ids.n, vocab = m->h.n_vocab;
+    double worst = 0, nll = 0;
+    lm_pass *pass = lm_pass_new(m, n, n, 1, &err);
+    lm_kv_init(&kv, m, 1);
+    lm_kv_reserve(&kv, n, &err);
+    for (int i = 0; i < n; i++) rows[i] = (lm_row){ g->ids.data[i], i, &kv, i };
+    const float *logits = err.code ? NULL : lm_forward(pass, rows, n, (lm_stop){0}, &err);
+    for (int i = 0; i < n && logits; i++) {
+        if (i < g->n_top1 / 2) worst = fmax(worst, fabs(log_p(logits + i * vocab, vocab, (int)g->top1[2 * i]) - g->top1[2 * i + 1]));
+        if (i + 1 < n) nll -= log_p(logits + i * vocab, vocab, g->ids.data[i + 1]);
+    }
+    for (int k = 0; k < g->n_top5 && logits; k += 2) {
+        worst = fmax(worst, fabs(log_p(logits + (n - 1) * vocab, vocab, (int)g->top5[k]) - g->top5[k + 1]));
+    }
+    CHECK(logits && g->n_top1 == 2 * n && worst < 1e-4 && fabs(nll - g->sum_nll) < 1e-2, "%s: off by %g, sum of -ln p %g, golden %g %s", folder, worst,
+          nll, g->sum_nll, err.msg);
+    lm_kv_clear(&kv);
+    lm_pass_free(pass);
+}
+
+static int read_pairs(lm_json *j, double *out, int most, lm_err *err) {
+    int n = 0;
+    while (lm_json_next(j, err) == LM_JSON_ARRAY) {
+        while (lm_json_next(j, err) != LM_JSON_END && n < most) out[n++] = j->real;
+    }
+    return n;
+}
+
+static void check_folder(lm_json *j, lm_err *err) {
+    golden g = {0};
+    char folder[64] = "", path[128];
+    lm_model *m = NULL;
+    lm_err why = {0};
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
+        if (!strcmp(j->key.data, "folder")) {
+            snprintf(folder, sizeof folder, "%s", j->string.data);
+            snprintf(path, sizeof path, "tests/golden/%s", folder);
+            m = open_folder(path, &why);
+            CHECK(m, "%s: %s", folder, why.msg);
+            if (m) m->h.n_text = 0;     /* golden goes beyond what the folder allows a text */
+        } else if (!strcmp(j->key.data, "cases")) check_encoder(folder, m, j, err);
+        else if (!strcmp(j->key.data, "ids")) while (lm_json_next(j, err) == LM_JSON_INT) lm_ids_append(&g.ids, (int32_t)j->integer, err);
+        else if (!strcmp(j->key.data, "sum_nll")) g.sum_nll = j->real;
+        else if (!strcmp(j->key.data, "top5_logprob_last")) g.n_top5 = read_pairs(j, g.top5, LM_COUNT(g.top5), err);
+        else if (!strcmp(j->key.data, "top1_each")) g.n_top1 = read_pairs(j, g.top1, LM_COUNT(g.top1), err);
+        else lm_json_skip(j, kind, err);
+    }
+    if (m && g.ids.n) check_decoder(folder, m, &g);
+    if (m) check_company(folder, m);
+    lm_ids_clear(&g.ids);
+    lm_model_free(m);
+}
+
+static void test_golden(void) {
+    static char text[1 << 20];
+    FILE *f = fopen("tests/golden/hf.json", "rb");
+    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    int folders = 0;
+    lm_err err = {0};
+    lm_json j;
+    if (f) fclose(f);
+    lm_json_init(&j, text, n);
+    CHECK(lm_json_next(&j, &err) == LM_JSON_ARRAY, "tests/golden/hf.json: %s", err.msg);
+    for (; lm_json_next(&j, &err) == LM_JSON_OBJECT; folders++) check_folder(&j, &err);
+    CHECK(!err.code && folders >= 13, "tests/golden/hf.json: %d folders: %s", folders, err.msg);
+    lm_json_clear(&j);
+}
+
+/*----------------------------------------------------------------------
+** Folders that lie, over a copy of hf_bert's weights */
+static void write_text(const char *name, const char *text) {
+    char path[128];
+    snprintf(path, sizeof path, "build/tmp/hf/%s", name);
+    FILE *f = fopen(path, "wb");
+    if (!f) return;
+    fwrite(text, 1, strlen(text), f);
+    fclose(f);
+}
+
+static void refused(int line, const char *config, const char *want) {
+    lm_err err = {0};
+    if (config) write_text("config.json", config);
+    lm_model *m = open_folder("build/tmp/hf", &err);
+    CHECK(!m && strstr(err.msg, want), "(from line %d) '%s', wanted '%s'", line, m ? "it opened" : err.msg, want);
+    lm_model_free(m);
+}
+
+static void test_lies(void) {
+    lm_err err = {0};
+    mkdir("build/tmp", 0777);
+    mkdir("build/tmp/hf", 0777);
+    CHECK(!lm_hf_open("build/tmp/nowhere", &err) && strstr(err.msg, "config.json: cannot open"), "%s", err.msg);
+    write_text("model.safetensors", "x");
+    refused(__LINE__, "[]", "config.json: expected a JSON object");
+    refused(__LINE__, "{\"model_type\":", "config.json: JSON");
+    refused(__LINE__, "{\"model_type\":\"bert\"}", "model.safetensors: 1 bytes are no safetensors file");
+    write_text("model.safetensors", "\x02\0\0\0\0\0\0\0{}");
+    remove("build/tmp/hf/model.safetensors");
+    FILE *f = fopen("build/tmp/hf/model.safetensors", "wb");
+    fwrite("\x02\0\0\0\0\0\0\0{}", 1, 10, f);
+    fclose(f);
+    refused(__LINE__, "{\"model_type\":\"t5\"}", "model_type \"t5\" is not supported");
+    refused(__LINE__, "{\"model_type\":\"bert\"}", "is missing");
+    refused(__LINE__, "{\"model_type\":\"bert\",\"hidden_size\":1e300}", "expected a whole number");
+    refused(__LINE__, "{\"model_type\":\"bert\",\"hidden_size\":-4}", "expected a whole number");
+    refused(__LINE__, "{\"model_type\":\"bert\",\"hidden_act\":\"swish\"}", "activation \"swish\" is not supported");
+    refused(__LINE__, "{\"model_type\":\"llama\",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", "rope type \"yarn\" is not supported");
+    refused(__LINE__, "{\"model_type\":\"llama\",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":2}}", "llama3 needs factor");
+    write_text("model.safetensors.index.json", "{\"weight_map\":{\"a\":\"../../x.safetensors\"}}");
+    refused(__LINE__, "{\"model_type\":\"bert\"}", "not a plain name");
+    write_text("model.safetensors.index.json", "{\"weight_map\":{\"a\":\"model.safetensors\"}}");
+    refused(__LINE__, "{\"model_type\":\"bert\"}", "tensor a is not in model.safetensors");
+    write_text("model.safetensors.index.json", "{\"weight_map\":{\"a\":1}}");
+    refused(__LINE__, "{\"model_type\":\"bert\"}", "expected names of files");
+    remove("build/tmp/hf/model.safetensors.index.json");
+    remove("build/tmp/hf/model.safetensors");
+    remove("build/tmp/hf/config.json");
+    remove("build/tmp/hf");
+}
+
+int main(void) {
+    test_golden();
+    test_lies();
+    CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
+    return finish_tests();
+}
