@@ -92,10 +92,13 @@ static void write_header(lm_gguf_writer *w, const lm_gguf_content *content, lm_e
 /* Make the file under a name that nobody has. */
 static void open_draft(lm_gguf_writer *w, lm_err *err) {
     struct stat st;
-    if (!w->overwrite && !lstat(w->path, &st)) {
-        lm_err_set(err, LM_ERROR, "exists already (\"overwrite\":true replaces it)");
-        return;
+    if (!*w->path) lm_err_set(err, LM_ERROR, "the path is empty");
+    if (!err->code && !lstat(w->path, &st)) {
+        /* A rename would put a file in place of a device or a link. */
+        if (!w->overwrite) lm_err_set(err, LM_ERROR, "exists already (\"overwrite\":true replaces it)");
+        else if (!S_ISREG(st.st_mode)) lm_err_set(err, LM_ERROR, "is not a regular file: it is not replaced");
     }
+    if (err->code) return;
     for (int i = 0; i < 100 && !err->code; i++) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
