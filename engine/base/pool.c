@@ -115,7 +115,8 @@ static void renew_after_fork(void) {
     g_pool.lock = fresh_lock;
     g_pool.turn = g_pool.wake = fresh_cond;
     g_pool.head = g_pool.tail = NULL;
-    g_pool.started = g_pool.sleeping = 0;
+    g_pool.started = 0;
+    g_pool.sleeping = 0;
     g_pool.gate = 0;
 }
 

@@ -22,7 +22,7 @@ typedef struct { int bits, offset, sub, is_k, has_min, has_level; } format;
 #define LOW_VECTORS(bits) ((bits) == 8 ? 8 : (bits) >= 4 ? 4 : 2)
 #define HIGH_VECTORS(bits) ((bits) == 6 ? 2 : (bits) == 5 || (bits) == 3 ? 1 : 0)
 
-/* One pair of 16-element halves at a time, so that every shift is a constant. */
+/* Spelled out word by word, so that every shift is a constant. */
 #define QUARTER(w, v, j, shift, mask) (w)[j] = vb_bits(v, shift, mask)
 #define HIGHER(w, v, j, shift, mask) (w)[j] = vb_or((w)[j], vb_bits(v, shift, mask))
 
