@@ -302,7 +302,9 @@ static void write_thought(writer *w, const lm_chat *chat, const lm_message *m, i
     lm_buf text = {0};
     if (is_last) {
         while (answer.content_n && *answer.content == '\n') answer.content++, answer.content_n--;
-        lm_buf_print(&text, err, "<think>\n%.*s\n</think>\n\n", (int)reason_n, reason);
+        lm_buf_print(&text, err, "<think>\n");
+        lm_buf_append(&text, reason, reason_n, err);
+        lm_buf_print(&text, err, "\n</think>\n\n");
         lm_buf_append(&text, answer.content, answer.content_n, err);
         answer.content = text.data;
         answer.content_n = text.n;
