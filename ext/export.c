@@ -2,6 +2,8 @@
 ** in. Every digest is checked on the way; a model that fails leaves no file. */
 #include "ext.h"
 
+#include <sys/stat.h>
+
 typedef struct {
     const char *path;
     int overwrite;
@@ -20,11 +22,24 @@ static void append(void *arg, int tensor, const void *bytes, size_t n, lm_err *e
     lm_gguf_append(((export *)arg)->writer, bytes, n, err);
 }
 
+/* A database that this connection has open must not be what is replaced. */
+static void check_path(lm_conn *c, const char *path, lm_err *err) {
+    struct stat target, database;
+    const char *schema;
+    if (stat(path, &target)) return;
+    for (int i = 0; (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        const char *file = sqlite3_db_filename(c->db, schema);
+        if (!file || !*file || stat(file, &database) || database.st_dev != target.st_dev || database.st_ino != target.st_ino) continue;
+        lm_err_set(err, LM_ERROR, "%.100s is the open database %.60s", path, schema);
+    }
+}
+
 void lm_export(lm_conn *c, const lm_found *f, const char *path, int overwrite, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     export e = { path, overwrite, NULL };
     lm_sink sink = { begin, append, &e };
-    lm_store_read(c, f, &sink, digest, err);
+    check_path(c, path, err);
+    if (!err->code) lm_store_read(c, f, &sink, digest, err);
     if (e.writer) lm_gguf_commit(e.writer, err);
     lm_gguf_writer_free(e.writer);
 }

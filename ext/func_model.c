@@ -82,7 +82,7 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call
     if (n_args && lm_value_text(args[0], &name, "model", err)) {
         lm_store_find(c, name.text, "", &f, err);
         if (!err->code) call(c, &f, err);
-        if (!err->code) lm_found_clear(&f);
+        lm_found_clear(&f);
         return;
     }
     const char *schema;

@@ -52,7 +52,7 @@ static const lm_chat *choose_chat(const lm_shared *s, const lm_generate_options 
 
 /*----------------------------------------------------------------------
 ** Conversations: an array of {"role", "content"}. */
-typedef struct { lm_message *items; size_t n, cap; lm_buf texts; } conversation;
+typedef struct { lm_message *items; size_t n, cap, n_before; lm_buf texts; } conversation;    /* n_before: the option's */
 
 /* While it is read a message has places in texts; point_messages makes them pointers. */
 static void add_message(conversation *t, size_t role, size_t role_n, size_t content, size_t content_n, lm_err *err) {
@@ -79,18 +79,21 @@ static size_t add_text(conversation *t, const char *text, size_t n, lm_err *err)
     return at;
 }
 
+/* A JSON string may have a NUL in it. */
+static int is_word(const lm_buf *text, const char *word) { return text->n == strlen(word) && !memcmp(text->data, word, text->n); }
+
 static void read_message(conversation *t, lm_json *j, lm_err *err) {
     size_t role = 0, role_n = 0, content = 0, content_n = 0;
-    int has_role = 0, has_content = 0, index = (int)t->n;
+    int has_role = 0, has_content = 0, index = (int)(t->n - t->n_before);
     for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
-        int is_role = !strcmp(j->key.data, "role"), is_content = !strcmp(j->key.data, "content");
+        int is_role = is_word(&j->key, "role"), is_content = is_word(&j->key, "content");
         if (!is_role && !is_content) lm_err_set(err, LM_ERROR, "messages: message %d: unknown key \"%.40s\" (have: role, content)", index, j->key.data);
         else if (kind != LM_JSON_TEXT) lm_err_set(err, LM_ERROR, "messages: message %d: %s: expected a text", index, j->key.data);
         if (err->code) return;
         size_t at = add_text(t, j->string.data, j->string.n, err);
         if (is_role) has_role = 1, role = at, role_n = j->string.n;
         else has_content = 1, content = at, content_n = j->string.n;
-        if (is_role && strcmp(j->string.data, "system") && strcmp(j->string.data, "user") && strcmp(j->string.data, "assistant")) {
+        if (is_role && !is_word(&j->string, "system") && !is_word(&j->string, "user") && !is_word(&j->string, "assistant")) {
             lm_err_set(err, LM_ERROR, "messages: message %d: role \"%.40s\": expected system, user or assistant", index, j->string.data);
         }
     }
@@ -101,6 +104,7 @@ static void read_message(conversation *t, lm_json *j, lm_err *err) {
 static void read_messages(conversation *t, lm_text json, lm_err *err) {
     lm_json j;
     int kind;
+    t->n_before = t->n;
     lm_json_init(&j, json.text, json.n);
     if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "messages: expected a JSON array of {\"role\", \"content\"}");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
@@ -108,7 +112,7 @@ static void read_messages(conversation *t, lm_text json, lm_err *err) {
         else read_message(t, &j, err);
     }
     lm_json_next(&j, err);
-    if (!t->n) lm_err_set(err, LM_ERROR, "messages: there are none");
+    if (t->n == t->n_before) lm_err_set(err, LM_ERROR, "messages: there are none");
     lm_json_clear(&j);
 }
 

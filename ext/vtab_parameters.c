@@ -113,14 +113,14 @@ static int next(sqlite3_vtab_cursor *base) {
 
 static int eof(sqlite3_vtab_cursor *base) { return ((parameters_cursor *)base)->done; }
 
-/* One walk: least, most, sums; the mean's square is taken off at the end. */
+/* One walk: least, most, sums of what differs from the first number, so that a large mean costs no precision. */
 static void compute(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     const char *schema = sqlite3_db_name(c->db, cur->schema - 1);
     lm_found f = { .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", sqlite3_column_text(cur->rows, 4)),
                    .id = sqlite3_column_int64(cur->rows, 5) };
     if (!f.schema || !f.name) lm_err_set(err, LM_NOMEM, "out of memory");
     lm_cells cells;
-    double sum = 0, squares = 0;
+    double sum = 0, squares = 0, base = 0;
     statistics s = { .min = INFINITY, .max = -INFINITY };
     lm_cells_open_row(&cells, c, &f, cur->rows, 0, err);
     for (int64_t i = 0, n; !err->code && i < cells.t.n_params; i += n) {
@@ -128,20 +128,30 @@ static void compute(parameters_cursor *cur, lm_conn *c, lm_err *err) {
         n = lm_cells_read(&cells, i, &x, err);
         for (int64_t j = 0; j < n; j++) {
             double v = (double)x[j];
+            if (i + j == 0) base = v;
             s.min = v < s.min ? v : s.min;
             s.max = v > s.max ? v : s.max;
-            sum += v;
-            squares += v * v;
+            sum += v - base;
+            squares += (v - base) * (v - base);
             s.zeros += v == 0;
         }
     }
     double n = (double)cur->t.n_params;
-    s.mean = sum / n;
-    s.std = sqrt(squares / n - s.mean * s.mean > 0 ? squares / n - s.mean * s.mean : 0);
+    double offset = sum / n, variance = squares / n - offset * offset;
+    s.mean = base + offset;
+    s.std = sqrt(variance > 0 ? variance : 0);
     if (!isfinite(sum)) s.mean = s.std = NAN;
     lm_cells_close(&cells);
     cur->s = s;
     cur->has_statistics = 1;
+}
+
+/* The name by which lm_weights and the functions find it. */
+static void result_model(const parameters_cursor *cur, const lm_conn *c, sqlite3_context *ctx) {
+    const char *schema = sqlite3_db_name(c->db, cur->schema - 1), *name = (const char *)sqlite3_column_text(cur->rows, 4);
+    char *whole = sqlite3_mprintf("%s%s%s", strcmp(schema, "main") ? schema : "", strcmp(schema, "main") ? "." : "", name);
+    if (whole) sqlite3_result_text(ctx, whole, -1, sqlite3_free);
+    else sqlite3_result_error_nomem(ctx);
 }
 
 /* "blk.<n>." names a layer. */
@@ -162,7 +172,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
         return lm_error_code(&err);
     }
     switch (i) {
-    case COL_MODEL: sqlite3_result_value(ctx, sqlite3_column_value(cur->rows, 4)); break;
+    case COL_MODEL: result_model(cur, ((lm_vtab *)base->pVtab)->c, ctx); break;
     case COL_TENSOR: lm_result_text(ctx, cur->t.name, strlen(cur->t.name)); break;
     case COL_LAYER: result_layer(ctx, cur->t.name); break;
     case COL_SHAPE:

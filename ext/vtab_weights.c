@@ -4,11 +4,11 @@
 **     UPDATE lm_weights SET value = value * 1.1 WHERE model = 'tiny' AND tensor = 'blk.0.ffn_up.weight' AND row = 3;
 ** The tensor must be given; the model may be left out where one is meant anyway. Conditions on row and col bound what
 ** is read. Every format reads; f32, f16 and bf16 in main can be written. A change is part of the transaction, as
-** that of any row. A rowid is the tensor's id and the element's index in 23 and 40 bits. */
+** that of any row. A rowid is which database, the tensor's id and the element's index, in 7, 20 and 36 bits. */
 #include "ext.h"
 
 enum { COL_ROW, COL_COL, COL_VALUE, COL_MODEL, COL_TENSOR };
-enum { INDEX_BITS = 40, NO_TENSOR = 1 };
+enum { INDEX_BITS = 36, TENSOR_BITS = 20, NO_TENSOR = 1 };
 
 typedef struct { lm_vtab base; lm_cells cells; } weights_vtab;      /* cells: of the last write */
 
@@ -17,6 +17,7 @@ typedef struct {
     lm_cells cells;
     int64_t low[2], high[2];            /* of row and col: the first, and one past the last */
     int64_t row, col;
+    sqlite3_int64 first_rowid;          /* of element 0 */
 } weights_cursor;
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
@@ -66,8 +67,9 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     info->idxStr = plan;
     info->needToFreeIdxStr = 1;
     info->idxNum = has_tensor ? 0 : NO_TENSOR;
-    info->estimatedCost = 1e6 / (has_row ? 1e3 : 1) / (has_col ? 1e3 : 1);
-    info->estimatedRows = (sqlite3_int64)info->estimatedCost;
+    /* A plan without a tensor can only fail, one without a model may: never the cheaper way. */
+    info->estimatedRows = 1000000 / (has_row ? 1000 : 1) / (has_col ? 1000 : 1);
+    info->estimatedCost = (double)info->estimatedRows * (has_tensor ? 1 : 1e12) * (has_model ? 1 : 1e3);
     int in_order = info->nOrderBy >= 1 && info->nOrderBy <= 2;
     for (int i = 0; i < info->nOrderBy && in_order; i++) in_order = info->aOrderBy[i].iColumn == i && !info->aOrderBy[i].desc;
     info->orderByConsumed = in_order;
@@ -94,9 +96,17 @@ static void open_tensor(lm_cells *cells, lm_conn *c, const char *model, const ch
     lm_found f;
     lm_store_find(c, model, "generate", &f, err);
     if (!err->code) lm_cells_open(cells, c, &f, tensor, err);
-    if (!err->code && (cells->tensor >> (63 - INDEX_BITS) || cells->t.n_params >> INDEX_BITS)) {
+    if (!err->code && (cells->tensor >> TENSOR_BITS || cells->t.n_params >> INDEX_BITS)) {
         lm_err_set(err, LM_ERROR, "tensor %s: its id or size is beyond what a rowid holds", tensor);
     }
+}
+
+/* Databases have rowids of their own: SQLite takes rows of one rowid for one row where it joins conditions by OR. */
+static sqlite3_int64 first_rowid(const lm_cells *s) {
+    const char *name;
+    sqlite3_int64 schema = 0;
+    while (s->f.schema && (name = sqlite3_db_name(s->c->db, (int)schema)) != NULL && strcmp(name, s->f.schema)) schema++;
+    return (schema << TENSOR_BITS | s->tensor) << INDEX_BITS;
 }
 
 /* Narrow the range of row (0) or col (1). SQLite checks again what is not whole. */
@@ -131,6 +141,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     cur->row = cur->high[0] = 0;
     if (!has_tensor || model_null || err.code) return lm_vtab_fail(base->pVtab, &err);
     open_tensor(&cur->cells, ((lm_vtab *)base->pVtab)->c, has_model ? model.text : NULL, tensor.text, &err);
+    cur->first_rowid = first_rowid(&cur->cells);
     cur->low[0] = cur->low[1] = 0;
     cur->high[0] = cur->cells.rows;
     cur->high[1] = cur->cells.cols;
@@ -176,7 +187,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
 
 static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     weights_cursor *cur = (weights_cursor *)base;
-    *out = cur->cells.tensor << INDEX_BITS | (cur->row * cur->cells.cols + cur->col);
+    *out = cur->first_rowid + cur->row * cur->cells.cols + cur->col;
     return SQLITE_OK;
 }
 
@@ -207,7 +218,7 @@ static void write_value(weights_vtab *v, sqlite3_value **args, lm_err *err) {
     }
     reopen(s, v->base.c, model.text, tensor.text, err);
     if (err->code) return;
-    if (s->tensor != id >> INDEX_BITS || sqlite3_value_int64(args[1]) != id || sqlite3_value_int64(columns[COL_ROW]) != index / s->cols ||
+    if (first_rowid(s) != id - index || sqlite3_value_int64(args[1]) != id || sqlite3_value_int64(columns[COL_ROW]) != index / s->cols ||
         sqlite3_value_int64(columns[COL_COL]) != index % s->cols) {
         lm_err_set(err, LM_ERROR, "lm_weights: only value can be set");
     } else if (type != SQLITE_INTEGER && type != SQLITE_FLOAT) {

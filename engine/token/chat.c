@@ -12,6 +12,7 @@
 typedef struct { enum { END, TEXT, MARKER, BOS, EOS, ROLE, CONTENT, TRIMMED, ENDED, SYSTEM, SYSTEM_TRIMMED, DATE } kind; const char *text; } part;
 
 enum { N_MARKS = 4, N_PARTS = 10 };
+enum { PLACES_MAX = 16, LITERAL_MAX = 65536 };  /* where a default message is looked for, and how long it is: more is harm */
 enum { OWN_TURN, FIRST_USER, LAST_USER, NOWHERE };      /* where a system message goes */
 
 struct lm_chat {
@@ -165,6 +166,7 @@ static int read_literal(const char *text, const char *end, const char *close, ch
                         lm_err *err) {
     static const char escapes[] = "n\nt\tr\r''\"\"\\\\";
     size_t close_n = strlen(close);
+    if (end - text > LITERAL_MAX) end = text + LITERAL_MAX;
     for (; (size_t)(end - text) >= close_n; text++) {
         char c = *text;
         if (!memcmp(text, close, close_n)) return 1;
@@ -193,7 +195,7 @@ static int is_bare(const char *template_text, const char *at) {
 /* Append to out the first default system message that the template spells out. Return 0 when there is none. */
 static int default_system(const lm_chat *chat, const char *template_text, size_t n, lm_buf *out, lm_err *err) {
     const char *end = template_text + n, *at = template_text;
-    while (n && chat->system_open && !err->code && (at = find(at, (size_t)(end - at), chat->system_open))) {
+    for (int i = 0; i < PLACES_MAX && n && chat->system_open && !err->code && (at = find(at, (size_t)(end - at), chat->system_open)); i++) {
         int is_quoted = !is_bare(template_text, at);
         char quote = is_quoted ? at[-1] : 0;
         at += strlen(chat->system_open);
