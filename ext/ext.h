@@ -77,6 +77,8 @@ int lm_error_code(const lm_err *err);                       /* SQLITE_ERROR, _NO
 /* Read a text argument (numbers count as their text). Return 0 for NULL; a BLOB is an error. */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
 void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);      /* copies */
+/* A model's name as every function finds it: with its database's, unless that is main. */
+void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name);
 
 /*======================================================================
 ** options.c */
@@ -111,6 +113,7 @@ typedef struct {
 
 /* Find the model that name (NULL: the default for task, "generate" or "embed") means. */
 void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err);
+void lm_found_set(lm_found *f, const char *schema, const char *name, sqlite3_int64 id, lm_err *err);    /* copies */
 void lm_found_clear(lm_found *f);
 
 /* Where the bytes of a model go that is read from its rows: first its metadata, the tokenizer's arrays and the
@@ -241,6 +244,9 @@ int lm_vtab_new(sqlite3 *db, lm_conn *c, const char *sql, size_t size, sqlite3_v
 int lm_vtab_free(sqlite3_vtab *vtab);                               /* an xDisconnect */
 int lm_cursor_new(size_t size, sqlite3_vtab_cursor **out);          /* for xOpen: zeros */
 
+/* In xBestIndex: make what "column = x" is compared with the next argument of xFilter. Return 1 when it is one; set
+** *unusable when the plan cannot give it. */
+int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args, int *unusable);
 /* In xBestIndex: take the arguments of a table-valued function, required first, then optional. A plan that
 ** cannot give them is refused. */
 int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional);
@@ -254,6 +260,7 @@ lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_
 ** Registration: each file's own. */
 int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int flags,
                 void (*call)(sqlite3_context *, int, sqlite3_value **));
+int lm_register_table(lm_conn *c, const char *name, const sqlite3_module *module);
 int lm_func_generate_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);

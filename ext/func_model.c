@@ -90,9 +90,7 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call
         if (!lm_store_exists(c, schema, err)) continue;
         sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name FROM \"%w\".lm_model ORDER BY id", schema);
         while (stmt && lm_conn_step(c, stmt, err)) {
-            f = (lm_found){ .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 1)),
-                            .id = sqlite3_column_int64(stmt, 0) };
-            if (!f.schema || !f.name) lm_err_set(err, LM_NOMEM, "out of memory");
+            lm_found_set(&f, schema, (const char *)sqlite3_column_text(stmt, 1), sqlite3_column_int64(stmt, 0), err);
             if (!err->code) call(c, &f, err);
             lm_found_clear(&f);
         }

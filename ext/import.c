@@ -58,9 +58,8 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
         lm_gguf_read(im->g, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
         if (err->code) return;
         type->decode(im->raw, im->floats, count);
-        float limit = im->as->id == LM_F16 ? 65520 : im->as->id == LM_BF16 ? 0x1.FFp127f : INFINITY;   /* rounds to infinity */
         for (int64_t e = 0; e < count; e++) {
-            if (fabsf(im->floats[e]) < limit || !isfinite(im->floats[e])) continue;
+            if (fabsf(im->floats[e]) < im->as->limit || !isfinite(im->floats[e])) continue;
             lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than %s holds: import it as f32", to->name, (long long)(at + e),
                        (double)im->floats[e], im->as->name);
             return;

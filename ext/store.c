@@ -102,6 +102,11 @@ void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
 /*======================================================================
 ** Finding. */
 
+void lm_found_set(lm_found *f, const char *schema, const char *name, sqlite3_int64 id, lm_err *err) {
+    *f = (lm_found){ .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", name), .id = id };
+    if (!f->schema || !f->name) lm_err_set(err, LM_NOMEM, "out of memory");
+}
+
 void lm_found_clear(lm_found *f) {
     sqlite3_free(f->schema);
     sqlite3_free(f->name);

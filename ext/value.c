@@ -30,3 +30,9 @@ int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *
 void lm_result_text(sqlite3_context *ctx, const char *text, size_t n) {
     sqlite3_result_text64(ctx, n ? text : "", n, SQLITE_TRANSIENT, SQLITE_UTF8);
 }
+
+void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name) {
+    char *whole = strcmp(schema, "main") ? sqlite3_mprintf("%s.%s", schema, name) : sqlite3_mprintf("%s", name);
+    if (whole) sqlite3_result_text(ctx, whole, -1, sqlite3_free);
+    else sqlite3_result_error_nomem(ctx);
+}

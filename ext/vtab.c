@@ -22,23 +22,32 @@ int lm_cursor_new(size_t size, sqlite3_vtab_cursor **out) {
     return *out ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional) {
-    int first = -1, second = -1, unusable = 0;
+int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args, int *unusable) {
+    int taken = 0;
     for (int i = 0; i < info->nConstraint; i++) {
-        int column = info->aConstraint[i].iColumn;
-        if (info->aConstraint[i].op != SQLITE_INDEX_CONSTRAINT_EQ || (column != required && column != optional)) continue;
-        if (!info->aConstraint[i].usable) unusable = 1;
-        else if (column == required) first = i;
-        else second = i;
+        const struct sqlite3_index_constraint *k = &info->aConstraint[i];
+        if (k->iColumn != column || k->op != SQLITE_INDEX_CONSTRAINT_EQ) continue;
+        if (!k->usable) {
+            *unusable = 1;
+        } else if (!taken) {
+            info->aConstraintUsage[i].argvIndex = ++*n_args;
+            info->aConstraintUsage[i].omit = (unsigned char)omit;
+            taken = 1;
+        }
     }
-    if (unusable || first < 0) return SQLITE_CONSTRAINT;
-    info->aConstraintUsage[first].argvIndex = 1;
-    info->aConstraintUsage[first].omit = 1;
-    if (second >= 0) {
-        info->aConstraintUsage[second].argvIndex = 2;
-        info->aConstraintUsage[second].omit = 1;
-    }
-    return SQLITE_OK;
+    return taken;
+}
+
+int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional) {
+    int n_args = 0, unusable = 0;
+    if (!lm_vtab_take_arg(info, required, 1, &n_args, &unusable)) return SQLITE_CONSTRAINT;
+    lm_vtab_take_arg(info, optional, 1, &n_args, &unusable);
+    return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
+}
+
+int lm_register_table(lm_conn *c, const char *name, const sqlite3_module *module) {
+    lm_conn_ref(c);
+    return sqlite3_create_module_v2(c->db, name, module, c, lm_conn_unref);
 }
 
 int lm_vtab_fail(sqlite3_vtab *vtab, const lm_err *err) {

@@ -10,18 +10,13 @@
 enum { COL_MODEL, COL_DIGEST, COL_BYTES, COL_CONNECTIONS, COL_KERNELS };
 
 typedef struct { char name[208], digest[2 * LM_DIGEST_BYTES + 1]; sqlite3_int64 bytes; int connections; } loaded_row;
-typedef struct { sqlite3_vtab base; lm_conn *c; } loaded_vtab;
 typedef struct { sqlite3_vtab_cursor base; loaded_row *rows; int n, at; lm_err err; } loaded_cursor;
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
     (void)n_args, (void)args, (void)error;
-    int rc = sqlite3_declare_vtab(db, "CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels)");
-    loaded_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
-    if (!v) return rc == SQLITE_OK ? SQLITE_NOMEM : rc;
-    *v = (loaded_vtab){ .c = aux };
-    v->c->anchored = 1;
-    *out = &v->base;
-    return SQLITE_OK;
+    int rc = lm_vtab_new(db, aux, "CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels)", sizeof(lm_vtab), out);
+    if (rc == SQLITE_OK) ((lm_conn *)aux)->anchored = 1;
+    return rc;
 }
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -32,20 +27,15 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
 }
 
 static int disconnect(sqlite3_vtab *vtab) {
-    lm_conn *c = ((loaded_vtab *)vtab)->c;
+    lm_conn *c = ((lm_vtab *)vtab)->c;
     c->anchored = 0;
     lm_conn_finalise(c);
-    sqlite3_free(vtab);
-    return SQLITE_OK;
+    return lm_vtab_free(vtab);
 }
 
 static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
     (void)vtab;
-    loaded_cursor *cur = sqlite3_malloc64(sizeof *cur);
-    if (!cur) return SQLITE_NOMEM;
-    *cur = (loaded_cursor){0};
-    *out = &cur->base;
-    return SQLITE_OK;
+    return lm_cursor_new(sizeof(loaded_cursor), out);
 }
 
 static int close_cursor(sqlite3_vtab_cursor *base) {
@@ -62,7 +52,7 @@ static void collect(void *arg, const lm_shared *s) {
     loaded_row *row = &rows[cur->n++];
     *row = (loaded_row){ .bytes = (sqlite3_int64)lm_model_bytes(s->model), .connections = s->connections };
     for (int i = 0; i < LM_DIGEST_BYTES; i++) snprintf(row->digest + 2 * i, 3, "%02x", s->digest[i]);
-    const lm_conn *c = ((loaded_vtab *)cur->base.pVtab)->c;
+    const lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
     for (int i = 0; i < c->n_uses; i++) {
         if (c->uses[i].model == s) snprintf(row->name, sizeof row->name, "%s", c->uses[i].name);
     }
@@ -107,6 +97,5 @@ static const sqlite3_module module = {
 };
 
 int lm_vtab_loaded_register(lm_conn *c) {
-    lm_conn_ref(c);
-    return sqlite3_create_module_v2(c->db, "lm_loaded", &module, c, lm_conn_unref);
+    return lm_register_table(c, "lm_loaded", &module);
 }

@@ -32,16 +32,7 @@ static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, 
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
-    int has_model = 0, unusable = 0;
-    for (int i = 0; i < info->nConstraint; i++) {
-        if (info->aConstraint[i].iColumn != COL_OF_MODEL || info->aConstraint[i].op != SQLITE_INDEX_CONSTRAINT_EQ) continue;
-        if (!info->aConstraint[i].usable) {
-            unusable = 1;
-        } else if (!has_model) {
-            info->aConstraintUsage[i].argvIndex = has_model = 1;
-            info->aConstraintUsage[i].omit = 1;
-        }
-    }
+    int n_args = 0, unusable = 0, has_model = lm_vtab_take_arg(info, COL_OF_MODEL, 1, &n_args, &unusable);
     info->estimatedCost = has_model ? 1e3 : 1e4;
     info->estimatedRows = has_model ? 300 : 1000;
     info->idxNum = has_model;
@@ -76,6 +67,8 @@ static void open_schema(parameters_cursor *cur, lm_conn *c, lm_err *err) {
         if (cur->rows && cur->only.schema) sqlite3_bind_int64(cur->rows, 1, cur->only.id);
     }
 }
+
+static const char *schema_of(const parameters_cursor *cur, lm_conn *c) { return sqlite3_db_name(c->db, cur->schema - 1); }
 
 static void advance(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     cur->has_statistics = 0;
@@ -115,13 +108,11 @@ static int eof(sqlite3_vtab_cursor *base) { return ((parameters_cursor *)base)->
 
 /* One walk: least, most, sums of what differs from the first number, so that a large mean costs no precision. */
 static void compute(parameters_cursor *cur, lm_conn *c, lm_err *err) {
-    const char *schema = sqlite3_db_name(c->db, cur->schema - 1);
-    lm_found f = { .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", sqlite3_column_text(cur->rows, 4)),
-                   .id = sqlite3_column_int64(cur->rows, 5) };
-    if (!f.schema || !f.name) lm_err_set(err, LM_NOMEM, "out of memory");
+    lm_found f;
     lm_cells cells;
     double sum = 0, squares = 0, base = 0;
     statistics s = { .min = INFINITY, .max = -INFINITY };
+    lm_found_set(&f, schema_of(cur, c), (const char *)sqlite3_column_text(cur->rows, 4), sqlite3_column_int64(cur->rows, 5), err);
     lm_cells_open_row(&cells, c, &f, cur->rows, 0, err);
     for (int64_t i = 0, n; !err->code && i < cells.t.n_params; i += n) {
         const float *x;
@@ -146,14 +137,6 @@ static void compute(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     cur->has_statistics = 1;
 }
 
-/* The name by which lm_weights and the functions find it. */
-static void result_model(const parameters_cursor *cur, const lm_conn *c, sqlite3_context *ctx) {
-    const char *schema = sqlite3_db_name(c->db, cur->schema - 1), *name = (const char *)sqlite3_column_text(cur->rows, 4);
-    char *whole = sqlite3_mprintf("%s%s%s", strcmp(schema, "main") ? schema : "", strcmp(schema, "main") ? "." : "", name);
-    if (whole) sqlite3_result_text(ctx, whole, -1, sqlite3_free);
-    else sqlite3_result_error_nomem(ctx);
-}
-
 /* "blk.<n>." names a layer. */
 static void result_layer(sqlite3_context *ctx, const char *name) {
     int layer = 0, i = 4;
@@ -172,7 +155,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
         return lm_error_code(&err);
     }
     switch (i) {
-    case COL_MODEL: result_model(cur, ((lm_vtab *)base->pVtab)->c, ctx); break;
+    case COL_MODEL: lm_result_model(ctx, schema_of(cur, ((lm_vtab *)base->pVtab)->c), (const char *)sqlite3_column_text(cur->rows, 4)); break;
     case COL_TENSOR: lm_result_text(ctx, cur->t.name, strlen(cur->t.name)); break;
     case COL_LAYER: result_layer(ctx, cur->t.name); break;
     case COL_SHAPE:
@@ -202,6 +185,5 @@ static const sqlite3_module module = {
 };
 
 int lm_vtab_parameters_register(lm_conn *c) {
-    lm_conn_ref(c);
-    return sqlite3_create_module_v2(c->db, "lm_parameters", &module, c, lm_conn_unref);
+    return lm_register_table(c, "lm_parameters", &module);
 }

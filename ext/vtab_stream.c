@@ -103,6 +103,5 @@ static const sqlite3_module module = {
 };
 
 int lm_vtab_stream_register(lm_conn *c) {
-    lm_conn_ref(c);
-    return sqlite3_create_module_v2(c->db, "generate_stream", &module, c, lm_conn_unref);
+    return lm_register_table(c, "generate_stream", &module);
 }

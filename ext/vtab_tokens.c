@@ -108,6 +108,5 @@ static const sqlite3_module module = {
 };
 
 int lm_vtab_tokens_register(lm_conn *c) {
-    lm_conn_ref(c);
-    return sqlite3_create_module_v2(c->db, "lm_tokens", &module, c, lm_conn_unref);
+    return lm_register_table(c, "lm_tokens", &module);
 }

@@ -19,25 +19,13 @@ static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, 
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
-    int args = 0, unusable = 0;
-    for (int wanted = COL_OF_MODEL; wanted >= COL_ID; wanted -= COL_OF_MODEL - COL_ID) {
-        int bit = wanted == COL_OF_MODEL ? HAS_MODEL : HAS_ID;
-        for (int i = 0; i < info->nConstraint; i++) {
-            const struct sqlite3_index_constraint *k = &info->aConstraint[i];
-            if (k->iColumn != wanted || k->op != SQLITE_INDEX_CONSTRAINT_EQ || info->idxNum & bit) continue;
-            if (!k->usable) {
-                unusable |= wanted == COL_OF_MODEL;
-                continue;
-            }
-            info->aConstraintUsage[i].argvIndex = ++args;
-            info->aConstraintUsage[i].omit = wanted == COL_OF_MODEL;
-            info->idxNum |= bit;
-        }
-    }
+    int n_args = 0, no_model = 0, no_id = 0;
+    if (lm_vtab_take_arg(info, COL_OF_MODEL, 1, &n_args, &no_model)) info->idxNum |= HAS_MODEL;
+    if (lm_vtab_take_arg(info, COL_ID, 0, &n_args, &no_id)) info->idxNum |= HAS_ID;
     info->estimatedCost = info->idxNum & HAS_ID ? 10 : 1e5;
     info->estimatedRows = info->idxNum & HAS_ID ? 1 : 100000;
     if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_ID && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
-    return unusable && !(info->idxNum & HAS_MODEL) ? SQLITE_CONSTRAINT : SQLITE_OK;
+    return no_model && !(info->idxNum & HAS_MODEL) ? SQLITE_CONSTRAINT : SQLITE_OK;
 }
 
 static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
@@ -115,6 +103,5 @@ static const sqlite3_module module = {
 };
 
 int lm_vtab_vocab_register(lm_conn *c) {
-    lm_conn_ref(c);
-    return sqlite3_create_module_v2(c->db, "lm_vocab", &module, c, lm_conn_unref);
+    return lm_register_table(c, "lm_vocab", &module);
 }

@@ -176,10 +176,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
         if (lm_cells_read(s, cur->row * s->cols + cur->col, &value, &err)) sqlite3_result_double(ctx, (double)*value);
         else lm_result_error(ctx, &err);
         break;
-    case COL_MODEL:
-        if (!strcmp(s->f.schema, "main")) lm_result_text(ctx, s->f.name, strlen(s->f.name));
-        else sqlite3_result_text(ctx, sqlite3_mprintf("%s.%s", s->f.schema, s->f.name), -1, sqlite3_free);
-        break;
+    case COL_MODEL: lm_result_model(ctx, s->f.schema, s->f.name); break;
     case COL_TENSOR: lm_result_text(ctx, s->t.name, strlen(s->t.name)); break;
     }
     return err.code ? lm_error_code(&err) : SQLITE_OK;
@@ -246,6 +243,5 @@ static const sqlite3_module module = {
 };
 
 int lm_vtab_weights_register(lm_conn *c) {
-    lm_conn_ref(c);
-    return sqlite3_create_module_v2(c->db, "lm_weights", &module, c, lm_conn_unref);
+    return lm_register_table(c, "lm_weights", &module);
 }

@@ -114,6 +114,7 @@ typedef struct {
     int bytes;                          /* bytes in a block */
     void (*decode)(const void *blocks, float *out, int64_t n);  /* exact; n is a multiple of block */
     void (*encode)(const float *x, void *out, int64_t n);       /* to nearest even; NULL where a block holds several */
+    float limit;                        /* of what encode takes: numbers from here on would become infinity */
 } lm_dtype;
 
 const lm_dtype *lm_dtype_find(int id);                          /* NULL: no such type */

@@ -267,14 +267,14 @@ DECODE(q5_k, LM_Q5_K)
 DECODE(q6_k, LM_Q6_K)
 
 static const lm_dtype g_dtypes[] = {
-    { LM_F32, "f32", 1, 4, decode_f32, encode_f32 }, { LM_F16, "f16", 1, 2, decode_f16, encode_f16 },
-    { LM_BF16, "bf16", 1, 2, decode_bf16, encode_bf16 },
-    { LM_Q4_0, "q4_0", 32, 18, decode_q4_0, NULL },  { LM_Q4_1, "q4_1", 32, 20, decode_q4_1, NULL },
-    { LM_Q5_0, "q5_0", 32, 22, decode_q5_0, NULL },  { LM_Q5_1, "q5_1", 32, 24, decode_q5_1, NULL },
-    { LM_Q8_0, "q8_0", 32, 34, decode_q8_0, NULL },  { LM_Q2_K, "q2_k", 256, 84, decode_q2_k, NULL },
-    { LM_Q3_K, "q3_k", 256, 110, decode_q3_k, NULL }, { LM_Q4_K, "q4_k", 256, 144, decode_q4_k, NULL },
-    { LM_Q5_K, "q5_k", 256, 176, decode_q5_k, NULL }, { LM_Q6_K, "q6_k", 256, 210, decode_q6_k, NULL },
-    { LM_IQ4_NL, "iq4_nl", 32, 18, decode_iq4_nl, NULL },
+    { LM_F32, "f32", 1, 4, decode_f32, encode_f32, INFINITY }, { LM_F16, "f16", 1, 2, decode_f16, encode_f16, 65520 },
+    { LM_BF16, "bf16", 1, 2, decode_bf16, encode_bf16, 0x1.FFp127f },
+    { LM_Q4_0, "q4_0", 32, 18, decode_q4_0, NULL, 0 },  { LM_Q4_1, "q4_1", 32, 20, decode_q4_1, NULL, 0 },
+    { LM_Q5_0, "q5_0", 32, 22, decode_q5_0, NULL, 0 },  { LM_Q5_1, "q5_1", 32, 24, decode_q5_1, NULL, 0 },
+    { LM_Q8_0, "q8_0", 32, 34, decode_q8_0, NULL, 0 },  { LM_Q2_K, "q2_k", 256, 84, decode_q2_k, NULL, 0 },
+    { LM_Q3_K, "q3_k", 256, 110, decode_q3_k, NULL, 0 }, { LM_Q4_K, "q4_k", 256, 144, decode_q4_k, NULL, 0 },
+    { LM_Q5_K, "q5_k", 256, 176, decode_q5_k, NULL, 0 }, { LM_Q6_K, "q6_k", 256, 210, decode_q6_k, NULL, 0 },
+    { LM_IQ4_NL, "iq4_nl", 32, 18, decode_iq4_nl, NULL, 0 },
 };
 
 const lm_dtype *lm_dtype_find(int id) {

@@ -211,8 +211,11 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
         if (strlen(name) == n && !memcmp(name, kind, n)) t->family = g_families[i];
     }
     if (!t->family) {
-        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %s)",
-                   (int)LM_MIN(n, 40), kind, "gpt2, llama");
+        lm_buf have = {0};
+        for (int i = 0; i < LM_COUNT(g_families); i++) lm_buf_print(&have, err, "%s%s", i ? ", " : "", g_families[i]->kind);
+        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %.*s)", (int)LM_MIN(n, 40), kind,
+                   (int)have.n, have.data);
+        lm_buf_clear(&have);
     }
     t->seed = (uint64_t)(uintptr_t)t;
     read_tokens(t, arrays, err);
