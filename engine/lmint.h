@@ -26,10 +26,6 @@
 /* err.c */
 int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err);
 
-/* sort.c: put numbers in the order of what they stand for; stable, n log n whatever the data. */
-void lm_sort(uint32_t *index, size_t n, int (*compare)(const void *arg, uint32_t a, uint32_t b), const void *arg,
-             lm_err *err);
-
 /* utf8.c */
 int lm_utf8_step(const char *text, size_t n, uint32_t *cp);
 

@@ -11,6 +11,7 @@
 **     share.c        one copy of a model per process
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
+**     embed.c        from texts and their options to vectors
 **     func_*.c       scalar functions, by noun
 **     vtab.c         what they share
 **     vtab_*.c       virtual tables, one each */
@@ -111,7 +112,7 @@ typedef struct {
     uint8_t edit[8];
 } lm_found;
 
-/* Find the model that name (NULL: the default for task, "generate" or "embed") means. */
+/* Find the model that name (NULL: the default for task, "generate", "embed" or, for either, "any") means. */
 void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err);
 void lm_found_set(lm_found *f, const char *schema, const char *name, sqlite3_int64 id, lm_err *err);    /* copies */
 void lm_found_clear(lm_found *f);
@@ -208,6 +209,8 @@ void lm_share_each(void (*visit)(void *arg, const lm_shared *s), void *arg);
 /*======================================================================
 ** memo.c: answers by (model digest, what was asked). An LRU of at most 16 MiB a connection. */
 void lm_memo_free(lm_memo *m);
+/* Append what an answer depends on: the model, what kind of answer, the options' text (NULL: none), the text. */
+void lm_memo_key(lm_buf *key, const lm_shared *s, char kind, sqlite3_value *options, lm_text text, lm_err *err);
 const char *lm_memo_find(lm_conn *c, const void *key, size_t key_n, size_t *n);     /* until the next memo call */
 void lm_memo_add(lm_conn *c, const void *key, size_t key_n, const char *value, size_t n);
 
@@ -232,6 +235,33 @@ void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o,
 /* Start a batch of one. The options must outlive it. */
 lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
                           lm_err *err);
+
+/*======================================================================
+** embed.c */
+typedef struct {
+    char *model, *pooling, *prefix, *on_long, *on_error;
+    int normalize, dimensions;              /* dimensions 0: all that the model has */
+} lm_vector_options;
+
+void lm_vector_options_init(lm_vector_options *o);                      /* the defaults */
+void lm_vector_options_read(lm_vector_options *o, sqlite3_value *json, lm_err *err);
+void lm_vector_options_clear(lm_vector_options *o);
+int lm_vector_options_null(const lm_vector_options *o, const lm_err *err);      /* is this error to be NULL? */
+int lm_vector_size(const lm_shared *s, const lm_vector_options *o, lm_err *err);     /* dimensions */
+
+/* The special tokens that stand around every text, the first `lead` of them before it, and the room between. */
+typedef struct { lm_ids ids; size_t lead; int room; } lm_frame;
+void lm_frame_find(lm_conn *c, const lm_shared *s, lm_frame *f, lm_err *err);
+void lm_frame_clear(lm_frame *f);
+
+/* Write the vectors of n texts to out (n, lm_vector_size). A text that is NULL is passed over. errs (n) tells of those
+** that failed; n_tokens (n; may be NULL) how many tokens each had, special ones included. */
+void lm_vectors(lm_conn *c, const lm_shared *s, const lm_vector_options *o, const lm_text *texts, int n, float *out, int *n_tokens,
+                lm_err *errs, lm_err *err);
+
+/* func_embed.c: float32 as a BLOB with the subtype that sqlite-vec gives its vectors. */
+enum { LM_VECTOR_SUBTYPE = 223, LM_RESULT_SUBTYPE = 0x1000000 /* SQLITE_RESULT_SUBTYPE, newer than 3.40 */ };
+void lm_result_vector(sqlite3_context *ctx, const void *floats, size_t n_bytes);
 
 /*======================================================================
 ** vtab.c */
@@ -262,6 +292,7 @@ int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int fl
                 void (*call)(sqlite3_context *, int, sqlite3_value **));
 int lm_register_table(lm_conn *c, const char *name, const sqlite3_module *module);
 int lm_func_generate_register(lm_conn *c);
+int lm_func_embed_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);

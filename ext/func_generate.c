@@ -1,16 +1,6 @@
 /* func_generate.c: generate(prompt[, options]) and lm_chat(messages[, options]). */
 #include "ext.h"
 
-/* What an answer depends on, as bytes: the model, the function, the options' text, the prompt. */
-static void memo_key(lm_buf *key, const lm_shared *s, int is_chat, sqlite3_value *options, lm_text prompt, lm_err *err) {
-    uint64_t options_n = options ? (uint64_t)sqlite3_value_bytes(options) : 0;
-    lm_buf_append(key, is_chat ? "c" : "g", 1, err);
-    lm_buf_append(key, s->digest, sizeof s->digest, err);
-    lm_buf_append(key, &options_n, sizeof options_n, err);
-    if (options_n) lm_buf_append(key, sqlite3_value_text(options), (size_t)options_n, err);
-    lm_buf_append(key, prompt.text, prompt.n, err);
-}
-
 static void run(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *answer, lm_err *err) {
     lm_token token;
     if (o->render) {
@@ -38,7 +28,7 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
     if (there && !err.code) s = lm_share_begin(c, o.model, "generate", &err);
     if (s) {
         int repeatable = o.temperature == 0 || o.has_seed;
-        if (repeatable) memo_key(&key, s, is_chat, options, prompt, &err);
+        if (repeatable) lm_memo_key(&key, s, is_chat ? 'c' : 'g', options, prompt, &err);
         if (repeatable && !err.code) known = lm_memo_find(c, key.data, key.n, &n);
         if (known) {
             lm_result_text(ctx, known, n);

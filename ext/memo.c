@@ -63,6 +63,15 @@ const char *lm_memo_find(lm_conn *c, const void *key, size_t key_n, size_t *n) {
     return e->bytes + key_n;
 }
 
+void lm_memo_key(lm_buf *key, const lm_shared *s, char kind, sqlite3_value *options, lm_text text, lm_err *err) {
+    uint64_t options_n = options ? (uint64_t)sqlite3_value_bytes(options) : 0;
+    lm_buf_append(key, &kind, 1, err);
+    lm_buf_append(key, s->digest, sizeof s->digest, err);
+    lm_buf_append(key, &options_n, sizeof options_n, err);
+    if (options_n) lm_buf_append(key, sqlite3_value_text(options), (size_t)options_n, err);
+    lm_buf_append(key, text.text, text.n, err);
+}
+
 /* Failing to remember is no failure: without memory the answer is simply not kept. */
 void lm_memo_add(lm_conn *c, const void *key, size_t key_n, const char *value, size_t n) {
     lm_err err = {0};

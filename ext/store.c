@@ -216,19 +216,22 @@ static void not_found(lm_conn *c, const char *name, const char *task, int severa
         lm_err_set(err, LM_ERROR, "no such model: %.60s (have: %.*s)", name, have.n ? (int)have.n : 4, have.n ? have.data : "none");
     } else if (several) {
         lm_err_set(err, LM_ERROR, "which model? Name one in the options, {\"model\":\"…\"}, or set lm_config('%s_model', …) (have: %.*s)",
-                   task, (int)have.n, have.data);
+                   strcmp(task, "any") ? task : "generate", (int)have.n, have.data);
+    } else if (!strcmp(task, "embed") && have.n) {
+        lm_err_set(err, LM_ERROR, "no model for embeddings: import one with lm_import('folder/'), or name a generating one in the options,"
+                   " {\"model\":\"…\"} (have: %.*s)", (int)have.n, have.data);
     } else {
-        lm_err_set(err, LM_ERROR, "no model to %s with: import one with lm_import('file.gguf') (have: %.*s)", task,
-                   have.n ? (int)have.n : 4, have.n ? have.data : "none");
+        lm_err_set(err, LM_ERROR, "no model to %s with: import one with lm_import('%s') (have: %.*s)", strcmp(task, "any") ? task : "read text",
+                   strcmp(task, "embed") ? "file.gguf" : "folder/", have.n ? (int)have.n : 4, have.n ? have.data : "none");
     }
     lm_buf_clear(&have);
 }
 
-void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err) {
+/* Look name, or task's default, or the only model for task, up in every schema. Return how many there are. */
+static int find_for(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err) {
     const char *schema;
     char *by_default = name ? NULL : find_default(c, task, err);
     int count = 0;
-    *out = (lm_found){0};
     if (by_default) name = by_default;
     for (int i = 0; !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
         count += find_in(c, schema, name, task, out, err);
@@ -238,9 +241,18 @@ void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out
         size_t n = strlen(schema);
         if (!sqlite3_strnicmp(schema, name, (int)n) && name[n] == '.') count += find_in(c, schema, name + n + 1, task, out, err);
     }
+    if (!count && by_default) not_found(c, name, task, 0, err);
+    sqlite3_free(by_default);
+    return count;
+}
+
+void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err) {
+    int is_any = !strcmp(task, "any");
+    *out = (lm_found){0};
+    int count = find_for(c, name, is_any ? "generate" : task, out, err);
+    if (!count && is_any && !name && !err->code) count = find_for(c, name, "embed", out, err);
     if (!err->code && count != 1) not_found(c, name, task, count > 1, err);
     if (err->code) lm_found_clear(out);
-    sqlite3_free(by_default);
 }
 
 /*======================================================================

@@ -67,6 +67,9 @@ void lm_buf_clear(lm_buf *buf);
 void lm_ids_append(lm_ids *ids, int32_t id, lm_err *err);
 void lm_ids_clear(lm_ids *ids);
 
+/* Put numbers in the order of what they stand for; stable, n log n whatever the data. */
+void lm_sort(uint32_t *index, size_t n, int (*compare)(const void *arg, uint32_t a, uint32_t b), const void *arg, lm_err *err);
+
 /* BLAKE2b-256 (RFC 7693) of a stream of parts. */
 enum { LM_DIGEST_BYTES = 32 };
 typedef struct { uint64_t state[64]; } lm_digest;
