@@ -189,7 +189,7 @@ void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {
     uint8_t bytes[sizeof(float)];
     if (sqlite3_stricmp(s->f.schema, "main")) {
         lm_err_set(err, LM_ERROR, "model %.60s is in %.60s: only weights of models in main can be written", s->f.name, s->f.schema);
-    } else if (!s->type->encode) {
+    } else if (s->type->block > 1) {
         lm_err_set(err, LM_ERROR, "tensor %s is %s: only f32, f16 and bf16 can be written (lm_import takes \"dtype\":\"f16\")",
                    s->t.name, s->type->name);
     } else if (index < 0 || index >= s->t.n_params) {

@@ -5,7 +5,7 @@
 **     value.c        between sqlite3_value and the engine; errors
 **     options.c      JSON options, a table per function
 **     store.c        models as rows: look-up, reading and checking
-**     import.c       a GGUF file to rows
+**     import.c       a GGUF file or a folder to rows
 **     export.c       rows to a GGUF file
 **     cells.c        one tensor's numbers, read and written by place
 **     share.c        one copy of a model per process
@@ -149,8 +149,10 @@ int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
 
 /*======================================================================
-** import.c: the GGUF file at path as rows, in one transaction; its matrices as dtype, unless that is NULL. */
+** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that
+** is NULL. */
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err);
+const char *lm_path_tail(const char *path, size_t *n);      /* the last name in it, *n bytes */
 
 /*======================================================================
 ** export.c: a model's rows as a GGUF file at path, which must not be there unless overwrite says so. */

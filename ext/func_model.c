@@ -8,7 +8,7 @@ typedef struct { char *name, *schema, *dtype; } import_options;
 static const lm_option import_table[] = {
     { "name", LM_OPT_TEXT, offsetof(import_options, name), 0, 0, NULL },
     { "schema", LM_OPT_TEXT, offsetof(import_options, schema), 0, 0, NULL },
-    { "dtype", LM_OPT_TEXT, offsetof(import_options, dtype), 0, 0, "f16|bf16|f32" },
+    { "dtype", LM_OPT_TEXT, offsetof(import_options, dtype), 0, 0, "f32|f16|bf16|q8_0" },
     { NULL, 0, 0, 0, 0, NULL },
 };
 
@@ -20,12 +20,11 @@ static void check_schema(lm_conn *c, const char *schema, lm_err *err) {
     lm_err_set(err, LM_ERROR, "option \"schema\": no database %.60s is attached", schema);
 }
 
-/* A file's name without its folder and its .gguf. */
+/* A file's name without its folder and its .gguf; or a folder's. */
 static char *stem(const char *path) {
-    const char *base = strrchr(path, '/');
-    base = base ? base + 1 : path;
-    size_t n = strlen(base);
-    if (n > 5 && !sqlite3_stricmp(base + n - 5, ".gguf")) n -= 5;
+    size_t n;
+    const char *base = lm_path_tail(path, &n);
+    if (n > 5 && !sqlite3_strnicmp(base + n - 5, ".gguf", 5)) n -= 5;
     return sqlite3_mprintf("%.*s", (int)n, base);
 }
 

@@ -1,20 +1,55 @@
-/* import.c: a GGUF file becomes rows, as one transaction. Tensors are stored bit for bit; or, where a dtype is asked
-** for, every matrix is decoded and stored as plain numbers, which lm_weights can then write. */
+/* import.c: a GGUF file or a Hugging Face folder becomes rows, as one transaction. Tensors are stored bit for bit; or, where
+** a dtype is asked for, every matrix is decoded and stored in that: plain numbers, which lm_weights can then write, or
+** q8_0. */
 #include "ext.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
-static int is_tokenizer_array(const lm_meta_entry *e) {
-    static const char prefix[] = "tokenizer.ggml.";
-    return e->type == LM_META_ARRAY && e->key_n >= sizeof prefix - 1 && !memcmp(e->key, prefix, sizeof prefix - 1);
+/*----------------------------------------------------------------------
+** What is imported: a file or a folder, of which one is open. */
+typedef struct { lm_gguf *gguf; lm_hf *hf; } source;
+
+static source open_source(const char *path, lm_err *err) {
+    struct stat st;
+    const char *tail = strrchr(path, '.');
+    if (!stat(path, &st) && S_ISDIR(st.st_mode)) return (source){ .hf = lm_hf_open(path, err) };
+    if (tail && (!strcmp(tail, ".safetensors") || !strcmp(tail, ".json"))) {
+        lm_err_set(err, LM_ERROR, "%.150s: give the folder that it is in", path);
+    }
+    return (source){ .gguf = lm_gguf_open(path, err) };
+}
+
+static void close_source(source *f) {
+    lm_gguf_close(f->gguf);
+    lm_hf_close(f->hf);
+}
+
+static const lm_meta *source_meta(const source *f) { return f->hf ? lm_hf_meta(f->hf) : lm_gguf_meta(f->gguf); }
+static int source_n_tensors(const source *f) { return f->hf ? lm_hf_n_tensors(f->hf) : lm_gguf_n_tensors(f->gguf); }
+static const lm_tensor *source_tensor(const source *f, int i) { return f->hf ? lm_hf_tensor(f->hf, i) : lm_gguf_tensor(f->gguf, i); }
+
+static void source_read(const source *f, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
+    if (f->hf) lm_hf_read(f->hf, i, offset, dst, n, err);
+    else lm_gguf_read(f->gguf, i, offset, dst, n, err);
+}
+
+/*----------------------------------------------------------------------
+** Rows */
+
+/* The bulk of a tokenizer, which has a table of its own. */
+static int is_tokenizer_data(const lm_meta_entry *e) {
+    static const char arrays[] = "tokenizer.ggml.", json[] = "tokenizer.huggingface.json";
+    if (e->key_n == sizeof json - 1 && !memcmp(e->key, json, e->key_n)) return 1;
+    return e->type == LM_META_ARRAY && e->key_n >= sizeof arrays - 1 && !memcmp(e->key, arrays, sizeof arrays - 1);
 }
 
 /* Copy the entries that are, or are not, the tokenizer's arrays. */
 static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *err) {
     for (size_t i = 0; i < lm_meta_count(meta); i++) {
         const lm_meta_entry *e = lm_meta_at(meta, i);
-        if (is_tokenizer_array(e) == arrays) lm_buf_append(out, e->raw, e->raw_n, err);
+        if (is_tokenizer_data(e) == arrays) lm_buf_append(out, e->raw, e->raw_n, err);
     }
 }
 
@@ -33,7 +68,7 @@ typedef struct {
     lm_conn *c;
     const char *schema;
     const lm_dtype *as;                 /* what matrices become; NULL: they stay */
-    lm_gguf *g;
+    source from;
     sqlite3_int64 model;
     sqlite3_stmt *add_tensor, *add_chunk, *add_digest;
     lm_digest root;
@@ -48,30 +83,41 @@ static int64_t chunk_bytes(const lm_tensor *t) {
     return group > LM_CHUNK_BYTES ? LM_CHUNK_BYTES : LM_CHUNK_BYTES / group * group;
 }
 
+/* What tensor i is stored as: a width that is no multiple of a format's block falls back on halfs. */
+static lm_tensor stored_tensor(const import *im, int i, lm_err *err) {
+    lm_tensor t = *source_tensor(&im->from, i);
+    if (im->as && t.n_dims > 1) t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
+    lm_tensor_measure(&t, err);
+    return t;
+}
+
+static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x, int64_t n, int64_t at, lm_err *err) {
+    for (int64_t e = 0; e < n && !err->code; e++) {
+        if (fabsf(x[e]) < as->limit || (!isfinite(x[e]) && as->block == 1)) continue;
+        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than %s holds: import it as f32", to->name, (long long)(at + e),
+                   (double)x[e], as->name);
+    }
+}
+
 /* Read bytes [offset, offset + n) of tensor i as it is to be stored, converting. */
 static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int64_t n, lm_err *err) {
-    const lm_tensor *from = lm_gguf_tensor(im->g, i);
-    const lm_dtype *type = lm_dtype_find(from->dtype);
-    int64_t at = offset / im->as->bytes, end = (offset + n) / im->as->bytes;
+    const lm_tensor *from = source_tensor(&im->from, i);
+    const lm_dtype *type = lm_dtype_find(from->dtype), *as = lm_dtype_find(to->dtype);
+    int64_t at = offset / as->bytes * as->block, end = (offset + n) / as->bytes * as->block;
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
-        lm_gguf_read(im->g, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
+        source_read(&im->from, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
         if (err->code) return;
         type->decode(im->raw, im->floats, count);
-        for (int64_t e = 0; e < count; e++) {
-            if (fabsf(im->floats[e]) < im->as->limit || !isfinite(im->floats[e])) continue;
-            lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than %s holds: import it as f32", to->name, (long long)(at + e),
-                       (double)im->floats[e], im->as->name);
-            return;
-        }
-        im->as->encode(im->floats, out, count);
-        out += count * im->as->bytes;
+        check_range(to, as, im->floats, count, at, err);
+        if (!err->code) as->encode(im->floats, out, count);
+        out += count / as->block * as->bytes;
     }
 }
 
 static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 tensor, int64_t offset, int64_t n, int seq, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
-    if (t->dtype == lm_gguf_tensor(im->g, i)->dtype) lm_gguf_read(im->g, i, offset, im->buffer, (size_t)n, err);
+    if (t->dtype == source_tensor(&im->from, i)->dtype) source_read(&im->from, i, offset, im->buffer, (size_t)n, err);
     else convert(im, i, t, offset, n, err);
     if (err->code) return;
     lm_hash(im->buffer, (size_t)n, digest);
@@ -86,10 +132,8 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
 }
 
 static void import_tensor(import *im, int i, lm_err *err) {
-    lm_tensor t = *lm_gguf_tensor(im->g, i);
+    lm_tensor t = stored_tensor(im, i, err);
     char shape[128];
-    if (im->as && t.n_dims > 1) t.dtype = im->as->id;
-    lm_tensor_measure(&t, err);
     if (err->code) return;
     lm_shape_json(&t, shape, sizeof shape);
     sqlite3_bind_int64(im->add_tensor, 1, im->model);
@@ -110,25 +154,35 @@ static void import_tensor(import *im, int i, lm_err *err) {
     im->n_bytes += t.n_bytes;
 }
 
+const char *lm_path_tail(const char *path, size_t *n) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t start = end;
+    while (start && path[start - 1] != '/') start--;
+    *n = end - start;
+    return path + start;
+}
+
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
 static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
-    const lm_meta *meta = lm_gguf_meta(im->g);
+    const lm_meta *meta = source_meta(&im->from);
     lm_buf scalars = {0}, arrays = {0};
-    const char *license = NULL, *base = strrchr(path, '/');
-    size_t license_n = 0;
+    size_t license_n = 0, base_n;
+    const char *license = NULL, *base = lm_path_tail(path, &base_n);
     lm_tok *tok = lm_tok_new(meta, meta, err);
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);
     sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_model(name, arch, task, hparams, meta, n_params, n_active,"
-                                         " n_bytes, license, source) VALUES (?, ?, 'generate', ?, ?, 0, 0, 0, ?, ?)", im->schema);
+                                         " n_bytes, license, source) VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?)", im->schema);
     if (stmt) {
         sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 2, arch, -1, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 3, hparams->data, (int)hparams->n, SQLITE_STATIC);
-        sqlite3_bind_blob(stmt, 4, scalars.data, (int)scalars.n, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 5, license, (int)license_n, SQLITE_STATIC);
-        sqlite3_bind_text(stmt, 6, base ? base + 1 : path, -1, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 3, lm_arch_task(meta), -1, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 4, hparams->data, (int)hparams->n, SQLITE_STATIC);
+        sqlite3_bind_blob(stmt, 5, scalars.data, (int)scalars.n, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 6, license, (int)license_n, SQLITE_STATIC);
+        sqlite3_bind_text(stmt, 7, base, (int)base_n, SQLITE_STATIC);
         run(im->c, stmt, err);
         im->model = sqlite3_last_insert_rowid(im->c->db);
     }
@@ -136,13 +190,14 @@ static void import_model(import *im, const char *name, const char *path, const c
     lm_root_text(&im->root, arch);
     lm_root_part(&im->root, hparams->data, hparams->n);
     lm_root_part(&im->root, scalars.data, scalars.n);
-    lm_root_text(&im->root, tok ? lm_tok_kind(tok) : "");
+    const char *kind = tok ? lm_tok_kind(tok) : arrays.n ? "none" : "";
+    lm_root_text(&im->root, kind);
     lm_root_part(&im->root, arrays.data, arrays.n);
-    if (tok) {
+    if (arrays.n) {
         stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tokenizer(model, kind, data) VALUES (?, ?, ?)", im->schema);
         if (stmt) {
             sqlite3_bind_int64(stmt, 1, im->model);
-            sqlite3_bind_text(stmt, 2, lm_tok_kind(tok), -1, SQLITE_STATIC);
+            sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
             sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
             run(im->c, stmt, err);
         }
@@ -184,10 +239,10 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
 
 static void import_all(import *im, const char *path, const char *name, lm_err *err) {
     lm_buf hparams = {0};
-    int n = lm_gguf_n_tensors(im->g);
+    int n = source_n_tensors(&im->from);
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
-    for (int i = 0; i < n && tensors; i++) tensors[i] = *lm_gguf_tensor(im->g, i);
-    const char *arch = tensors ? lm_arch_import(lm_gguf_meta(im->g), tensors, n, &hparams, err) : NULL;
+    for (int i = 0; i < n && tensors; i++) tensors[i] = *source_tensor(&im->from, i);
+    const char *arch = tensors ? lm_arch_import(source_meta(&im->from), tensors, n, &hparams, err) : NULL;
     lm_free(tensors);
     if (arch) {
         lm_root_init(&im->root);
@@ -227,7 +282,7 @@ static void undo(lm_conn *c, sqlite3_stmt *abandon) {
 /* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
     import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
-    im.g = lm_gguf_open(path, err);
+    im.from = open_source(path, err);
     const char *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
     sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
     if (!err->code && sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
@@ -239,5 +294,5 @@ void lm_import(lm_conn *c, const char *path, const char *schema, const char *nam
         if (err->code) undo(c, abandon);
     }
     sqlite3_finalize(abandon);
-    lm_gguf_close(im.g);
+    close_source(&im.from);
 }

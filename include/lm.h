@@ -116,7 +116,7 @@ typedef struct {
     int block;                          /* elements in a block */
     int bytes;                          /* bytes in a block */
     void (*decode)(const void *blocks, float *out, int64_t n);  /* exact; n is a multiple of block */
-    void (*encode)(const float *x, void *out, int64_t n);       /* to nearest even; NULL where a block holds several */
+    void (*encode)(const float *x, void *out, int64_t n);       /* to nearest even; NULL: there is none */
     float limit;                        /* of what encode takes: numbers from here on would become infinity */
 } lm_dtype;
 
@@ -307,6 +307,8 @@ typedef struct {
 /* Translate GGUF metadata into the architecture's name and its hyper-parameters as a JSON object (the form
 ** that is stored and that lm_model_open reads), and check names and shapes of the tensors against them. */
 const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_tensors, lm_buf *hparams, lm_err *err);
+
+const char *lm_arch_task(const lm_meta *meta);                  /* what it is for: "embed" or "generate" */
 
 /* Open the model that src describes. Return NULL on failure. The model owns its packed slabs; it borrows
 ** nothing from src. tok becomes the model's when it opens (and stays the caller's when it does not); NULL

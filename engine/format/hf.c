@@ -3,8 +3,9 @@
 **
 **     config.json                          sizes and kinds; a table of keys
 **     model.safetensors, or model.safetensors.index.json and the files it names
-**     tokenizer.json                       kept whole, as tokenizer.huggingface.json
-**     modules.json, 1_Pooling/config.json, sentence_bert_config.json      of sentence-transformers
+**     tokenizer.json                       kept whole, as tokenizer.huggingface.json; or one made of vocab.txt
+**     tokenizer_config.json, generation_config.json, chat_template.jinja      what ends an answer, chat template
+**     modules.json, the pooling module's config.json, sentence_bert_config.json      of sentence-transformers
 **
 ** On the way, as llama.cpp's converter does: llama's q and k rows are put in pairs (HF turns halves of a head), Gemma's
 ** norms get the 1 that HF adds when it runs them, RoBERTa's table of positions loses the rows before the first, Llama 3's
@@ -17,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { JSON_MAX = 1 << 20, TOKENIZER_MAX = 64 << 20, FILES_MAX = 256, PATH_BYTES = 1024 };
+enum { JSON_MAX = 1 << 20, TOKENIZER_MAX = 64 << 20, FILES_MAX = 256, PATH_BYTES = 1024, ENDS_MAX = 16 };
 enum { AS_IS, FROM_ROW, IN_PAIRS, PLUS_ONE, FREQUENCIES };      /* how a tensor's bytes come to be */
 
 typedef struct { int file, tensor, how; int64_t arg; } origin;  /* arg: the first row, or the number of heads */
@@ -30,7 +31,11 @@ typedef struct {
     double query_pre_attn_scalar, tie_word_embeddings, use_sliding_window, sliding_window_pattern;
     double factor, low_freq_factor, high_freq_factor, original_max_position_embeddings;     /* of rope_scaling */
     double final_logit_softcapping, attn_logit_softcapping;
-    double pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_lasttoken, max_seq_length;
+    double pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_lasttoken, max_seq_length, model_max_length;
+    double pooling_mode_max_tokens, pooling_mode_mean_sqrt_len_tokens, pooling_mode_weightedmean_tokens;
+    double do_lower_case, tokenize_chinese_chars, strip_accents;    /* of vocab.txt; strip_accents -1: as do_lower_case */
+    double bos_token_id;
+    int32_t ends[ENDS_MAX]; int n_ends;     /* eos_token_id: one or several */
 } config;
 
 struct lm_hf {
@@ -39,11 +44,17 @@ struct lm_hf {
     lm_tensor *tensors; origin *origins; size_t n, cap, origins_cap;
     lm_meta *meta;
     config c;
+    char root[PATH_BYTES];              /* where the model's own files are: the folder, or one in it */
+    lm_buf chat_template;
     float *factors; int n_factors;      /* Llama 3's */
 };
 
 /*----------------------------------------------------------------------
 ** Small files */
+
+static void join(char *path, size_t size, const char *folder, const char *name, lm_err *err) {
+    if (snprintf(path, size, "%s/%s", folder, name) >= (int)size) lm_err_set(err, LM_ERROR, "the path is too long");
+}
 
 /* Read a file of the folder whole; it is the caller's. NULL without an error when it is not there and may be so. */
 static char *read_whole(const char *folder, const char *name, size_t most, int optional, size_t *n, lm_err *err) {
@@ -52,7 +63,7 @@ static char *read_whole(const char *folder, const char *name, size_t most, int o
     lm_err inner = {0};
     char *text = NULL;
     *n = 0;
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) lm_err_set(err, LM_ERROR, "the path is too long");
+    join(path, sizeof path, folder, name, err);
     if (err->code) return NULL;
     lm_file_open(&f, path, &inner);
     if (inner.code && optional && strstr(inner.msg, "No such file")) return NULL;
@@ -78,21 +89,66 @@ static const entry g_entries[] = {
     NUMBER(query_pre_attn_scalar), NUMBER(tie_word_embeddings), NUMBER(use_sliding_window), NUMBER(sliding_window_pattern),
     NUMBER(factor), NUMBER(low_freq_factor), NUMBER(high_freq_factor), NUMBER(original_max_position_embeddings),
     NUMBER(final_logit_softcapping), NUMBER(attn_logit_softcapping), NUMBER(pooling_mode_mean_tokens), NUMBER(pooling_mode_cls_token),
-    NUMBER(pooling_mode_lasttoken), NUMBER(max_seq_length),
+    NUMBER(pooling_mode_lasttoken), NUMBER(max_seq_length), NUMBER(model_max_length), NUMBER(pooling_mode_max_tokens),
+    NUMBER(pooling_mode_mean_sqrt_len_tokens), NUMBER(pooling_mode_weightedmean_tokens), NUMBER(do_lower_case),
+    NUMBER(tokenize_chinese_chars), NUMBER(strip_accents), NUMBER(bos_token_id),
     { "hidden_act", offsetof(config, act), 1 }, { "hidden_activation", offsetof(config, act), 1 },
     { "rope_type", offsetof(config, rope_type), 1 }, { "type", offsetof(config, rope_type), 1 },
     { "_sliding_window_pattern", offsetof(config, sliding_window_pattern), 0 },
 };
 
+/* The token, or the tokens, that end an answer; a later file's count. */
+static void read_ends(config *c, lm_json *j, int kind, lm_err *err) {
+    int is_array = kind == LM_JSON_ARRAY;
+    c->n_ends = 0;
+    for (; is_array ? (kind = lm_json_next(j, err)) != LM_JSON_END : 1;) {
+        if (kind != LM_JSON_INT || j->integer < 0 || j->integer > INT32_MAX || c->n_ends == ENDS_MAX) {
+            lm_err_set(err, LM_ERROR, "eos_token_id: expected a token id, or up to %d", ENDS_MAX);
+        } else {
+            c->ends[c->n_ends++] = (int32_t)j->integer;
+        }
+        if (!is_array) return;
+    }
+}
+
+/* A template's text; of several that have names, the one called "default". */
+static void read_template(lm_hf *hf, lm_json *j, int kind, lm_err *err) {
+    if (kind == LM_JSON_TEXT) {
+        hf->chat_template.n = 0;
+        lm_buf_append(&hf->chat_template, j->string.data, j->string.n, err);
+    }
+    for (int item; kind == LM_JSON_ARRAY && (item = lm_json_next(j, err)) != LM_JSON_END;) {
+        lm_buf text = {0};
+        int is_default = 0;
+        if (item != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "chat_template: expected a text, or an array of {\"name\", \"template\"}");
+        while ((item = lm_json_next(j, err)) != LM_JSON_END) {
+            if (item == LM_JSON_TEXT && !strcmp(j->key.data, "template")) lm_buf_append(&text, j->string.data, j->string.n, err);
+            else if (item == LM_JSON_TEXT && !strcmp(j->key.data, "name")) is_default = !strcmp(j->string.data, "default");
+            else lm_json_skip(j, item, err);
+        }
+        if (is_default) {
+            lm_buf_clear(&hf->chat_template);
+            hf->chat_template = text;
+        } else {
+            lm_buf_clear(&text);
+        }
+    }
+}
+
 /* Read an object's members that we know; rope_scaling's and rope_parameters' members count as its own. */
-static void read_members(config *c, lm_json *j, int in_rope, lm_err *err) {
+static void read_members(lm_hf *hf, lm_json *j, int in_rope, lm_err *err) {
+    config *c = &hf->c;
     for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END && !err->code;) {
         const entry *e = NULL;
         for (int i = 0; i < LM_COUNT(g_entries); i++) if (!strcmp(g_entries[i].name, j->key.data)) e = &g_entries[i];
         int is_rope = !strcmp(j->key.data, "rope_scaling") || !strcmp(j->key.data, "rope_parameters");
         if (e && e->at == offsetof(config, rope_type) && !in_rope) e = NULL;
         if (is_rope && kind == LM_JSON_OBJECT && !in_rope) {
-            read_members(c, j, 1, err);
+            read_members(hf, j, 1, err);
+        } else if (!strcmp(j->key.data, "eos_token_id") && kind != LM_JSON_NULL) {
+            read_ends(c, j, kind, err);
+        } else if (!strcmp(j->key.data, "chat_template") && (kind == LM_JSON_TEXT || kind == LM_JSON_ARRAY)) {
+            read_template(hf, j, kind, err);
         } else if (e && e->is_text && kind == LM_JSON_TEXT) {
             snprintf((char *)c + e->at, sizeof c->act, "%s", j->string.data);
         } else if (e && !e->is_text && (kind == LM_JSON_INT || kind == LM_JSON_REAL || kind == LM_JSON_BOOL)) {
@@ -103,21 +159,68 @@ static void read_members(config *c, lm_json *j, int in_rope, lm_err *err) {
     }
 }
 
-static void read_config(lm_hf *hf, const char *folder, const char *name, int optional, lm_err *err) {
+/* Open a JSON file of the folder and read to its first value, which must be of that kind. Return its text, to be freed
+** after the reader; NULL where it is not there, or on error. */
+static char *open_json(const char *folder, const char *name, int want, int optional, lm_json *j, lm_err *err) {
     size_t n;
-    lm_json j;
     char *text = read_whole(folder, name, JSON_MAX, optional, &n, err);
-    if (!text) return;
-    lm_err inner = {0};
-    lm_json_init(&j, text, n);
-    if (lm_json_next(&j, &inner) != LM_JSON_OBJECT) lm_err_set(&inner, LM_ERROR, "expected a JSON object");
-    read_members(&hf->c, &j, 0, &inner);
-    lm_json_next(&j, &inner);
-    lm_json_clear(&j);
+    if (!text) return NULL;
+    lm_json_init(j, text, n);
+    if (lm_json_next(j, err) != want) lm_err_set(err, LM_ERROR, "expected a JSON %s", want == LM_JSON_ARRAY ? "array" : "object");
+    return text;
+}
+
+static void close_json(lm_json *j, char *text, const char *name, lm_err *err) {
+    lm_json_next(j, err);
+    lm_json_clear(j);
     lm_free(text);
-    if (!inner.code) return;
-    lm_file_blame(name, &inner);
-    *err = inner;
+    if (err->code) lm_file_blame(name, err);
+}
+
+static void read_config(lm_hf *hf, const char *folder, const char *name, int optional, lm_err *err) {
+    lm_json j;
+    char *text = open_json(folder, name, LM_JSON_OBJECT, optional, &j, err);
+    if (!text) return;
+    read_members(hf, &j, 0, err);
+    close_json(&j, text, name, err);
+}
+
+/*----------------------------------------------------------------------
+** sentence-transformers' list of what a text goes through: a transformer, pooling, perhaps normalisation. */
+static void read_module(lm_json *j, char *type, char *path, size_t n, lm_err *err) {
+    *type = *path = 0;
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
+        char *to = !strcmp(j->key.data, "type") ? type : !strcmp(j->key.data, "path") ? path : NULL;
+        if (to && kind == LM_JSON_TEXT) snprintf(to, n, "%s", j->string.data);
+        else lm_json_skip(j, kind, err);
+    }
+    const char *last = strrchr(type, '.');
+    if (last) memmove(type, last + 1, strlen(last));
+    if (strchr(path, '/') || !strcmp(path, "..")) lm_err_set(err, LM_ERROR, "path \"%s\": expected a folder's plain name", path);
+}
+
+static void read_modules(lm_hf *hf, const char *folder, lm_err *err) {
+    lm_json j;
+    char type[128], path[128], pooling[128] = "1_Pooling", name[160];
+    char *text = open_json(folder, "modules.json", LM_JSON_ARRAY, 1, &j, err);
+    for (int kind; text && (kind = lm_json_next(&j, err)) != LM_JSON_END;) {
+        if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "expected an array of objects");
+        else read_module(&j, type, path, sizeof type, err);
+        if (err->code) break;
+        if (!strcmp(type, "Pooling")) memcpy(pooling, path, sizeof pooling);
+        else if (!strcmp(type, "Transformer") && *path) join(hf->root, sizeof hf->root, folder, path, err);
+        else if (strcmp(type, "Transformer") && strcmp(type, "Normalize")) {
+            lm_err_set(err, LM_ERROR, "module \"%s\" is not supported (have: Transformer, Pooling, Normalize)", type);
+        }
+    }
+    if (text) close_json(&j, text, "modules.json", err);
+    snprintf(name, sizeof name, "%s/config.json", pooling);
+    read_config(hf, folder, name, 1, err);
+    const config *c = &hf->c;
+    int n_modes = (c->pooling_mode_mean_tokens != 0) + (c->pooling_mode_cls_token != 0) + (c->pooling_mode_lasttoken != 0);
+    if (c->pooling_mode_max_tokens != 0 || c->pooling_mode_mean_sqrt_len_tokens != 0 || c->pooling_mode_weightedmean_tokens != 0 || n_modes > 1) {
+        lm_err_set(err, LM_ERROR, "%s: pooling other than one of mean, cls, last token is not supported", name);
+    }
 }
 
 /*----------------------------------------------------------------------
@@ -240,7 +343,7 @@ static int open_file(lm_hf *hf, const char *folder, const char *name, lm_err *er
     char path[PATH_BYTES];
     for (int i = 0; i < hf->n_files; i++) if (!strcmp(hf->names[i], name)) return i;
     if (strchr(name, '/') || !strcmp(name, "..") || hf->n_files == FILES_MAX) lm_err_set(err, LM_ERROR, "file %.60s: not a plain name, or too many", name);
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) lm_err_set(err, LM_ERROR, "the path is too long");
+    join(path, sizeof path, folder, name, err);
     if (err->code) return -1;
     char *copy = lm_alloc(strlen(name) + 1, err);
     lm_safetensors *s = lm_safetensors_open(path, err);
@@ -317,6 +420,14 @@ static void put_int(lm_buf *out, const char *arch, const char *key, double x, lm
     put(out, (uint32_t)x, 4, err);
 }
 
+/* A token's id, which may be 0. */
+static void put_id(lm_buf *out, const char *key, double id, lm_err *err) {
+    if (!(id >= 0 && id <= INT32_MAX)) lm_err_set(err, LM_ERROR, "config.json: %s %g: expected a token id", key, id);
+    if (err->code) return;
+    put_key(out, "", key, LM_META_U32, err);
+    put(out, (uint32_t)id, 4, err);
+}
+
 static void put_real(lm_buf *out, const char *arch, const char *key, double x, lm_err *err) {
     float f = (float)x;
     uint32_t bits;
@@ -332,12 +443,24 @@ static void check_act(const lm_hf *hf, const char *arch, lm_err *err) {
     if (*act && !fine) lm_err_set(err, LM_ERROR, "config.json: activation \"%s\" is not supported in a %s model", act, arch);
 }
 
+static void put_ends(lm_buf *out, const config *c, lm_err *err) {
+    if (c->bos_token_id >= 0) put_id(out, "tokenizer.ggml.bos_token_id", c->bos_token_id, err);
+    if (!c->n_ends) return;
+    put_id(out, "tokenizer.ggml.eos_token_id", c->ends[0], err);
+    put_key(out, "", "tokenizer.ggml.eog_token_ids", LM_META_ARRAY, err);
+    put(out, LM_META_I32, 4, err);
+    put(out, (uint64_t)c->n_ends, 8, err);
+    for (int i = 0; i < c->n_ends; i++) put(out, (uint32_t)c->ends[i], 4, err);
+}
+
 static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer, size_t tokenizer_n, lm_err *err) {
     const config *c = &hf->c;
     const char *a = kind->arch;
     lm_buf out = {0};
     double offset = kind->has_offset ? c->pad_token_id + 1 : 0;
     int uses_window = !strcmp(a, "gemma3") || !strcmp(kind->model_type, "mistral") || c->use_sliding_window != 0;
+    /* Where sentence-transformers sets no length the tokenizer's counts, unless it is the placeholder 1e30. */
+    double n_text = c->max_seq_length != 0 ? c->max_seq_length : c->model_max_length < c->max_position_embeddings - offset ? c->model_max_length : 0;
     check_act(hf, a, err);
     put_text(&out, "general.architecture", a, strlen(a), err);
     put_int(&out, a, "context_length", c->max_position_embeddings - offset, err);
@@ -362,10 +485,73 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
         lm_err_set(err, LM_ERROR, "config.json: rope type \"%s\" is not supported (have: default, linear, llama3)", c->rope_type);
     }
     put_int(&out, a, "pooling_type", c->pooling_mode_lasttoken != 0 ? 3 : c->pooling_mode_cls_token != 0 ? 2 : c->pooling_mode_mean_tokens != 0, err);
-    put_int(&out, a, "text_length", c->max_seq_length, err);
+    put_int(&out, a, "text_length", n_text, err);
     if (tokenizer) put_text(&out, "tokenizer.huggingface.json", tokenizer, tokenizer_n, err);
+    if (hf->chat_template.n) put_text(&out, "tokenizer.chat_template", hf->chat_template.data, hf->chat_template.n, err);
+    put_ends(&out, c, err);
     if (!err->code) hf->meta = lm_meta_new(out.data, out.n, err);
     lm_buf_clear(&out);
+}
+
+/*----------------------------------------------------------------------
+** A tokenizer.json for a folder that has only BERT's vocab.txt, a token a line. */
+static const char *next_line(const char *at, const char *end, size_t *n) {
+    const char *stop = memchr(at, '\n', (size_t)(end - at));
+    *n = (size_t)((stop ? stop : end) - at);
+    if (*n && at[*n - 1] == '\r') --*n;
+    return stop ? stop + 1 : end;
+}
+
+static int32_t find_line(const char *text, size_t text_n, const char *line) {
+    size_t n;
+    int32_t id = 0;
+    for (const char *at = text, *end = text + text_n, *next; at < end; at = next, id++) {
+        next = next_line(at, end, &n);
+        if (n == strlen(line) && !memcmp(at, line, n)) return id;
+    }
+    return -1;
+}
+
+static char *tokenizer_of_vocab(const config *c, const char *vocab, size_t vocab_n, size_t *n, lm_err *err) {
+    static const char *const specials[] = { "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" };
+    static const char *const words[] = { "null", "false", "true" };
+    lm_buf out = {0};
+    int32_t id = 0, cls = find_line(vocab, vocab_n, "[CLS]"), sep = find_line(vocab, vocab_n, "[SEP]"), unknown = find_line(vocab, vocab_n, "[UNK]");
+    if (cls < 0 || sep < 0 || unknown < 0) lm_err_set(err, LM_ERROR, "vocab.txt: [CLS], [SEP] and [UNK] must be among its lines");
+    lm_buf_print(&out, err, "{\"added_tokens\":[");
+    for (int i = 0, count = 0; i < LM_COUNT(specials); i++) {
+        int32_t at = find_line(vocab, vocab_n, specials[i]);
+        if (at >= 0) lm_buf_print(&out, err, "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+                                  "\"normalized\":false,\"special\":true}", count++ ? "," : "", at, specials[i]);
+    }
+    lm_buf_print(&out, err, "],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":%s,\"strip_accents\":%s,"
+                 "\"lowercase\":%s},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"post_processor\":{\"type\":\"BertProcessing\","
+                 "\"sep\":[\"[SEP]\",%d],\"cls\":[\"[CLS]\",%d]},\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},"
+                 "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","
+                 "\"max_input_chars_per_word\":100,\"vocab\":{", words[1 + (c->tokenize_chinese_chars != 0)],
+                 words[c->strip_accents < 0 ? 0 : 1 + (c->strip_accents != 0)], words[1 + (c->do_lower_case != 0)], sep, cls);
+    for (const char *at = vocab, *end = vocab + vocab_n, *next; at < end && !err->code; at = next, id++) {
+        size_t length;
+        next = next_line(at, end, &length);
+        if (id) lm_buf_append(&out, ",", 1, err);
+        lm_json_quote(&out, at, length, err);
+        lm_buf_print(&out, err, ":%d", id);
+    }
+    lm_buf_append(&out, "}}}", 3, err);
+    *n = out.n;
+    if (!err->code) return out.data;
+    lm_buf_clear(&out);
+    return NULL;
+}
+
+static char *read_tokenizer(lm_hf *hf, size_t *n, lm_err *err) {
+    char *text = read_whole(hf->root, "tokenizer.json", TOKENIZER_MAX, 1, n, err);
+    if (text || err->code) return text;
+    size_t vocab_n;
+    char *vocab = read_whole(hf->root, "vocab.txt", TOKENIZER_MAX, 1, &vocab_n, err);
+    if (vocab) text = tokenizer_of_vocab(&hf->c, vocab, vocab_n, n, err);
+    lm_free(vocab);
+    return text;
 }
 
 /* Llama 3 slows the low frequencies by a factor, the high ones not at all, and those between by degrees. */
@@ -393,17 +579,31 @@ static void add_factors(lm_hf *hf, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** The folder */
+static void read_jinja(lm_hf *hf, lm_err *err) {
+    size_t n;
+    char *text = read_whole(hf->root, "chat_template.jinja", JSON_MAX, 1, &n, err);
+    if (text) hf->chat_template.n = 0;
+    if (text) lm_buf_append(&hf->chat_template, text, n, err);
+    lm_free(text);
+}
+
 lm_hf *lm_hf_open(const char *folder, lm_err *err) {
     lm_hf *hf = lm_calloc(1, sizeof *hf, err);
     size_t tokenizer_n;
     if (!hf) return NULL;
-    read_config(hf, folder, "config.json", 0, err);
-    read_config(hf, folder, "1_Pooling/config.json", 1, err);
-    read_config(hf, folder, "sentence_bert_config.json", 1, err);
+    hf->c.do_lower_case = hf->c.tokenize_chinese_chars = 1;
+    hf->c.strip_accents = hf->c.bos_token_id = -1;
+    if (snprintf(hf->root, sizeof hf->root, "%s", folder) >= PATH_BYTES) lm_err_set(err, LM_ERROR, "the path is too long");
+    read_modules(hf, folder, err);
+    read_config(hf, hf->root, "config.json", 0, err);
+    read_config(hf, hf->root, "generation_config.json", 1, err);
+    read_config(hf, hf->root, "sentence_bert_config.json", 1, err);
+    read_config(hf, hf->root, "tokenizer_config.json", 1, err);
+    read_jinja(hf, err);
     if (!hf->c.num_key_value_heads) hf->c.num_key_value_heads = hf->c.num_attention_heads;
-    open_files(hf, folder, err);
+    open_files(hf, hf->root, err);
     add_factors(hf, err);
-    char *tokenizer = read_whole(folder, "tokenizer.json", TOKENIZER_MAX, 1, &tokenizer_n, err);
+    char *tokenizer = read_tokenizer(hf, &tokenizer_n, err);
     if (!err->code) write_meta(hf, find_kind(hf, err), tokenizer, tokenizer_n, err);
     lm_free(tokenizer);
     if (!err->code) return hf;
@@ -419,6 +619,7 @@ void lm_hf_close(lm_hf *hf) {
         lm_free(hf->names[i]);
     }
     lm_meta_free(hf->meta);
+    lm_buf_clear(&hf->chat_template);
     lm_free(hf->tensors);
     lm_free(hf->origins);
     lm_free(hf->factors);

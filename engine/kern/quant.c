@@ -99,6 +99,17 @@ static void read_q8_0(const uint8_t *b, lm_levels *out) {
     for (int e = 0; e < 32; e++) out->q[e] = b[2 + e] ^ 128;
 }
 
+/* d is what the half nearest to amax/127 holds, and q counts in that. Infinities and NaN have no place here. */
+static void encode_q8_0(const float *x, void *out, int64_t n) {
+    for (uint8_t *b = out; n > 0; n -= 32, x += 32, b += 34) {
+        float most = 0;
+        for (int e = 0; e < 32; e++) most = fmaxf(most, fabsf(x[e]));
+        put_half(b, lm_f32_to_f16(most / 127));
+        float d = f16_at(b);
+        for (int e = 0; e < 32; e++) b[2 + e] = (uint8_t)(int8_t)(d > 0 ? LM_MAX(LM_MIN(rintf(x[e] / d), 127), -127) : 0);
+    }
+}
+
 /*  [0] d   [2] qs: 16 bytes                    x = d * lm_iq4_levels[q], a table instead of even steps */
 const int8_t lm_iq4_levels[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
 
@@ -271,7 +282,7 @@ static const lm_dtype g_dtypes[] = {
     { LM_BF16, "bf16", 1, 2, decode_bf16, encode_bf16, 0x1.FFp127f },
     { LM_Q4_0, "q4_0", 32, 18, decode_q4_0, NULL, 0 },  { LM_Q4_1, "q4_1", 32, 20, decode_q4_1, NULL, 0 },
     { LM_Q5_0, "q5_0", 32, 22, decode_q5_0, NULL, 0 },  { LM_Q5_1, "q5_1", 32, 24, decode_q5_1, NULL, 0 },
-    { LM_Q8_0, "q8_0", 32, 34, decode_q8_0, NULL, 0 },  { LM_Q2_K, "q2_k", 256, 84, decode_q2_k, NULL, 0 },
+    { LM_Q8_0, "q8_0", 32, 34, decode_q8_0, encode_q8_0, 8319008 }, { LM_Q2_K, "q2_k", 256, 84, decode_q2_k, NULL, 0 },
     { LM_Q3_K, "q3_k", 256, 110, decode_q3_k, NULL, 0 }, { LM_Q4_K, "q4_k", 256, 144, decode_q4_k, NULL, 0 },
     { LM_Q5_K, "q5_k", 256, 176, decode_q5_k, NULL, 0 }, { LM_Q6_K, "q6_k", 256, 210, decode_q6_k, NULL, 0 },
     { LM_IQ4_NL, "iq4_nl", 32, 18, decode_iq4_nl, NULL, 0 },

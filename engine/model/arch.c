@@ -442,3 +442,16 @@ const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_
     write_hparams(&h, hparams, err);
     return err->code ? NULL : arch->name;
 }
+
+const char *lm_arch_task(const lm_meta *meta) {
+    char key[128];
+    const char *name;
+    size_t n;
+    int64_t pooling = 0;
+    lm_err err = {0};
+    if (!lm_meta_text(meta, "general.architecture", &name, &n, &err)) return "generate";
+    const lm_arch *arch = get_arch(name, n, &err);
+    snprintf(key, sizeof key, "%.*s.pooling_type", (int)LM_MIN(n, 64), name);
+    lm_meta_int(meta, key, &pooling, &err);
+    return pooling || (arch && arch->is_encoder) ? "embed" : "generate";
+}
