@@ -12,7 +12,9 @@
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
 **     embed.c        from texts and their options to vectors
+**     query.c        queries that are given as arguments
 **     func_*.c       scalar functions, by noun
+**     window.c       embed_batch, over a frame of rows
 **     vtab.c         what they share
 **     vtab_*.c       virtual tables, one each */
 #ifndef LM_EXT_H
@@ -112,8 +114,9 @@ typedef struct {
     uint8_t edit[8];
 } lm_found;
 
-/* Find the model that name (NULL: the default for task, "generate", "embed" or, for either, "any") means. */
-void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err);
+/* Find the model that name means; where it is NULL, the default for a task, "generate" or "embed". Of tasks "a|b" the
+** second counts where there is no model for the first. */
+void lm_store_find(lm_conn *c, const char *name, const char *tasks, lm_found *out, lm_err *err);
 void lm_found_set(lm_found *f, const char *schema, const char *name, sqlite3_int64 id, lm_err *err);    /* copies */
 void lm_found_clear(lm_found *f);
 
@@ -199,8 +202,8 @@ struct lm_shared {
     lm_shared *next;
 };
 
-/* Get the model that a call is to use; balance with lm_share_end. */
-lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *task, lm_err *err);
+/* Get the model that a call is to use, found as by lm_store_find; balance with lm_share_end. */
+lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err);
 void lm_share_end(lm_shared *s);
 void lm_share_forget(lm_conn *c);           /* the connection closes */
 /* Drop from memory the model that found names (NULL: all) where no call is running. Return how many. */
@@ -266,6 +269,10 @@ enum { LM_VECTOR_SUBTYPE = 223, LM_RESULT_SUBTYPE = 0x1000000 /* SQLITE_RESULT_S
 void lm_result_vector(sqlite3_context *ctx, const void *floats, size_t n_bytes);
 
 /*======================================================================
+** query.c: prepare a query that was given to `name` as an argument; it must give the columns that are described. */
+sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_columns, const char *columns, lm_err *err);
+
+/*======================================================================
 ** vtab.c */
 
 /* Every virtual table of ours begins with this. */
@@ -304,5 +311,8 @@ int lm_vtab_loaded_register(lm_conn *c);
 int lm_vtab_parameters_register(lm_conn *c);
 int lm_vtab_weights_register(lm_conn *c);
 int lm_vtab_vocab_register(lm_conn *c);
+int lm_vtab_embed_each_register(lm_conn *c);
+int lm_vtab_split_register(lm_conn *c);
+int lm_window_register(lm_conn *c);
 
 #endif

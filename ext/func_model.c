@@ -66,7 +66,7 @@ static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     int has_name = lm_value_text(args[0], &name, "model", &err);
     if (lm_value_text(args[1], &path, "path", &err) && !err.code) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
-        lm_store_find(c, has_name ? name.text : NULL, "any", &f, &err);
+        lm_store_find(c, has_name ? name.text : NULL, "generate|embed", &f, &err);
         if (!err.code) lm_export(c, &f, path.text, o.overwrite, &err);
         if (!err.code) lm_result_text(ctx, path.text, path.n);
         lm_found_clear(&f);

@@ -21,7 +21,7 @@ static const lm_option decode_table[] = {
 static lm_shared *begin(lm_conn *c, const lm_option *table, token_options *o, sqlite3_value *json, lm_err *err) {
     *o = (token_options){0};
     lm_options_read(table, o, json, NULL, err);
-    lm_shared *s = err->code ? NULL : lm_share_begin(c, o->model, "any", err);
+    lm_shared *s = err->code ? NULL : lm_share_begin(c, o->model, "generate|embed", err);
     if (s && !lm_model_tok(s->model)) lm_err_set(err, LM_ERROR, "the model has no tokenizer");
     return s;
 }

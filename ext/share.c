@@ -206,12 +206,12 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
     return there ? there : s;
 }
 
-lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *task, lm_err *err) {
+lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     lm_found f;
     lm_shared *s = NULL, *idle = NULL;
     pthread_once(&once, watch_forks);
-    lm_store_find(c, name, task, &f, err);
+    lm_store_find(c, name, tasks, &f, err);
     if (err->code) return NULL;
     for (int i = 0; i < c->n_uses && !s; i++) {
         const lm_use *u = &c->uses[i];

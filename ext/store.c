@@ -216,12 +216,12 @@ static void not_found(lm_conn *c, const char *name, const char *task, int severa
         lm_err_set(err, LM_ERROR, "no such model: %.60s (have: %.*s)", name, have.n ? (int)have.n : 4, have.n ? have.data : "none");
     } else if (several) {
         lm_err_set(err, LM_ERROR, "which model? Name one in the options, {\"model\":\"…\"}, or set lm_config('%s_model', …) (have: %.*s)",
-                   strcmp(task, "any") ? task : "generate", (int)have.n, have.data);
+                   task, (int)have.n, have.data);
     } else if (!strcmp(task, "embed") && have.n) {
         lm_err_set(err, LM_ERROR, "no model for embeddings: import one with lm_import('folder/'), or name a generating one in the options,"
                    " {\"model\":\"…\"} (have: %.*s)", (int)have.n, have.data);
     } else {
-        lm_err_set(err, LM_ERROR, "no model to %s with: import one with lm_import('%s') (have: %.*s)", strcmp(task, "any") ? task : "read text",
+        lm_err_set(err, LM_ERROR, "no model to %s with: import one with lm_import('%s') (have: %.*s)", task,
                    strcmp(task, "embed") ? "file.gguf" : "folder/", have.n ? (int)have.n : 4, have.n ? have.data : "none");
     }
     lm_buf_clear(&have);
@@ -246,12 +246,14 @@ static int find_for(lm_conn *c, const char *name, const char *task, lm_found *ou
     return count;
 }
 
-void lm_store_find(lm_conn *c, const char *name, const char *task, lm_found *out, lm_err *err) {
-    int is_any = !strcmp(task, "any");
+void lm_store_find(lm_conn *c, const char *name, const char *tasks, lm_found *out, lm_err *err) {
+    char first[16];
+    const char *bar = strchr(tasks, '|');
+    snprintf(first, sizeof first, "%.*s", bar ? (int)(bar - tasks) : 15, tasks);
     *out = (lm_found){0};
-    int count = find_for(c, name, is_any ? "generate" : task, out, err);
-    if (!count && is_any && !name && !err->code) count = find_for(c, name, "embed", out, err);
-    if (!err->code && count != 1) not_found(c, name, task, count > 1, err);
+    int count = find_for(c, name, first, out, err);
+    if (!count && bar && !name && !err->code) count = find_for(c, name, bar + 1, out, err);
+    if (!err->code && count != 1) not_found(c, name, first, count > 1, err);
     if (err->code) lm_found_clear(out);
 }
 

@@ -94,7 +94,7 @@ static int close_cursor(sqlite3_vtab_cursor *base) {
 
 static void open_tensor(lm_cells *cells, lm_conn *c, const char *model, const char *tensor, lm_err *err) {
     lm_found f;
-    lm_store_find(c, model, "generate", &f, err);
+    lm_store_find(c, model, "generate|embed", &f, err);
     if (!err->code) lm_cells_open(cells, c, &f, tensor, err);
     if (!err->code && (cells->tensor >> TENSOR_BITS || cells->t.n_params >> INDEX_BITS)) {
         lm_err_set(err, LM_ERROR, "tensor %s: its id or size is beyond what a rowid holds", tensor);
@@ -192,7 +192,7 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 ** has edited the model since. */
 static void reopen(lm_cells *s, lm_conn *c, const char *model, const char *tensor, lm_err *err) {
     lm_found f;
-    lm_store_find(c, model, "generate", &f, err);
+    lm_store_find(c, model, "generate|embed", &f, err);
     if (err->code) return;
     int same = s->f.schema && s->f.id == f.id && !strcmp(s->f.schema, f.schema) && !memcmp(s->f.edit, f.edit, sizeof f.edit) &&
                !strcmp(s->t.name, tensor);

@@ -525,11 +525,12 @@ static char *tokenizer_of_vocab(const config *c, const char *vocab, size_t vocab
                                   "\"normalized\":false,\"special\":true}", count++ ? "," : "", at, specials[i]);
     }
     lm_buf_print(&out, err, "],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":%s,\"strip_accents\":%s,"
-                 "\"lowercase\":%s},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},\"post_processor\":{\"type\":\"BertProcessing\","
-                 "\"sep\":[\"[SEP]\",%d],\"cls\":[\"[CLS]\",%d]},\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},"
-                 "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","
-                 "\"max_input_chars_per_word\":100,\"vocab\":{", words[1 + (c->tokenize_chinese_chars != 0)],
-                 words[c->strip_accents < 0 ? 0 : 1 + (c->strip_accents != 0)], words[1 + (c->do_lower_case != 0)], sep, cls);
+                 "\"lowercase\":%s},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},", words[1 + (c->tokenize_chinese_chars != 0)],
+                 words[c->strip_accents < 0 ? 0 : 1 + (c->strip_accents != 0)], words[1 + (c->do_lower_case != 0)]);
+    lm_buf_print(&out, err, "\"post_processor\":{\"type\":\"BertProcessing\",\"sep\":[\"[SEP]\",%d],\"cls\":[\"[CLS]\",%d]},"
+                 "\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},", sep, cls);
+    lm_buf_print(&out, err, "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","
+                 "\"max_input_chars_per_word\":100,\"vocab\":{");
     for (const char *at = vocab, *end = vocab + vocab_n, *next; at < end && !err->code; at = next, id++) {
         size_t length;
         next = next_line(at, end, &length);

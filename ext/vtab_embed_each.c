@@ -1,0 +1,149 @@
+/* vtab_embed_each.c: a vector for each row of a query, a batch at a time.
+**     CREATE TABLE embed_each(key, vector, n_tokens, error, query HIDDEN, options HIDDEN)
+**     SELECT key, vector FROM embed_each('SELECT id, body FROM note');
+** Rows come in the query's order. A NULL text gives a NULL vector; a text that fails gives one too, with the reason in
+** error. The batch is the next BATCH rows: LIMIT takes effect when it is through, and memory is a batch's. */
+#include "ext.h"
+
+enum { COL_KEY, COL_VECTOR, COL_N_TOKENS, COL_ERROR, COL_QUERY, COL_OPTIONS };
+enum { BATCH = 256 };
+
+typedef struct {
+    sqlite3_vtab_cursor base;
+    lm_vector_options options;
+    sqlite3_stmt *query;
+    int was_filtered, at_end;           /* at_end: the query has no more rows */
+    sqlite3_value *keys[BATCH], *texts[BATCH];
+    lm_err errs[BATCH];
+    float *vectors;                     /* (BATCH, size) */
+    int n_tokens[BATCH], size, n, at;
+    sqlite3_int64 n_before;             /* rows of the batches before */
+} each_cursor;
+
+static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
+    (void)n_args, (void)args, (void)error;
+    sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
+    return lm_vtab_new(db, aux, "CREATE TABLE embed_each(key, vector, n_tokens, error, query HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
+}
+
+static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
+    (void)vtab;
+    info->estimatedCost = 1e12;
+    info->estimatedRows = 1000000;
+    return lm_vtab_take_args(info, COL_QUERY, COL_OPTIONS);
+}
+
+static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
+    (void)vtab;
+    return lm_cursor_new(sizeof(each_cursor), out);
+}
+
+static void clear_batch(each_cursor *cur) {
+    for (int i = 0; i < cur->n; i++) {
+        sqlite3_value_free(cur->keys[i]);
+        sqlite3_value_free(cur->texts[i]);
+    }
+    cur->n_before += cur->n;
+    cur->n = cur->at = 0;
+}
+
+static int close_cursor(sqlite3_vtab_cursor *base) {
+    each_cursor *cur = (each_cursor *)base;
+    clear_batch(cur);
+    sqlite3_finalize(cur->query);
+    lm_vector_options_clear(&cur->options);
+    lm_free(cur->vectors);
+    sqlite3_free(cur);
+    return SQLITE_OK;
+}
+
+static void read_rows(lm_conn *c, each_cursor *cur, lm_err *err) {
+    while (cur->n < BATCH && !cur->at_end && !err->code) {
+        if (!lm_conn_step(c, cur->query, err)) {
+            cur->at_end = 1;
+            break;
+        }
+        int i = cur->n++;
+        cur->keys[i] = sqlite3_value_dup(sqlite3_column_value(cur->query, 0));
+        cur->texts[i] = sqlite3_value_dup(sqlite3_column_value(cur->query, 1));
+        if (!cur->keys[i] || !cur->texts[i]) lm_err_set(err, LM_NOMEM, "out of memory");
+    }
+}
+
+/* Take the next rows of the query and compute their vectors. No engine lock is held while the query runs. */
+static void next_batch(each_cursor *cur, lm_err *err) {
+    lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
+    lm_text texts[BATCH] = {{0}};
+    clear_batch(cur);
+    read_rows(c, cur, err);
+    if (!cur->n || err->code) return;
+    lm_shared *s = lm_share_begin(c, cur->options.model, "embed", err);
+    cur->size = s ? lm_vector_size(s, &cur->options, err) : 0;
+    if (s && !cur->vectors) cur->vectors = lm_alloc((size_t)BATCH * (size_t)cur->size * sizeof *cur->vectors, err);
+    for (int i = 0; i < cur->n && !err->code; i++) {
+        lm_err own = {0};
+        if (!lm_value_text(cur->texts[i], &texts[i], "text", &own)) texts[i].text = NULL;
+        if (own.code == LM_NOMEM) *err = own;
+    }
+    if (!err->code) lm_vectors(c, s, &cur->options, texts, cur->n, cur->vectors, cur->n_tokens, cur->errs, err);
+    for (int i = 0; i < cur->n && !err->code; i++) {
+        lm_text unused;
+        if (!texts[i].text) lm_value_text(cur->texts[i], &unused, "text", &cur->errs[i]);
+    }
+    lm_share_end(s);
+}
+
+static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
+    (void)plan, (void)plan_text;
+    each_cursor *cur = (each_cursor *)base;
+    lm_conn *c = ((lm_vtab *)base->pVtab)->c;
+    lm_err err = {0};
+    lm_text query;
+    if (cur->was_filtered) {
+        lm_err_set(&err, LM_ERROR, "embed_each would run again for each row of a join: WITH e AS MATERIALIZED (SELECT * FROM embed_each(…)) SELECT …");
+    }
+    cur->was_filtered = 1;
+    cur->at_end = 1;
+    if (!err.code) lm_vector_options_read(&cur->options, n_args > 1 ? args[1] : NULL, &err);
+    if (!err.code && lm_value_text(args[0], &query, "query", &err)) {
+        cur->query = lm_query_open(c, "embed_each", query, 2, "key, text", &err);
+        cur->at_end = cur->query == NULL;
+        if (cur->query) next_batch(cur, &err);
+    }
+    return lm_vtab_fail(base->pVtab, &err);
+}
+
+static int next(sqlite3_vtab_cursor *base) {
+    lm_err err = {0};
+    each_cursor *cur = (each_cursor *)base;
+    if (++cur->at == cur->n && !cur->at_end) next_batch(cur, &err);
+    return lm_vtab_fail(base->pVtab, &err);
+}
+
+static int eof(sqlite3_vtab_cursor *base) { return ((each_cursor *)base)->at >= ((each_cursor *)base)->n; }
+
+static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
+    const each_cursor *cur = (const each_cursor *)base;
+    const lm_err *err = &cur->errs[cur->at];
+    int has_vector = !err->code && sqlite3_value_type(cur->texts[cur->at]) != SQLITE_NULL;
+    size_t size = (size_t)cur->size;
+    switch (i) {
+    case COL_KEY: sqlite3_result_value(ctx, cur->keys[cur->at]); break;
+    case COL_VECTOR: if (has_vector) lm_result_vector(ctx, cur->vectors + (size_t)cur->at * size, size * sizeof *cur->vectors); break;
+    case COL_N_TOKENS: if (has_vector) sqlite3_result_int(ctx, cur->n_tokens[cur->at]); break;
+    case COL_ERROR: if (err->code) lm_result_text(ctx, err->msg, strlen(err->msg)); break;
+    }
+    return SQLITE_OK;
+}
+
+static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
+    *out = ((each_cursor *)base)->n_before + ((each_cursor *)base)->at;
+    return SQLITE_OK;
+}
+
+static const sqlite3_module module = {
+    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
+    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+};
+
+int lm_vtab_embed_each_register(lm_conn *c) { return lm_register_table(c, "embed_each", &module); }
