@@ -81,6 +81,9 @@ demo:                                     ## set everything up and run the main 
 tour: all                                 ## what a model is made of: sql/examples/dials.sql, run and shown
 	sh sql/examples/run.sh dials
 
+search: all                               ## searching thousands of texts by meaning: sql/examples/search.sql
+	sh sql/examples/run.sh search
+
 faith: $(BUILD)/faith fetch               ## distance from the exact path, beside llama.cpp's
 	$(BUILD)/faith $(SMOLLM2) tests/golden/smollm2.json 0.0050 0.075 97.1
 	$(BUILD)/faith $(GEMMA3) tests/golden/gemma3.json 0.0055 0.089 96.6
@@ -104,5 +107,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo tour faith bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour search faith bench install clean help
 .SECONDARY:
