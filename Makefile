@@ -6,7 +6,7 @@ COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 WARN     = -Wall -Wextra -Wshadow
 # No contraction, whatever the machine: results are the same bytes everywhere (DESIGN: the arithmetic is fixed).
 CFLAGS  += -std=c11 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math $(OPT) $(WARN)
-LIBS     = -Wl,-Bstatic -lpcre2-8 -lb2 -Wl,-Bdynamic -lpthread -lm
+LIBS     = -Wl,-Bstatic -lpcre2-8 -lutf8proc -lb2 -Wl,-Bdynamic -lpthread -lm
 
 ENGINE  := $(wildcard engine/*/*.c)
 EXT     := $(wildcard ext/*.c)
