@@ -21,7 +21,7 @@ static _Alignas(64) uint8_t packed[(ROWS_MAX + LM_TILE) * COLS_MAX * 4];
 typedef struct {
     int8_t q[COLUMNS_MAX * COLS_MAX * 2];
     float d[COLUMNS_MAX * BLOCKS_MAX];
-    int32_t sum[COLUMNS_MAX * BLOCKS_MAX * 2];
+    int32_t sum[COLUMNS_MAX * BLOCKS_MAX * LM_SUMS];
 } columns;
 static columns first, other;
 
@@ -110,7 +110,7 @@ static void check_products(int dtype, int how) {
         int finite = 1;
         for (int c = 0; c < n; c++) {
             int at = c * k / LM_BLOCK;
-            finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->sum + 2 * at);
+            finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->sum + LM_SUMS * at);
         }
         sets[s]->multiply(&m, 0, m.n_tiles, &columns_in, 0, n, got, (size_t)rows);
         CHECK(finite && !memcmp(got, want, sizeof *got * (size_t)(n * rows)), "%s, %s: %d rows, %d elements, %d columns, how %d",

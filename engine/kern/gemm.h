@@ -9,8 +9,8 @@
 **     vb_load vb_or                bytes
 **     vb_bits(v, shift, mask)      every byte shifted right (left when negative) and masked
 **     vb_level(codes)              lm_iq4_levels of the codes, 128 put on
-**     dot(w, n, bits, x, sum)      n groups of 4 unsigned bytes by x: LANES exact sums, as floats, less
-**                                  sum; with 8 bits the 128 on each w counts as taken off by that sum
+**     dots(w, groups, bits, offset, x, n, out)     groups of 4 unsigned bytes by n columns: LANES exact sums each, as
+**                                  floats, with offset taken off every w
 **
 ** A format is a row of constants; the loop over blocks and columns, blocks_tile, stands here once. */
 
@@ -68,7 +68,7 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
     const size_t vectors = 64 * (size_t)(LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits));
     size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks;
     vf acc[COLUMNS], d[2], min[2], head_d = vf_set(0), head_m = head_d;
-    for (int c = 0; c < n; c++) acc[c] = vf_set(0);
+    UNROLL for (int c = 0; c < n; c++) acc[c] = vf_set(0);
     for (size_t b = 0; b < n_blocks; b++, at++, data += m->block_bytes) {
         vb w[8];
         if (b % (size_t)blocks_a_head == 0) {
@@ -82,19 +82,19 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
             d[s] = f.is_k ? vf_mul(head_d, vf_byte(scale)) : head_d;
             min[s] = f.is_k && f.has_min ? vf_mul(vf_mul(head_m, vf_set(-1)), vf_byte(scale + LM_TILE * subs)) : head_m;
         }
-        for (int c = 0; c < n; c++) {
-            size_t i = at + (size_t)c * n_blocks;
-            const int32_t *sums = x->sum + 2 * i;
-            vf dx = vf_set(x->d[i]);
-            for (int s = 0; s < subs; s++) {
-                int sum = subs == 2 ? sums[s] : sums[0] + sums[1];
-                vf product = dot(w + groups * s, groups, wide, x->q + i * 2 * LM_BLOCK + 16 * s, offset ? offset * sum : 0);
-                acc[c] = vf_fma(product, vf_mul(d[s], dx), acc[c]);
-                if (f.has_min) acc[c] = vf_fma(vf_mul(min[s], dx), vf_set((float)sum), acc[c]);
+        for (int i = 0; i < subs; i++) {
+            lm_planes columns = { x->q + at * 2 * LM_BLOCK + 16 * i, n_blocks * 2 * LM_BLOCK,
+                               x->sum + at * LM_SUMS + (subs == 2 ? i : LM_SUMS - 1), n_blocks * LM_SUMS };
+            vf products[COLUMNS];
+            dots(w + groups * i, groups, wide, offset, columns, n, products);
+            UNROLL for (int c = 0; c < n; c++) {
+                vf dx = vf_set(x->d[at + (size_t)c * n_blocks]);
+                acc[c] = vf_fma(products[c], vf_mul(d[i], dx), acc[c]);
+                if (f.has_min) acc[c] = vf_fma(vf_mul(min[i], dx), vf_set((float)columns.sum[(size_t)c * columns.sum_step]), acc[c]);
             }
         }
     }
-    for (int c = 0; c < n; c++) vf_store_part(out + (size_t)(c0 + c) * stride, acc[c], rows);
+    UNROLL for (int c = 0; c < n; c++) vf_store_part(out + (size_t)(c0 + c) * stride, acc[c], rows);
 }
 
 /* The same with weights that are floats (k, 16), for elements k0..k1-1; from k0 > 0 on the sums so far are in out. w is the
