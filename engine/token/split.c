@@ -172,7 +172,7 @@ static int next_bert(lm_split_walk *w, lm_split_level *l, size_t *from, size_t *
 /* \w+|[^\w\s]+ */
 static int next_words(lm_split_walk *w, lm_split_level *l, size_t *from, size_t *to, lm_err *err) {
     uint32_t cp;
-    size_t step;
+    size_t step = 1;
     for (; l->at < l->n; l->at += step) {
         step = char_at(l, l->at, &cp);
         if (!lm_uni_is_space(cp) || !tick(w, step, err)) break;
