@@ -78,8 +78,9 @@ typedef struct {
 
 static int combining_class(uint32_t cp) { return cp < 0x300 ? 0 : property(cp)->combining_class; }
 
-/* The character that two compose to, or 0. */
+/* The character that two compose to, or 0. utf8proc takes U+11A7, one before the first, for a final consonant. */
 static uint32_t compose(uint32_t a, uint32_t b) {
+    if (b == 0x11A7) return 0;
     utf8proc_int32_t pair[2] = { (utf8proc_int32_t)a, (utf8proc_int32_t)b };
     utf8proc_ssize_t n = utf8proc_normalize_utf32(pair, 2, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     return n == 1 ? (uint32_t)pair[0] : 0;
