@@ -106,6 +106,11 @@ int lm_added_next(lm_added_walk *w, size_t *from, size_t *to, int32_t *id, lm_er
         *from = *to = w->at;
         return 1;
     }
+    /* Where one token follows another nothing else would ask. */
+    if (w->at - w->asked >= LM_STOP_BYTES) {
+        w->asked = w->at;
+        if (lm_tok_stopped(w->stop, err)) return 0;
+    }
     int is_match = find(w, &start, &end, &found, id, err);
     if (!is_match) {
         *id = -1;

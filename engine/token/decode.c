@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+enum { STEPS_MAX = 64, GROWTH_MAX = 32, GROWTH_FREE = 65536 };     /* the tokens may become so many times their bytes, and more */
 enum { BYTE_LEVEL, WORDPIECE, METASPACE, REPLACE, BYTE_FALLBACK, FUSE, STRIP, SPACES };
 
 typedef struct {
@@ -130,6 +131,7 @@ static void read_part(decoder *d, lm_tok *tok, const lm_tree *t, const lm_node *
     int i = 0;
     while (i < LM_COUNT(g_types) && !lm_tree_is(t, node, "type", g_types[i].type)) i++;
     if (i == LM_COUNT(g_types)) lm_tree_refuse(t, node, "decoder", err);
+    if (d->n == STEPS_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d decoders", STEPS_MAX);
     if (!lm_grow((void **)&d->steps, d->n, &d->cap, 1, sizeof *d->steps, err)) return;
     step *s = &d->steps[d->n++];
     *s = (step){ .kind = g_types[i].kind };
@@ -170,6 +172,7 @@ void lm_decode(lm_tok *tok, const lm_tree *t, const lm_node *node, const lm_adde
         d.steps[d.n++] = (step){ .kind = SPACES };
         tok->first_drops = 1;
     }
+    size_t most = GROWTH_MAX * (size_t)tok->text_at[tok->n] + GROWTH_FREE + (size_t)tok->n;
     tok->bytes_at = lm_calloc((size_t)tok->n + 1, sizeof *tok->bytes_at, err);
     for (int32_t id = 0; id < tok->n && !err->code; id++) {
         size_t n;
@@ -178,7 +181,9 @@ void lm_decode(lm_tok *tok, const lm_tree *t, const lm_node *node, const lm_adde
         text.n = 0;
         lm_buf_append(&text, spelling, n, err);
         for (size_t i = 0; i < d.n && text.n && !err->code; i++) run_step(&d.steps[i], &text, &scratch, err);
-        if (bytes.n + text.n > UINT32_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: the decoder makes over 4 GiB of the tokens");
+        if (bytes.n + text.n > LM_MIN(most, UINT32_MAX)) {
+            lm_err_set(err, LM_ERROR, "tokenizer.json: the decoder makes over %zu bytes of all tokens", bytes.n);
+        }
         lm_buf_append(&bytes, text.data, text.n, err);
         tok->bytes_at[id + 1] = (uint32_t)bytes.n;
     }

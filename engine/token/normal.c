@@ -7,7 +7,8 @@
 #include <string.h>
 
 enum { CLEAN, SPACE_CHINESE, FORM, LOWER, DROP_MARKS, STRIP, PREPEND, REPLACE_TEXT, REPLACE_REGEX, CHARSMAP };
-enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, UNIT_LEAF = 1 << 8, CLUSTER_MAX = 5 };
+enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, UNIT_LEAF = 1 << 8, CLUSTER_MAX = 5, STEPS_MAX = 64 };
+enum { GROWTH_MAX = 32, GROWTH_FREE = 65536 };      /* a pass may make so many bytes of one, and so many more */
 
 typedef struct {
     int kind, flags;
@@ -31,6 +32,9 @@ static int goes_on(pass *p, lm_err *err) {
     if (p->i - p->asked >= LM_STOP_BYTES) {
         p->asked = p->i;
         lm_tok_stopped(p->stop, err);
+    }
+    if (p->out->n / GROWTH_MAX > p->n + GROWTH_FREE / GROWTH_MAX) {
+        lm_err_set(err, LM_ERROR, "the tokenizer's normalizer or decoder makes over %zu bytes of %zu", p->out->n, p->n);
     }
     return p->i < p->n && !err->code;
 }
@@ -258,12 +262,25 @@ void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const ch
         const step *s = &normal->steps[i];
         lm_buf *out = &scratch->buf[i % 2];
         out->n = 0;
+        if (out->cap < *n) {        /* room at once: growing would copy for longer than stop may wait */
+            lm_buf_clear(out);
+            lm_grow((void **)&out->data, 0, &out->cap, *n + *n / 8, 1, err);
+        }
         pass p = { .text = *text, .n = *n, .out = out, .stop = stop };
         if (s->kind == REPLACE_REGEX && !scratch->run.match) lm_regex_begin(&scratch->run, stop, err);
         if (!err->code) run_step(s, &p, &scratch->run, err);
         *text = out->data;
         *n = out->n;
     }
+}
+
+int lm_normal_is_local(const lm_normal *normal) {
+    int is_local = 1;
+    for (size_t i = 0; i < normal->n; i++) {
+        int kind = normal->steps[i].kind;
+        is_local &= kind == CLEAN || kind == SPACE_CHINESE || kind == FORM || kind == LOWER || kind == DROP_MARKS || kind == CHARSMAP;
+    }
+    return is_local;
 }
 
 void lm_normal_scratch_clear(lm_normal_scratch *scratch) {
@@ -275,6 +292,7 @@ void lm_normal_scratch_clear(lm_normal_scratch *scratch) {
 ** Reading */
 
 static step *add_step(lm_normal *p, int kind, int flags, lm_err *err) {
+    if (p->n == STEPS_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d normalizers", STEPS_MAX);
     if (!lm_grow((void **)&p->steps, p->n, &p->cap, 1, sizeof *p->steps, err)) return NULL;
     p->steps[p->n] = (step){ .kind = kind, .flags = flags };
     return &p->steps[p->n++];

@@ -11,7 +11,10 @@ struct lm_pipe {
     lm_normal *normal;
     lm_split *split;
     lm_added *added;                    /* NULL: tok.c looks for special tokens itself */
+    int by_parts;                       /* a text may be cut before any space behind a letter */
 };
+
+enum { PART = 16384, POST_MAX = 64 };   /* bytes of a part, at least; tokens that stand about a text, at most */
 
 static const lm_tokjson_family *const g_families[] = { &lm_wordpiece_family, &lm_bpe_json_family, &lm_unigram_family };
 
@@ -46,8 +49,8 @@ static void encode_normal(flow *f, const char *text, size_t n, int is_first, lm_
     while (!lm_tok_is_done(f->call, err) && lm_split_next(&f->walk, &piece, &piece_n, err)) f->encode(f->call, piece, piece_n, err);
 }
 
-/* Encode valid UTF-8 between tokens. */
-static void encode_raw(flow *f, const char *text, size_t n, int is_first, lm_err *err) {
+/* Encode valid UTF-8 between tokens that want raw text. */
+static void encode_part(flow *f, const char *text, size_t n, int is_first, lm_err *err) {
     const lm_added *added = f->p->added;
     lm_normal_run(f->p->normal, &f->normal, &text, &n, f->call->stop, err);
     if (!added || !lm_added_has_normalized(added)) {
@@ -60,6 +63,17 @@ static void encode_raw(flow *f, const char *text, size_t n, int is_first, lm_err
     while (!lm_tok_is_done(f->call, err) && lm_added_next(&w, &from, &to, &id, err)) {
         if (id >= 0) lm_ids_append(f->call->out, id, err);
         else encode_normal(f, text + from, to - from, is_first && !from, err);
+    }
+}
+
+static int is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+/* By parts where that makes no difference: a long text whose first tokens are wanted costs no more than they. */
+static void encode_raw(flow *f, const char *text, size_t n, int is_first, lm_err *err) {
+    for (size_t at = 0, end; at < n && !lm_tok_is_done(f->call, err); at = end) {
+        end = f->p->by_parts && n - at > PART ? at + PART : n;
+        while (end < n && !(text[end] == ' ' && is_letter(text[end - 1]))) end++;
+        encode_part(f, text + at, end - at, is_first && !at, err);
     }
 }
 
@@ -110,6 +124,7 @@ static void add_id(const lm_tok *t, lm_ids *ids, const lm_node *id, lm_err *err)
     if (!id || id->kind != LM_JSON_INT || id->integer < 0 || id->integer >= t->n) {
         lm_err_set(err, LM_ERROR, "tokenizer.json: post_processor: an id is not one of %d tokens", t->n);
     } else {
+        if (ids->n == POST_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: post_processor: over %d tokens", POST_MAX);
         lm_ids_append(ids, (int32_t)id->integer, err);
     }
 }
@@ -124,10 +139,11 @@ static void read_pair(const lm_tok *t, const lm_tree *tree, const lm_node *node,
 static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *node, lm_ids *before, lm_ids *after, lm_err *err) {
     const lm_node *single = lm_tree_find(tree, node, "single"), *part = NULL, *id = NULL;
     const lm_node *specials = lm_tree_find(tree, node, "special_tokens");
-    int n_texts = 0;
+    int n_texts = 0, n_parts = 0;
     if (single && single->kind != LM_JSON_ARRAY) single = NULL;
     while (single && !err->code && (part = lm_tree_child(tree, single, part))) {
         const lm_node *special = lm_tree_find(tree, part, "SpecialToken"), *of = NULL;
+        if (++n_parts > POST_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: over %d parts", POST_MAX);
         if (!special) {
             n_texts += lm_tree_is(tree, lm_tree_find(tree, part, "Sequence"), "id", "A");
             continue;
@@ -149,7 +165,9 @@ static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *n
 
 static void read_post(lm_tok *t, const lm_tree *tree, const lm_node *node, lm_err *err) {
     const lm_node *part = NULL;
+    int n_parts = 0;
     while ((part = lm_tree_next_part(tree, node, part, "processors", err))) {
+        if (++n_parts > POST_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d post-processors", POST_MAX);
         lm_ids before = {0}, after = {0};
         if (lm_tree_is(tree, part, "type", "BertProcessing") || lm_tree_is(tree, part, "type", "RobertaProcessing")) {
             read_pair(t, tree, part, "cls", &before, err);
@@ -265,9 +283,11 @@ void lm_pipe_open(lm_tok *t, const char *json, size_t n, lm_err *err) {
     }
     if (!err->code) p->normal = lm_normal_new(tree, lm_tokjson_part(&f, LM_TOKJSON_NORMALIZER), err);
     if (!err->code) p->split = lm_split_new(tree, lm_tokjson_part(&f, LM_TOKJSON_PRE_TOKENIZER), family == &lm_bpe_json_family, err);
+    if (!err->code) p->by_parts = lm_normal_is_local(p->normal) && lm_split_drops_spaces(p->split);
     if (is_whole && !err->code) {
         p->added = lm_added_new(t, tree, added, (int)f.n_pieces, p->normal, err);
         int32_t unknown = lm_tokjson_unknown(t, &f, err);
+        if (!err->code) p->by_parts &= !lm_added_has_normalized(p->added);
         if (!err->code) read_types(t, &f, unknown, err);
         if (!err->code) read_post(t, tree, lm_tokjson_part(&f, LM_TOKJSON_POST_PROCESSOR), err);
         if (!err->code) family->open(t, &f, err);

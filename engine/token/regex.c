@@ -5,8 +5,9 @@
 ** characters, \h a hexadecimal digit, "m" lets a dot match a line break, ^ and $ stand at every line. What means
 ** something else there and cannot be said here is an error.
 **
-** A search looks at a window of the text, doubled while a match runs into its end, so that stop is asked at every
-** window, and a text in which nothing matches is gone through once. */
+** A search tries a few places at a time, against a window of the text that doubles while a match runs into its end, and
+** asks stop between. The limit of steps holds for each place; one that needs more (a long run gone back over) is tried
+** alone, with so many for each byte of the window. A text in which nothing matches is gone through once. */
 #include "tok.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -15,7 +16,7 @@
 #include <utf8proc.h>
 
 /* What a match may use. Possessive runs keep next to nothing; others may go back. */
-enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 200000, HEAP_KIB = 1024, STACK_MIN = 16384, STACK_MAX = 1 << 20,
+enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384, STACK_MAX = 1 << 20,
        PATTERN_MAX = 16384 };
 
 struct lm_regex {
@@ -145,7 +146,7 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
     if (n > PATTERN_MAX) lm_err_set(err, LM_ERROR, "%s: a regex of %zu bytes, wanted at most %d", what, n, PATTERN_MAX);
     if (!err->code) translate(what, pattern, n, &code, err);
     lm_buf_append(&code, "", 1, err);
-    if (!err->code) re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE, err);
+    if (!err->code) re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT, err);
     lm_buf_clear(&code);
     return re;
 }
@@ -221,15 +222,19 @@ size_t lm_regex_match(const lm_regex *re, lm_regex_run *run, const char *text, s
     return end;
 }
 
+static int is_within(const char *text, size_t at, size_t end) { return at < end && ((uint8_t)text[at] & 0xC0) == 0x80; }
+
 static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, size_t *from, size_t *to,
-                    lm_err *err) {
+                  lm_err *err) {
     size_t window = 4 * LM_STOP_BYTES;
-    pcre2_set_match_limit(run->context, SEARCH_LIMIT);
+    int alone = 0;
     while (!err->code) {
-        size_t window_end = end - at > window ? at + window : end;
-        while (window_end < end && ((uint8_t)text[window_end] & 0xC0) == 0x80) window_end--;
-        int is_last = window_end == end;
-        int rc = match(re, run, text, window_end, at, is_last ? 0 : PCRE2_PARTIAL_HARD);
+        size_t window_end = end - at > window ? at + window : end, next = LM_MIN(at + (alone ? 0 : PLACES), end);
+        while (is_within(text, window_end, end)) window_end--;
+        while (is_within(text, next, end)) next++;
+        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0), MATCH_LIMIT));
+        pcre2_set_offset_limit(run->context, next);
+        int rc = match(re, run, text, window_end, at, window_end == end ? 0 : PCRE2_PARTIAL_HARD);
         if (rc >= 0) {
             const PCRE2_SIZE *found = pcre2_get_ovector_pointer(run->match);
             *from = found[0];
@@ -238,13 +243,21 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         }
         if (rc == PCRE2_ERROR_PARTIAL) {
             window *= 2;
+        } else if (rc == PCRE2_ERROR_MATCHLIMIT && !alone) {
+            alone = 1;
         } else if (rc == PCRE2_ERROR_NOMATCH) {
-            if (is_last) return 0;
-            at = window_end;
+            if (next == end) return 0;
+            at = next;
+            if (alone) at++;
+            while (is_within(text, at, end)) at++;
+            alone = 0;
         } else {
             fail(rc, at, err);
         }
-        lm_tok_stopped(run->stop, err);
+        if ((run->asked += PLACES) >= LM_STOP_BYTES / 16 || window > 4 * LM_STOP_BYTES) {
+            run->asked = 0;
+            lm_tok_stopped(run->stop, err);
+        }
     }
     return 0;
 }
@@ -258,7 +271,7 @@ int lm_regex_find(lm_regex_finder *f, size_t *from, size_t *to, lm_err *err) {
             return 1;
         }
         do f->at++;
-        while (f->at < f->end && ((uint8_t)f->text[f->at] & 0xC0) == 0x80);
+        while (is_within(f->text, f->at, f->end));
     }
     return 0;
 }

@@ -171,8 +171,8 @@ static int next_bert(lm_split_walk *w, lm_split_level *l, size_t *from, size_t *
 
 /* \w+|[^\w\s]+ */
 static int next_words(lm_split_walk *w, lm_split_level *l, size_t *from, size_t *to, lm_err *err) {
-    uint32_t cp;
-    size_t step = 1;
+    uint32_t cp = 0;
+    size_t step = 0;
     for (; l->at < l->n; l->at += step) {
         step = char_at(l, l->at, &cp);
         if (!lm_uni_is_space(cp) || !tick(w, step, err)) break;
@@ -423,6 +423,11 @@ lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, l
     if (!err->code) return p;
     lm_split_free(p);
     return NULL;
+}
+
+int lm_split_drops_spaces(const lm_split *p) {
+    const stage *s = &p->stages[0];
+    return p->n && (s->kind == BERT || s->kind == WORDS || (s->kind == SPACES && s->behavior == REMOVED));
 }
 
 int lm_split_is_bytes(const lm_split *p) { return p->n && p->stages[p->n - 1].kind == BYTES && !p->stages[p->n - 1].maps; }

@@ -337,7 +337,7 @@ int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n) {
 ** Encoding */
 
 int lm_tok_stopped(lm_stop stop, lm_err *err) {
-    return stop.ask && stop.ask(stop.arg) ? lm_err_set(err, LM_INTERRUPT, "interrupted") : 0;
+    return err->code || !stop.ask || !stop.ask(stop.arg) ? err->code : lm_err_set(err, LM_INTERRUPT, "interrupted");
 }
 
 /* Find the longest special token that text begins with, among those that all or the type USER allows: keep

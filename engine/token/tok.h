@@ -248,6 +248,8 @@ void lm_normal_free(lm_normal *p);
 /* Normalize valid UTF-8; what comes out is in scratch, until it is used again, or the text itself. */
 void lm_normal_run(const lm_normal *p, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err);
 void lm_normal_scratch_clear(lm_normal_scratch *scratch);
+int lm_normal_is_local(const lm_normal *p);     /* what it makes of a text is what it makes of the two parts of it, if the
+                                                ** second begins with a space and the first ends with an ASCII letter */
 
 /*----------------------------------------------------------------------
 ** split.c */
@@ -258,6 +260,7 @@ typedef struct lm_split lm_split;
 
 lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, lm_err *err);
 void lm_split_free(lm_split *p);
+int lm_split_drops_spaces(const lm_split *p);   /* a space is a piece's end, and part of none */
 int lm_split_is_bytes(const lm_split *p);       /* pieces are bytes that the vocabulary spells as characters */
 int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err);   /* LM_MARK_* */
 
@@ -306,7 +309,7 @@ typedef struct {
     const char *text; size_t n;
     const lm_span *spans; size_t n_spans;
     lm_stop stop;
-    size_t search, at, span;            /* where to look on, what is taken, the next span */
+    size_t search, at, span, asked;     /* where to look on, what is taken, the next span, where stop was asked */
     int has_pending; int32_t pending;   /* a token behind the stretch given last */
 } lm_added_walk;
 

@@ -10,9 +10,12 @@
 typedef struct {
     lm_trie trie;
     uint32_t initial, inner;            /* where a piece that begins a word is looked for, and one that goes on */
+    int is_marked;                      /* GGUF: a piece that begins with U+2581 begins a word, and no other */
     int32_t unknown;
     int64_t max_chars;
 } wordpiece;
+
+static const char mark[] = "\xE2\x96\x81";
 
 static void encode_word(lm_tok_call *c, const char *text, size_t n, lm_err *err) {
     const lm_tok *t = c->t;
@@ -24,6 +27,7 @@ static void encode_word(lm_tok_call *c, const char *text, size_t n, lm_err *err)
         uint32_t node = at ? w->inner : w->initial;
         int32_t id = -1;
         to = at;
+        if (at && w->is_marked && n - at >= 3 && !memcmp(text + at, mark, 3)) node = LM_TRIE_NOWHERE;
         for (size_t i = at; i < n && (node = lm_trie_step(&w->trie, node, (uint8_t)text[i])); i++) {
             int32_t value = w->trie.value[node];
             if (value < 0 || (c->plain && t->type[value] != LM_TOK_NORMAL && t->type[value] != LM_TOK_USER)) continue;
@@ -96,7 +100,8 @@ static void open_gguf(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_
     lm_meta_bool(meta, "tokenizer.ggml.normalizer.lowercase", &lowercase, err);
     int strip = lowercase;
     lm_meta_bool(meta, "tokenizer.ggml.normalizer.strip_accents", &strip, err);
-    w->initial = node_of(&w->trie, "\xE2\x96\x81", 3);
+    w->initial = node_of(&w->trie, mark, 3);
+    w->is_marked = 1;
     w->max_chars = 100;
     w->unknown = find_token(t, meta, "tokenizer.ggml.unknown_token_id", "[UNK]", err);
     if (w->unknown < 0) lm_err_set(err, LM_ERROR, "tokenizer.ggml.unknown_token_id: missing, and no [UNK] among the tokens");
