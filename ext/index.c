@@ -99,7 +99,7 @@ static char *expand(const lm_index *x, const char *sql, lm_err *err) {
     const struct { const char *word; int with_schema; const char *name, *suffix; } words[] = {
         { "schema", 0, x->schema, "" }, { "index", 1, x->name, "" }, { "command", 0, x->name, "" },
         { "vec", 1, x->name, "_vec" }, { "config", 1, x->name, "_config" }, { "outbox", 1, x->name, "_outbox" },
-        { "touched", 0, x->name, "_outbox" }, { "ai", 1, x->name, "_ai" }, { "au", 1, x->name, "_au" }, { "ad", 1, x->name, "_ad" },
+        { "places", 1, x->name, "_vec_vector_chunks00" }, { "touched", 0, x->name, "_outbox" }, { "ai", 1, x->name, "_ai" }, { "au", 1, x->name, "_au" }, { "ad", 1, x->name, "_ad" },
         { "content", 1, x->o.content, "" }, { "table", 0, x->o.content, "" }, { "key", 0, x->key, "" }, { "body", 0, x->o.column, "" },
     };
     sqlite3_str *out = sqlite3_str_new(x->c->db);
@@ -176,10 +176,16 @@ static void find_key(lm_index *x, lm_err *err) {
     x->key = key;
 }
 
+/* Look with an error of its own: one of SQL is an answer, any other ends the call. */
+static int is_answer(const lm_err *own, lm_err *err) {
+    if (own->code && own->code != LM_ERROR && !err->code) *err = *own;
+    return own->code == LM_ERROR;
+}
+
 static void need_vec(const lm_index *x, lm_err *err) {
-    lm_err none = {0};
-    sqlite3_stmt *stmt = err->code ? NULL : lm_conn_prepare(x->c, &none, "SELECT vec_version()");
-    if (none.code) {
+    lm_err own = {0};
+    sqlite3_stmt *stmt = err->code ? NULL : lm_conn_prepare(x->c, &own, "SELECT vec_version()");
+    if (is_answer(&own, err)) {
         lm_err_set(err, LM_ERROR, "lm_index needs sqlite-vec, which is not loaded: get it by \"pip install sqlite-vec\" or \"npm install"
                    " sqlite-vec\" and load its vec0 first (.load vec0, sqlite_vec.load(db))");
     }
@@ -248,21 +254,18 @@ void lm_index_drop(lm_index *x, lm_err *err) {
 /* vec0 (0.1.9) takes a new name without giving it to its own tables: they are renamed first. */
 void lm_index_rename(lm_index *x, const char *name, lm_err *err) {
     static const char *const tables[] = { "_config", "_outbox", "_vec_info", "_vec_chunks", "_vec_rowids", "_vec_vector_chunks00", "_vec" };
-    char *new_name = sqlite3_mprintf("%s", name);
+    char *old_name = x->name, *new_name = sqlite3_mprintf("%s", name);
     if (!new_name) lm_err_set(err, LM_NOMEM, "out of memory");
     need_vec(x, err);
     if (!err->code) find_key(x, err);
     drop_triggers(x, err);
     for (int i = 0; i < LM_COUNT(tables); i++) {
-        lm_conn_exec(x->c, err, "ALTER TABLE \"%w\".\"%w%s\" RENAME TO \"%w%s\"", x->schema, x->name, tables[i], name, tables[i]);
+        lm_conn_exec(x->c, err, "ALTER TABLE \"%w\".\"%w%s\" RENAME TO \"%w%s\"", x->schema, old_name, tables[i], name, tables[i]);
     }
-    if (!err->code) {
-        sqlite3_free(x->name);
-        x->name = new_name;
-        new_name = NULL;
-    }
+    if (!err->code) x->name = new_name;
     create_triggers(x, err);
-    sqlite3_free(new_name);
+    if (err->code) x->name = old_name;
+    sqlite3_free(err->code ? new_name : old_name);
 }
 
 /*----------------------------------------------------------------------
@@ -274,6 +277,17 @@ static void look(lm_index *x, lm_err *err) {
     if (!err->code && format != FORMAT) {
         lm_err_set(err, LM_ERROR, "%.60s has format %lld, this version of sqlite-lm knows format %d", x->name, (long long)format, FORMAT);
     }
+}
+
+/* vec0 (0.1.9) finds vectors by a rowid that its table does not declare: a dump that is loaded again may give others. */
+static int has_lost_places(const lm_index *x, lm_err *err) {
+    lm_err own = {0};
+    int has = err->code ? 0 : get_int(x, "SELECT EXISTS (SELECT 1 FROM {places} WHERE _rowid_ <> rowid)", &own) != 0;
+    return !is_answer(&own, err) && has;
+}
+
+static void restore_places(const lm_index *x, lm_err *err) {
+    if (has_lost_places(x, err)) exec(x, "UPDATE {places} SET _rowid_ = -1 - rowid; UPDATE {places} SET _rowid_ = rowid", err);
 }
 
 #define HOW_TO(command) "INSERT INTO %.60s(%.60s) VALUES('" command "')"
@@ -421,16 +435,17 @@ static void drain(lm_index *x, const lm_shared *s, int size, lm_err *err) {
     sqlite3_finalize(done);
 }
 
-/* Do x->work, inside the statement that carry_out runs. */
-static void work(lm_index *x, lm_err *err) {
-    int size, is_rebuild = x->work == LM_INDEX_REBUILD;
+/* What carry_out's statement does. */
+static void work(lm_index *x, int what, lm_err *err) {
+    int size, is_rebuild = what == LM_INDEX_REBUILD;
     lm_shared *s = begin(x, is_rebuild, &size, err);
+    restore_places(x, err);
     if (is_rebuild && !err->code && !has_triggers(x, err)) {
         drop_triggers(x, err);
         create_triggers(x, err);
     }
     if (is_rebuild) exec(x, "DELETE FROM {vec}; DELETE FROM {outbox}; INSERT INTO {outbox}(key) SELECT {key} FROM {content}", err);
-    if (x->work == LM_INDEX_SYNC) {         /* REPLACE removes rows of other keys without a word, unless recursive_triggers is on */
+    if (what == LM_INDEX_SYNC) {         /* REPLACE removes rows of other keys without a word, unless recursive_triggers is on */
         exec(x, "INSERT INTO {outbox}(key) SELECT v.rowid FROM {vec} v WHERE NOT EXISTS (SELECT 1 FROM {content} c WHERE c.{key} = v.rowid)"
              " AND NOT EXISTS (SELECT 1 FROM {outbox} o WHERE o.key = v.rowid)", err);
     }
@@ -476,9 +491,10 @@ static void check(lm_index *x, lm_err *err) {
             sqlite3_bind_int64(stored, 1, w->keys[i]);
             int is_stored = lm_conn_step(x->c, stored, err);
             const void *blob = is_stored ? sqlite3_column_blob(stored, 0) : NULL;
+            int n_bytes = is_stored ? sqlite3_column_bytes(stored, 0) : 0;
             const char *what = w->errs[i].code ? w->errs[i].msg : !w->has_vector[i] && is_stored ? "no text, but a vector"
                 : w->has_vector[i] && !is_stored ? "no vector"
-                : blob && memcmp(blob, walk_vector(w, i), (size_t)size * sizeof(float)) ? "a vector that is not its text's" : NULL;
+                : is_stored && (n_bytes != size * (int)sizeof(float) || memcmp(blob, walk_vector(w, i), (size_t)n_bytes)) ? "a vector that is not its text's" : NULL;
             if (what && !n_faults++) sqlite3_snprintf(sizeof fault, fault, "%lld: %s", w->keys[i], what);
             sqlite3_reset(stored);
         }
@@ -495,10 +511,11 @@ void lm_index_command(lm_index *x, const char *word, lm_err *err) {
         lm_err_set(err, LM_ERROR, "%.60s: unknown command \"%.40s\" (have: sync, rebuild, integrity-check)", x->name, word);
     }
     if (x->work) {
-        lm_err inner = {0};
-        work(x, &inner);
-        *x->inner = inner;
-        if (inner.code) lm_err_set(err, LM_ERROR, "%s", inner.msg);     /* an interrupt would end the whole transaction */
+        lm_err *inner = x->inner;
+        int own = x->work;
+        x->work = 0;
+        work(x, own, inner);
+        if (inner->code) lm_err_set(err, LM_ERROR, "%s", inner->msg);   /* an interrupt would end the whole transaction */
         return;
     }
     if (!err->code && !carry_out(x, what, err)) lm_conn_fail(x->c, err);
@@ -613,10 +630,11 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     h.items = lm_alloc((size_t)k * sizeof *h.items, err);
     if (!err->code) read_query(x, s, query, vector, size, err);
     sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT 1001)", err);
-    if (pending && !err->code && carry_out(x, LM_INDEX_DRAIN, err)) pending = 0;
-    if (pending > PENDING_MAX) {
-        lm_err_set(err, LM_ERROR, "%.60s: over %d rows wait to be indexed, and this search cannot write: run sync where one can, " HOW_TO("sync"),
-                   x->name, PENDING_MAX, x->name, x->name);
+    int is_lost = has_lost_places(x, err);
+    if ((pending || is_lost) && !err->code && carry_out(x, LM_INDEX_DRAIN, err)) pending = is_lost = 0;
+    if (pending > PENDING_MAX || is_lost) {
+        lm_err_set(err, LM_ERROR, "%.60s: %s, and this search cannot write: run sync where one can, " HOW_TO("sync"), x->name,
+                   is_lost ? "its vectors must be put in their places" : "over 1000 rows wait to be indexed", x->name, x->name);
     }
     for (int i = 0; i < LM_COUNT(most) && !settled && !err->code; i++) settled = collect(x, vector, size, most[i], &h, err);
     if (pending) add_pending(x, s, vector, size, &h, err);

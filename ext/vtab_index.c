@@ -4,8 +4,9 @@
 **     SELECT n.id, n.body, i.distance FROM note_idx i JOIN note n ON n.id = i.rowid
 **     WHERE i.body MATCH 'login problems' AND i.k = 5;
 ** MATCH takes a text or a vector. How many rows come is said by k or, where nothing else has a say in which rows those are,
-** by LIMIT. Rows come nearest first. Without MATCH the indexed rows are listed. A command is written to the last column:
-** INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write (index.c), so the table is DIRECTONLY. */
+** by LIMIT (which SQLite hands on beside MATCH since 3.41). Rows come nearest first. Without MATCH the indexed rows are
+** listed. A command is written to the last column: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write
+** (index.c), so the table is DIRECTONLY. */
 #include "ext.h"
 
 enum { COL_BODY, COL_DISTANCE, COL_K, COL_COMMAND };
@@ -35,10 +36,10 @@ static int open_index(sqlite3 *db, void *aux, int n_args, const char *const *arg
     char *sql = sqlite3_mprintf("CREATE TABLE x(\"%w\", distance, k HIDDEN, \"%w\" HIDDEN)", column, x.name);
     if (!sql) lm_err_set(&err, LM_NOMEM, "out of memory");
     if (is_new && !err.code) lm_index_create(&x, &err);
+    sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
     int rc = err.code ? lm_error_code(&err) : lm_vtab_new(db, aux, sql, sizeof(index_vtab), out);
     if (rc == SQLITE_OK) ((index_vtab *)*out)->x = x;
     else lm_index_clear(&x);
-    if (rc == SQLITE_OK) rc = sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
     if (err.code) *error = sqlite3_mprintf("%s", err.msg);
     sqlite3_free(sql);
     return rc;
@@ -151,7 +152,7 @@ static void advance(index_cursor *cur, lm_err *err) {
 /* How many rows a search is to give. */
 static int read_k(const lm_index *x, sqlite3_value *k, sqlite3_value *limit, sqlite3_value *offset, lm_err *err) {
     sqlite3_value *said = k ? k : limit;
-    if (!said) lm_err_set(err, LM_ERROR, "%.60s: how many rows? Say AND k = 5, or, with no join and no other condition, LIMIT 5", x->name);
+    if (!said) lm_err_set(err, LM_ERROR, "%.60s: how many rows? Say AND k = 5, or (SQLite 3.41 or newer, no join, no other condition) LIMIT 5", x->name);
     if (err->code) return 0;
     double n = sqlite3_value_double(said) + (limit && offset && sqlite3_value_double(offset) > 0 ? sqlite3_value_double(offset) : 0);
     int is_whole = sqlite3_value_numeric_type(said) == SQLITE_INTEGER;
@@ -238,7 +239,8 @@ static int rename_index(sqlite3_vtab *vtab, const char *name) {
     return lm_vtab_fail(vtab, &err);
 }
 
-static int is_shadow(const char *suffix) { return !sqlite3_stricmp(suffix, "config") || !sqlite3_stricmp(suffix, "vec"); }
+/* The outbox must not be one: in DEFENSIVE mode the triggers of the user's own INSERT could not write to it. */
+static int is_shadow(const char *suffix) { return !sqlite3_stricmp(suffix, "config"); }
 
 static const sqlite3_module module = {
     .iVersion = 3, .xCreate = create, .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xDestroy = destroy,
