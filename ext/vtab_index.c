@@ -3,19 +3,21 @@
 **     CREATE TABLE note_idx(body, distance, k HIDDEN, note_idx HIDDEN)      -- what it declares; rowid is note's key
 **     SELECT n.id, n.body, i.distance FROM note_idx i JOIN note n ON n.id = i.rowid
 **     WHERE i.body MATCH 'login problems' AND i.k = 5;
-** MATCH takes a text or a vector. How many rows come is said by k or, where nothing else has a say in which rows those are,
-** by LIMIT (which SQLite hands on beside MATCH since 3.41). Rows come nearest first. Without MATCH the indexed rows are
-** listed. A command is written to the last column: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write
+** MATCH takes a text or a vector. Rows come nearest first: k of them or, where no k is given, as many as are asked for, so
+** that LIMIT works too. Those are found in stretches, each some times as long as all before; the first is what LIMIT says,
+** where SQLite hands that on (beside MATCH since 3.41). Without MATCH the indexed rows are listed. A command is written to the last column: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write
 ** (index.c), so the table is DIRECTONLY. */
 #include "ext.h"
 
 enum { COL_BODY, COL_DISTANCE, COL_K, COL_COMMAND };
+enum { STRETCH = 16 };
 
 typedef struct { lm_vtab base; lm_index x; } index_vtab;
 
 typedef struct {
     sqlite3_vtab_cursor base;
     lm_hit *hits; int n, at, k;         /* of a search */
+    sqlite3_value *match;               /* of one without k: what to go on searching for */
     sqlite3_stmt *scan;                 /* of a listing */
     sqlite3_stmt *body;                 /* a row's text, once asked for */
     sqlite3_int64 key;
@@ -71,7 +73,7 @@ static int is_our_order(const sqlite3_index_info *info) {
     return ours;
 }
 
-/* LIMIT bounds the search only if the search alone decides which rows come and in what order; then there is no k. */
+/* LIMIT tells how many rows are wanted only if the search alone decides which come and in what order. */
 static int can_limit(const sqlite3_index_info *info) {
     int can = is_our_order(info);
     for (int i = 0; i < info->nConstraint && can; i++) {
@@ -127,6 +129,7 @@ static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
 
 static void clear(index_cursor *cur) {
     lm_free(cur->hits);
+    sqlite3_value_free(cur->match);
     sqlite3_finalize(cur->scan);
     sqlite3_finalize(cur->body);
     *cur = (index_cursor){ .base = cur->base };
@@ -138,28 +141,33 @@ static int close_cursor(sqlite3_vtab_cursor *base) {
     return SQLITE_OK;
 }
 
+/* Search again, farther, behind the rows that have been given. */
+static void go_on(index_cursor *cur, lm_err *err) {
+    lm_free(cur->hits);
+    cur->k = cur->k > INT32_MAX / STRETCH ? INT32_MAX : cur->k * STRETCH;
+    cur->hits = lm_index_search(index_of(&cur->base), cur->match, cur->k, &cur->n, err);
+}
+
 static void advance(index_cursor *cur, lm_err *err) {
     const lm_index *x = index_of(&cur->base);
     if (cur->scan) {
         cur->done = !lm_conn_step(x->c, cur->scan, err);
         if (!cur->done) cur->key = sqlite3_column_int64(cur->scan, 0);
     } else {
-        cur->done = cur->at == cur->n;
+        if (cur->match && cur->at == cur->n && cur->n == cur->k) go_on(cur, err);
+        cur->done = err->code || cur->at >= cur->n;
         if (!cur->done) cur->key = cur->hits[cur->at++].key;
     }
 }
 
-/* How many rows a search is to give. */
+/* How many rows a search gives; where only LIMIT tells, the least that it is to begin with. */
 static int read_k(const lm_index *x, sqlite3_value *k, sqlite3_value *limit, sqlite3_value *offset, lm_err *err) {
-    sqlite3_value *said = k ? k : limit;
-    if (!said) lm_err_set(err, LM_ERROR, "%.60s: how many rows? Say AND k = 5, or (SQLite 3.41 or newer, no join, no other condition) LIMIT 5", x->name);
-    if (err->code) return 0;
-    double n = sqlite3_value_double(said) + (limit && offset && sqlite3_value_double(offset) > 0 ? sqlite3_value_double(offset) : 0);
-    int is_whole = sqlite3_value_numeric_type(said) == SQLITE_INTEGER;
-    if (!is_whole || n < (limit ? 0 : 1) || n > LM_INDEX_K_MAX) {
-        lm_err_set(err, LM_ERROR, "%.60s: %s: expected a whole number from 1 to %d", x->name, k ? "k" : "LIMIT", LM_INDEX_K_MAX);
+    if (k && (sqlite3_value_numeric_type(k) != SQLITE_INTEGER || sqlite3_value_int64(k) < 1 || sqlite3_value_int64(k) > LM_INDEX_K_MAX)) {
+        lm_err_set(err, LM_ERROR, "%.60s: k: expected a whole number from 1 to %d", x->name, LM_INDEX_K_MAX);
     }
-    return err->code ? 0 : (int)n;
+    if (k) return err->code ? 0 : sqlite3_value_int(k);
+    double n = limit ? sqlite3_value_double(limit) + (offset && sqlite3_value_double(offset) > 0 ? sqlite3_value_double(offset) : 0) : STRETCH;
+    return n < 1 ? 1 : n > LM_INDEX_K_MAX ? LM_INDEX_K_MAX : (int)n;
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
@@ -173,9 +181,10 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
         *(plan_text[i] == 'm' ? &match : plan_text[i] == 'k' ? &k : plan_text[i] == 'l' ? &limit : plan_text[i] == 'o' ? &offset : &row) = args[i];
     }
     if (match) {
-        cur->k = read_k(x, k, k ? NULL : limit, offset, &err);
+        cur->k = read_k(x, k, limit, offset, &err);
         int wanted = cur->k && sqlite3_value_type(match) != SQLITE_NULL;
-        if (wanted) cur->hits = lm_index_search(x, match, cur->k, &cur->n, &err);
+        if (wanted && !k && !(cur->match = sqlite3_value_dup(match))) lm_err_set(&err, LM_NOMEM, "out of memory");
+        if (wanted && !err.code) cur->hits = lm_index_search(x, match, cur->k, &cur->n, &err);
     } else {
         sqlite3_int64 key = row ? sqlite3_value_int64(row) : 0;     /* SQLite compares what comes with what was asked */
         cur->scan = lm_index_scan(x, row ? &key : NULL, &err);
@@ -207,7 +216,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
     switch (i) {
     case COL_BODY: result_body(cur, ctx, &err); break;
     case COL_DISTANCE: if (cur->hits) sqlite3_result_double(ctx, cur->hits[cur->at - 1].distance); break;
-    case COL_K: if (cur->hits) sqlite3_result_int(ctx, cur->k); break;
+    case COL_K: if (cur->hits && !cur->match) sqlite3_result_int(ctx, cur->k); break;
     }
     if (err.code) lm_result_error(ctx, &err);
     return err.code ? lm_error_code(&err) : SQLITE_OK;
