@@ -92,7 +92,8 @@ faith: $(BUILD)/faith fetch               ## distance from the exact path, besid
 $(BUILD)/faith: tests/faith.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
-bench: $(BUILD)/lm_bench fetch            ## speed beside llama.cpp, when llama-cpp-python is installed
+bench: $(BUILD)/lm_bench $(BUILD)/embed_bench fetch      ## speed beside llama.cpp, when llama-cpp-python is installed
+	sh tests/bench/embed.sh $(dir $(MINILM))
 	sh tests/bench/bench.sh $(SMOLLM2)
 	sh tests/bench/bench.sh $(GEMMA3)
 
