@@ -6,7 +6,7 @@
 #include "kern.h"
 #include "elem.h"
 
-enum { LANES = 8, COLUMNS = 4 };
+enum { LANES = 8, COLUMNS = 4, FLOAT_COLUMNS = 6 };
 
 typedef __m256 vf;
 typedef __m256i vb;

@@ -2,7 +2,7 @@
 ** vector words:
 **
 **     LANES                        rows a float vector holds: 16, or 8 with the tile done in two halves
-**     COLUMNS                      columns whose sums stay in registers: 4 or 8
+**     COLUMNS, FLOAT_COLUMNS       columns whose sums stay in registers, of blocks; of floats, two vectors of rows each
 **     vf, vb                       LANES floats; LANES groups of 4 bytes
 **     vf_load vf_load_part vf_store_part vf_set vf_mul vf_fma
 **     vf_half vf_bf16 vf_byte      LANES floats from 16-bit numbers, from signed bytes
@@ -103,7 +103,7 @@ INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, co
                         const lm_columns *x, int c0, const int n, float *out, size_t stride) {
     const size_t size = dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t), step = (size_t)x->k;
     const float *columns = x->x + (size_t)c0 * step + k0;
-    vf acc[VECTORS * COLUMNS], wk[VECTORS];
+    vf acc[VECTORS * FLOAT_COLUMNS], wk[VECTORS];
     out += (size_t)c0 * stride;
     for (int i = 0; i < vectors * n; i++) {
         int row = i / n * LANES, lanes = LM_MAX(LM_MIN(rows - row, LANES), 0);
@@ -125,14 +125,14 @@ INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, co
     }
 }
 
-/* Call CALL(c, n) over columns c0..c1-1 in the widths that are compiled. */
-#define IN_GROUPS(CALL)                                       \
-    do {                                                      \
-        int c = c0;                                           \
-        for (; c + COLUMNS <= c1; c += COLUMNS) CALL(c, COLUMNS); \
-        for (; c + 4 <= c1; c += 4) CALL(c, 4);               \
-        for (; c + 2 <= c1; c += 2) CALL(c, 2);               \
-        for (; c < c1; c++) CALL(c, 1);                       \
+/* Call CALL(c, n) over columns c0..c1-1 in the widths that are compiled, at most most. */
+#define IN_GROUPS(CALL, most)                             \
+    do {                                                  \
+        int c = c0;                                       \
+        for (; c + most <= c1; c += most) CALL(c, most);  \
+        for (; c + 4 <= c1; c += 4) CALL(c, 4);           \
+        for (; c + 2 <= c1; c += 2) CALL(c, 2);           \
+        for (; c < c1; c++) CALL(c, 1);                   \
     } while (0)
 
 typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
@@ -142,7 +142,7 @@ typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int 
     static void name(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1, \
                      float *out, size_t stride) {                                                                  \
         static const format f = { __VA_ARGS__ };                                                                   \
-        IN_GROUPS(BLOCKS_CALL);                                                                                    \
+        IN_GROUPS(BLOCKS_CALL, COLUMNS);                                                                           \
     }
 #define BLOCKS_CALL(c, n) blocks_tile(f, m, data, half, rows, x, c, n, out, stride)
 /*           bits offset sub k min level */
@@ -170,7 +170,7 @@ typedef void (*floats_call)(const uint8_t *w, size_t tile_bytes, int k0, int k1,
     static void name(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x, int c0, int c1, \
                      float *out, size_t stride) {                                                                   \
         static const int type = dtype, many = vectors;                                                              \
-        IN_GROUPS(FLOATS_CALL);                                                                                     \
+        IN_GROUPS(FLOATS_CALL, FLOAT_COLUMNS);                                                                      \
     }
 #define FLOATS_CALL(c, n) floats_tile(type, w, tile_bytes, many, k0, k1, rows, x, c, n, out, stride)
 FLOATS(f32, LM_F32, VECTORS)

@@ -4,7 +4,7 @@
 #include "kern.h"
 #include "elem.h"
 
-enum { LANES = 16, COLUMNS = 8 };
+enum { LANES = 16, COLUMNS = 8, FLOAT_COLUMNS = 10 };
 
 typedef __m512 vf;
 typedef __m512i vb;
