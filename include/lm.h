@@ -53,7 +53,7 @@ typedef struct {
 
 int lm_threads(void);                                           /* threads a job uses, the caller's included */
 void lm_threads_set(int n);                                     /* 1..64; 0: one per cpu of the process */
-const char *lm_kernels(void);                                   /* "scalar", "avx2" or "vnni" */
+const char *lm_kernels(void);                                   /* "scalar", "avx2", "vnni" or "amx" */
 const char *lm_libraries(void);                                 /* what is linked in, by name and version */
 
 /*----------------------------------------------------------------------

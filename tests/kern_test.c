@@ -3,8 +3,8 @@
 #define _GNU_SOURCE
 #include "harness.h"
 
-static const lm_kern *const sets[] = { &lm_scalar_kern, &lm_avx2_kern, &lm_vnni_kern };
-enum { ROWS_MAX = 150, COLS_MAX = 768, COLUMNS_MAX = 40, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
+static const lm_kern *const sets[] = { &lm_scalar_kern, &lm_avx2_kern, &lm_vnni_kern, &lm_amx_kern };
+enum { ROWS_MAX = 150, COLS_MAX = 768, COLUMNS_MAX = 70, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
 
 static uint64_t state = 42;
 static uint32_t random_bits(void) {

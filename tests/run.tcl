@@ -43,15 +43,15 @@ set files $argv
 if {$files eq ""} {
     set files [lsort [glob -nocomplain tests/*.test]]
     foreach test [lsort [glob -nocomplain build/*_test]] { run_program $test }
-    compare_kernels models/tiny.gguf {scalar avx2 vnni}
-    foreach model [lsort [glob tests/golden/arch_*.gguf]] { compare_kernels $model {scalar avx2 vnni} }
+    compare_kernels models/tiny.gguf {scalar avx2 vnni amx}
+    foreach model [lsort [glob tests/golden/arch_*.gguf]] { compare_kernels $model {scalar avx2 vnni amx} }
     foreach {real golden} {
         models/SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2.json
         models/gemma-3-270m-q4_k_m.gguf tests/golden/gemma3.json
     } {
         if {[file exists $real]} {
             run_program build/model_test $real $golden
-            compare_kernels $real {avx2 vnni}
+            compare_kernels $real {avx2 vnni amx}
         } else {
             puts "skipped: golden continuations: $real is not there (make fetch)"
         }

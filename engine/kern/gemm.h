@@ -12,60 +12,18 @@
 **     dots(w, groups, bits, offset, x, n, out)     groups of 4 unsigned bytes by n columns: LANES exact sums each, as
 **                                  floats, with offset taken off every w
 **
-** A format is a row of constants; the loop over blocks and columns, blocks_tile, stands here once. */
+** A format is a row of constants (blocks.h); the loop over blocks and columns, blocks_tile, stands here once. */
+
+#include "blocks.h"
 
 /* Float products take two vectors of rows at a time: a broadcast number of x serves both. */
 enum { HALVES = LM_TILE / LANES, VECTORS = 2, TOGETHER = VECTORS / HALVES, DEPTH = 256 };
-
-/* lm_format, as constants to the compiler. */
-typedef struct { int bits, offset, sub, is_k, has_min, has_level; } format;
-
-#define LOW_VECTORS(bits) ((bits) == 8 ? 8 : (bits) >= 4 ? 4 : 2)
-#define HIGH_VECTORS(bits) ((bits) == 6 ? 2 : (bits) == 5 || (bits) == 3 ? 1 : 0)
-
-/* Spelled out word by word, so that every shift is a constant. */
-#define QUARTER(w, v, j, shift, mask) (w)[j] = vb_bits(v, shift, mask)
-#define HIGHER(w, v, j, shift, mask) (w)[j] = vb_or((w)[j], vb_bits(v, shift, mask))
-
-INLINE void unpack(const format f, const uint8_t *block, vb w[8]) {
-    const uint8_t *high = block + 64 * LOW_VECTORS(f.bits);
-    if (f.bits == 8) {
-        for (int j = 0; j < 8; j++) w[j] = vb_load(block + 64 * j);
-    } else if (f.bits >= 4) {
-        for (int j = 0; j < 4; j++) {
-            vb v = vb_load(block + 64 * j);
-            w[j] = vb_bits(v, 0, 15);
-            w[j + 4] = vb_bits(v, 4, 15);
-        }
-    } else {
-        for (int j = 0; j < 8; j += 4) {
-            vb v = vb_load(block + 16 * j);
-            QUARTER(w, v, j, 0, 3), QUARTER(w, v, j + 1, 2, 3), QUARTER(w, v, j + 2, 4, 3), QUARTER(w, v, j + 3, 6, 3);
-        }
-    }
-    if (f.bits == 6) {
-        for (int j = 0; j < 8; j += 4) {
-            vb v = vb_load(high + 16 * j);
-            HIGHER(w, v, j, -4, 48), HIGHER(w, v, j + 1, -2, 48), HIGHER(w, v, j + 2, 0, 48), HIGHER(w, v, j + 3, 2, 48);
-        }
-    } else if (f.bits == 5) {
-        vb v = vb_load(high);
-        HIGHER(w, v, 0, -4, 16), HIGHER(w, v, 1, -3, 16), HIGHER(w, v, 2, -2, 16), HIGHER(w, v, 3, -1, 16);
-        HIGHER(w, v, 4, 0, 16), HIGHER(w, v, 5, 1, 16), HIGHER(w, v, 6, 2, 16), HIGHER(w, v, 7, 3, 16);
-    } else if (f.bits == 3) {
-        vb v = vb_load(high);
-        HIGHER(w, v, 0, -2, 4), HIGHER(w, v, 1, -1, 4), HIGHER(w, v, 2, 0, 4), HIGHER(w, v, 3, 1, 4);
-        HIGHER(w, v, 4, 2, 4), HIGHER(w, v, 5, 3, 4), HIGHER(w, v, 6, 4, 4), HIGHER(w, v, 7, 5, 4);
-    }
-    for (int j = 0; f.has_level && j < 8; j++) w[j] = vb_level(w[j]);
-}
 
 /* Rows of one half of a tile by n columns; n is a constant to the compiler. */
 INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x,
                         int c0, const int n, float *out, size_t stride) {
     const int subs = LM_BLOCK / f.sub, groups = 8 / subs, wide = f.has_level ? 8 : f.bits;
     const int offset = f.has_level ? 128 : f.offset, blocks_a_head = f.is_k ? 8 : 1;
-    const size_t vectors = 64 * (size_t)(LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits));
     size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks;
     vf acc[COLUMNS], d[2], min[2], head_d = vf_set(0), head_m = head_d;
     UNROLL for (int c = 0; c < n; c++) acc[c] = vf_set(0);
@@ -77,11 +35,7 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
             data += m->head_bytes;
         }
         unpack(f, data + 4 * LANES * half, w);
-        for (int s = 0; s < subs; s++) {
-            const uint8_t *scale = data + vectors + LM_TILE * s + LANES * half;
-            d[s] = f.is_k ? vf_mul(head_d, vf_byte(scale)) : head_d;
-            min[s] = f.is_k && f.has_min ? vf_mul(vf_mul(head_m, vf_set(-1)), vf_byte(scale + LM_TILE * subs)) : head_m;
-        }
+        scale(f, data, half, head_d, head_m, d, min);
         for (int i = 0; i < subs; i++) {
             lm_planes columns = { x->q + at * 2 * LM_BLOCK + 16 * i, n_blocks * 2 * LM_BLOCK,
                                x->sum + at * LM_SUMS + (subs == 2 ? i : LM_SUMS - 1), n_blocks * LM_SUMS };
@@ -138,30 +92,17 @@ INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, co
 typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
                             float *out, size_t stride);
 
-#define BLOCKS(name, ...)                                                                                          \
+#define BLOCKS(name, dtype, ...)                                                                                   \
     static void name(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1, \
                      float *out, size_t stride) {                                                                  \
         static const format f = { __VA_ARGS__ };                                                                   \
         IN_GROUPS(BLOCKS_CALL, COLUMNS);                                                                           \
     }
 #define BLOCKS_CALL(c, n) blocks_tile(f, m, data, half, rows, x, c, n, out, stride)
-/*           bits offset sub k min level */
-BLOCKS(q4_0, 4, 8, 32, 0, 0, 0)
-BLOCKS(q4_1, 4, 0, 32, 0, 1, 0)
-BLOCKS(q5_0, 5, 16, 32, 0, 0, 0)
-BLOCKS(q5_1, 5, 0, 32, 0, 1, 0)
-BLOCKS(q8_0, 8, 128, 32, 0, 0, 0)
-BLOCKS(iq4_nl, 4, 0, 32, 0, 0, 1)
-BLOCKS(q2_k, 2, 0, 16, 1, 1, 0)
-BLOCKS(q3_k, 3, 4, 16, 1, 0, 0)
-BLOCKS(q4_k, 4, 0, 32, 1, 1, 0)
-BLOCKS(q5_k, 5, 0, 32, 1, 1, 0)
-BLOCKS(q6_k, 6, 32, 16, 1, 0, 0)
+FORMATS(BLOCKS)
 
-static const blocks_call g_blocks[] = {
-    [LM_Q4_0] = q4_0, [LM_Q4_1] = q4_1, [LM_Q5_0] = q5_0, [LM_Q5_1] = q5_1, [LM_Q8_0] = q8_0, [LM_IQ4_NL] = iq4_nl,
-    [LM_Q2_K] = q2_k, [LM_Q3_K] = q3_k, [LM_Q4_K] = q4_k, [LM_Q5_K] = q5_k, [LM_Q6_K] = q6_k,
-};
+#define BLOCKS_ROW(name, dtype, ...) [dtype] = name,
+static const blocks_call g_blocks[] = { FORMATS(BLOCKS_ROW) };
 
 typedef void (*floats_call)(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x, int c0, int c1,
                             float *out, size_t stride);

@@ -118,7 +118,10 @@ typedef struct {
     double (*sum_exp)(const float *x, int n, float max);                /* sum of exp(x - max), by index */
 } lm_kern;
 
-extern const lm_kern lm_scalar_kern, lm_avx2_kern, lm_vnni_kern;
+extern const lm_kern lm_scalar_kern, lm_avx2_kern, lm_vnni_kern, lm_amx_kern;
+
+/* amx.c: all of lm_amx_kern that is not vnni's. */
+void lm_amx_multiply(const lm_mat *w, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride);
 
 /* The set for this cpu, or the one that LM_CPU names if the cpu has it; chosen once. */
 const lm_kern *lm_kern_get(void);
