@@ -114,8 +114,8 @@ void lm_mat_pack(lm_mat *m, int first, int n, const void *rows) {
 ** And back. */
 
 static int get_bits(const uint8_t *vectors, int row, int e, int bits) {
-    int vector = bits == 8 ? e / 4 : bits == 4 ? e % 16 / 4 : bits == 2 ? e / 16 : 0;
-    int shift = bits == 8 ? 0 : bits == 4 ? e / 16 * 4 : bits == 2 ? e % 16 / 4 * 2 : e / 4;
+    int vector = bits == 4 ? e % 16 / 4 : bits == 2 ? e / 16 : 0;
+    int shift = bits == 4 ? e / 16 * 4 : bits == 2 ? e % 16 / 4 * 2 : e / 4;
     return vectors[(vector * LM_TILE + row) * 4 + e % 4] >> shift & ((1 << bits) - 1);
 }
 
@@ -131,8 +131,12 @@ void lm_mat_block(const lm_mat *m, int tile, int row, int b, int8_t q[32], float
     const uint8_t *block = m->data + (size_t)tile * m->tile_bytes + block_at(m, b, &head_at);
     const uint8_t *head = m->data + (size_t)tile * m->tile_bytes + head_at;
     const uint8_t *high = block + low_bytes(f) * LM_TILE, *scales = high + high_bytes(f) * LM_TILE + row;
-    for (int e = 0; e < LM_BLOCK; e++) {
-        int value = get_bits(block, row, e, f->bits == 8 ? 8 : f->bits >= 4 ? 4 : 2);
+    if (f->bits == 8) {
+        for (int e = 0; e < LM_BLOCK; e += 4) memcpy(q + e, block + e * LM_TILE + 4 * row, 4);
+        for (int e = 0; e < LM_BLOCK; e++) q[e] = (int8_t)((uint8_t)q[e] - f->offset);
+    }
+    for (int e = 0; f->bits < 8 && e < LM_BLOCK; e++) {
+        int value = get_bits(block, row, e, f->bits >= 4 ? 4 : 2);
         if (f->bits == 6) value |= get_bits(high, row, e, 2) << 4;
         if (f->bits == 5) value |= get_bits(high, row, e, 1) << 4;
         if (f->bits == 3) value |= get_bits(high, row, e, 1) << 2;
