@@ -5,8 +5,8 @@
 ** small structs below. Every function that can fail takes an lm_err last; if the error is already set it
 ** does nothing, so a chain of calls is checked once, at its end. A returned `const` pointer is borrowed
 ** from the object it came from; any other pointer is the caller's, to be freed by the paired verb.
-** Nothing here is thread-local. Distinct objects may be used from distinct threads; an lm_model is
-** immutable once open and may be shared by any number of threads. */
+** Nothing here is thread-local. Distinct objects may be used from distinct threads; an lm_model may be
+** shared by any number of threads: it is immutable once open, but for what it keeps of prompts, under a lock. */
 #ifndef LM_H
 #define LM_H
 
@@ -339,8 +339,10 @@ int lm_model_pooling(const lm_model *m);                        /* LM_POOL_*: wh
 void lm_embed(lm_model *m, const lm_ids *texts, int n, const lm_embed_options *options, float *out, lm_stop stop, lm_err *err);
 
 /*----------------------------------------------------------------------
-** Generation. A batch holds any number of sequences of one model and advances them together; what a
-** sequence yields does not depend on its company, on thread count or on kernel set. */
+** Generation. A batch holds any number of sequences of one model and advances them together, so many at a time as there
+** is room for; what a sequence yields does not depend on its company, on thread count or on kernel set. What several
+** prompts begin with is computed once, also where they come in different batches (the model keeps what it has read, up to
+** an eighth of the memory limit, or 64 MiB); equal prompts with equal options are computed once altogether. */
 typedef struct lm_batch lm_batch;
 
 typedef struct {
@@ -350,7 +352,7 @@ typedef struct {
     double top_p, min_p;                /* 1 and 0: off */
     double repeat_penalty;              /* 1: off; over the last 64 ids, prompt included */
     uint64_t seed;                      /* draw t depends on (seed, t) alone */
-    const char *const *stops; const size_t *stop_ns; int n_stops;   /* borrowed until the sequence ends */
+    const char *const *stops; const size_t *stop_ns; int n_stops;   /* borrowed for the batch's life */
     int want_logprob;                   /* fill lm_token.logprob */
     int ignore_eog;                     /* go on past end-of-generation tokens (benchmarks) */
 } lm_gen_options;
@@ -369,12 +371,15 @@ typedef struct {
 lm_batch *lm_batch_new(lm_model *m, lm_err *err);               /* the model must outlive it */
 void lm_batch_free(lm_batch *b);
 
-/* Add a sequence that continues ids. A prompt that fills the context is an error that names both lengths;
-** so is an empty one. Return its number (0, 1, …), or -1. */
+/* Add a sequence that continues ids; at any time. A prompt that fills the context is an error that names both lengths;
+** so is an empty one. Return its number, the lowest (0, 1, …) that is free, or -1. */
 int lm_batch_add(lm_batch *b, const int32_t *ids, size_t n, const lm_gen_options *options, lm_err *err);
 
+/* Give up a sequence, ended or not: its number is free again. */
+void lm_batch_drop(lm_batch *b, int seq);
+
 /* Produce the next token of some sequence. Return 1 with *out filled, 0 when every sequence has ended, -1
-** on error. */
+** on error; then the batch is good for nothing but to be freed. */
 int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
 
 /* How a sequence ended when it did so without a token (max_tokens 0): LM_FINISH_LENGTH, else as given. */
