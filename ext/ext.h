@@ -14,7 +14,7 @@
 **     embed.c        from texts and their options to vectors
 **     query.c        queries that are given as arguments
 **     func_*.c       scalar functions, by noun
-**     window.c       embed_batch, over a frame of rows
+**     window.c       embed_batch and generate_batch, over a frame of rows
 **     vtab.c         what they share
 **     vtab_*.c       virtual tables, one each */
 #ifndef LM_EXT_H
@@ -233,10 +233,14 @@ typedef struct {
 
 void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int is_chat, lm_err *err);
 void lm_generate_options_clear(lm_generate_options *o);
+int lm_generate_options_null(const lm_generate_options *o, const lm_err *err);  /* is this error to be NULL? */
 /* Append a conversation as the model is to read it. */
 void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_err *err);
 /* Tokenise a prompt as the options and the model's template say. */
 void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err);
+/* Add a prompt to a batch, which the options must outlive. Return its number, or -1; n_prompt (may be NULL) gets its length. */
+int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob, lm_batch *b,
+                  int *n_prompt, lm_err *err);
 /* Start a batch of one. The options must outlive it. */
 lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
                           lm_err *err);
@@ -271,6 +275,17 @@ void lm_result_vector(sqlite3_context *ctx, const void *floats, size_t n_bytes);
 /*======================================================================
 ** query.c: prepare a query that was given to `name` as an argument; it must give the columns that are described. */
 sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_columns, const char *columns, lm_err *err);
+
+/* What a table begins with, in place of its cursor, that gives a row for each row (key, text) of a query. */
+typedef struct {
+    sqlite3_vtab_cursor base;
+    sqlite3_stmt *query;
+    int was_filtered, at_end;               /* at_end: the query has no more rows */
+} lm_each;
+
+void lm_each_open(lm_each *e, const char *name, sqlite3_value *query, const char *columns, lm_err *err);     /* for xFilter */
+/* Copy the query's next row. Return 0 at the end, or with err set. */
+int lm_each_read(lm_each *e, sqlite3_value **key, sqlite3_value **text, lm_err *err);
 
 /*======================================================================
 ** vtab.c */
@@ -312,6 +327,7 @@ int lm_vtab_parameters_register(lm_conn *c);
 int lm_vtab_weights_register(lm_conn *c);
 int lm_vtab_vocab_register(lm_conn *c);
 int lm_vtab_embed_each_register(lm_conn *c);
+int lm_vtab_generate_each_register(lm_conn *c);
 int lm_vtab_split_register(lm_conn *c);
 int lm_window_register(lm_conn *c);
 
