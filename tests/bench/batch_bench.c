@@ -1,6 +1,6 @@
 /* batch_bench.c: many sequences at once. Usage: batch_bench MODEL.gguf [ROUNDS]
 **
-**     decode32      32 sequences behind one prefix of 128 ids decode 64 tokens each: tokens a second, prefill aside
+**     decode32      32 sequences of one prefix of 128 ids and one of their own decode 64 tokens each: tokens a second, prefill aside
 **     batch64       64 prompts of 200 common ids and 20 of their own, 32 tokens out, added together: seconds
 **     scan64        the same prompts, a batch of one each, one after the other; the model keeps what they share
 **     loop          one such prompt with nothing kept, 1/64 of what 64 calls would take: seconds
@@ -64,7 +64,7 @@ int main(int argc, char **argv) {
     lm_threads_set(2);
     for (int r = 0; r < rounds && !err.code; r++) {
         forget(m);
-        run(m, 0, 32, 127, 1, 64, &decode[r], &err);
+        run(m, 0, 32, 128, 1, 64, &decode[r], &err);
         forget(m);
         batch[r] = run(m, 0, ROWS, COMMON, OWN, OUT, NULL, &err);
         forget(m);
