@@ -257,9 +257,10 @@ static void run_step(const step *s, pass *p, lm_regex_run *run, lm_err *err) {
     }
 }
 
-void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err) {
+static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int but, lm_stop stop, lm_err *err) {
     for (size_t i = 0; i < normal->n && !err->code; i++) {
         const step *s = &normal->steps[i];
+        if (s->kind == but) continue;
         lm_buf *out = &scratch->buf[i % 2];
         out->n = 0;
         if (out->cap < *n) {        /* room at once: growing would copy for longer than stop may wait */
@@ -272,6 +273,18 @@ void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const ch
         *text = out->data;
         *n = out->n;
     }
+}
+
+void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err) {
+    run(normal, scratch, text, n, -1, stop, err);
+}
+
+/* What a character map drops, `tokenizers` takes for still there. */
+int lm_normal_keeps_first(const lm_normal *normal, lm_normal_scratch *scratch, const char *text, size_t n, lm_stop stop, lm_err *err) {
+    uint32_t cp;
+    size_t first_n = n ? (size_t)LM_MAX(lm_utf8_step(text, n, &cp), 1) : 0;
+    run(normal, scratch, &text, &first_n, CHARSMAP, stop, err);
+    return first_n > 0;
 }
 
 int lm_normal_is_local(const lm_normal *normal) {

@@ -1,9 +1,9 @@
 /* regex.c: regular expressions, by PCRE2, held to limits of work and memory.
 **
 ** Two kinds. An anchored one is ours (pretok.c): it matches where it is asked to and calls out as it goes. A searching
-** one came with a tokenizer.json, written for Oniguruma; it is translated: \s is Unicode's White_Space, \w its word
-** characters, \h a hexadecimal digit, "m" lets a dot match a line break, ^ and $ stand at every line. What means
-** something else there and cannot be said here is an error.
+** one came with a tokenizer.json, written for Oniguruma; it is translated: \s is Unicode's White_Space, \w and \b go by
+** its word characters, \h is a hexadecimal digit, a script has no extensions, "m" lets a dot match a line break, ^ and $
+** stand at every line. What means something else there and cannot be said here is an error.
 **
 ** A search tries a few places at a time, against a window of the text that doubles while a match runs into its end, and
 ** asks stop between. The limit of steps holds for each place; one that needs more (a long run gone back over) is tried
@@ -12,6 +12,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <stdio.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -38,18 +39,32 @@ static void give(void *p, void *arg) {
 /*----------------------------------------------------------------------
 ** Oniguruma's dialect in PCRE2's */
 
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Its \w has the six numbers of Latin-1 in it; within a class, and as [:word:], it has not. */
+#define POSIX_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD POSIX_WORD "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
 static void refuse(const char *what, const char *pattern, size_t n, size_t at, const char *why, lm_err *err) {
     lm_err_set(err, LM_ERROR, "%s: regex '%.*s': %s at byte %zu", what, (int)LM_MIN(n, 60), pattern, why, at);
+}
+
+/* Is it a script's name? PCRE2 takes it for the script's extensions unless told otherwise. */
+static int is_script(const char *name, size_t n) {
+    char pattern[64];
+    int number, length = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
+    PCRE2_SIZE at;
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, (PCRE2_SIZE)length, PCRE2_UTF, &number, &at, NULL);
+    pcre2_code_free(code);
+    return code != NULL;
 }
 
 /* Translate what stands behind a backslash. Return how many bytes of it were read. */
 static size_t translate_escape(const char *p, size_t n, int in_class, lm_buf *out, const char **why, lm_err *err) {
     static const struct { char name; const char *outside, *inside; } g_escapes[] = {
         { 's', "\\p{White_Space}", "\\p{White_Space}" }, { 'S', "\\P{White_Space}", "\\P{White_Space}" },
-        { 'w', "[" WORD "]", WORD }, { 'W', "[^" WORD "]", NULL },
+        { 'w', "[" WORD "]", POSIX_WORD }, { 'W', "[^" WORD "]", NULL },
         { 'h', "[0-9A-Fa-f]", "0-9A-Fa-f" }, { 'H', "[^0-9A-Fa-f]", NULL },
+        { 'b', "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))", "\\x08" },
+        { 'B', "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))", NULL },
     };
     if (!n) return 0;
     for (int i = 0; i < LM_COUNT(g_escapes); i++) {
@@ -59,9 +74,34 @@ static size_t translate_escape(const char *p, size_t n, int in_class, lm_buf *ou
         else lm_buf_append(out, text, strlen(text), err);
         return 1;
     }
+    const char *end = n > 1 && p[1] == '{' && memchr("pPx", *p, 3) ? memchr(p, '}', n) : NULL;
+    size_t taken = end ? (size_t)(end - p) + 1 : 1;
+    if (*p == 'u' && n >= 5) {          /* \uHHHH */
+        lm_buf_print(out, err, "\\x{%.4s}", p + 1);
+        return 5;
+    }
     lm_buf_append(out, "\\", 1, err);
-    lm_buf_append(out, p, 1, err);
-    return 1;
+    if (taken > 4 && taken < 40 && is_script(p + 2, taken - 3)) {
+        lm_buf_print(out, err, "%c{sc:%.*s}", *p, (int)taken - 3, p + 2);
+    } else {
+        lm_buf_append(out, p, taken, err);
+    }
+    return taken;
+}
+
+/* A class by its POSIX name, which goes by Unicode's properties there. */
+static void translate_posix(const char *p, size_t n, lm_buf *out, const char **why, lm_err *err) {
+    static const char *const g_names[][2] = {
+        { "[:alpha:]", "\\p{Alphabetic}" }, { "[:alnum:]", "\\p{Alphabetic}\\p{Nd}" }, { "[:upper:]", "\\p{Uppercase}" },
+        { "[:lower:]", "\\p{Lowercase}" }, { "[:digit:]", "\\p{Nd}" }, { "[:space:]", "\\p{White_Space}" },
+        { "[:word:]", POSIX_WORD }, { "[:xdigit:]", "0-9A-Fa-f" }, { "[:punct:]", "\\p{P}\\p{S}" },
+    };
+    for (int i = 0; i < LM_COUNT(g_names); i++) {
+        if (n != strlen(g_names[i][0]) || memcmp(p, g_names[i][0], n)) continue;
+        lm_buf_append(out, g_names[i][1], strlen(g_names[i][1]), err);
+        return;
+    }
+    *why = "a class of this name";
 }
 
 static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm_err *err) {
@@ -82,7 +122,8 @@ static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm
             if (c == '[' && !end) why = "a class in a class";
             if (end) step = (size_t)(end - (p + i)) + 1;
             if (c == ']' && !class_first) in_class = 0;
-            if (!why) lm_buf_append(out, p + i, step, err);
+            if (end) translate_posix(p + i, step, out, &why, err);
+            else if (!why) lm_buf_append(out, p + i, step, err);
         } else {
             if (c == '[') {
                 in_class = 1;

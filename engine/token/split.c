@@ -430,6 +430,12 @@ int lm_split_drops_spaces(const lm_split *p) {
     return p->n && (s->kind == BERT || s->kind == WORDS || (s->kind == SPACES && s->behavior == REMOVED));
 }
 
+int lm_split_asks_first(const lm_split *p) {
+    int asks = 0;
+    for (int i = 0; i < p->n; i++) asks |= p->stages[i].kind == METASPACE && p->stages[i].scheme == LM_MARK_FIRST;
+    return asks;
+}
+
 int lm_split_is_bytes(const lm_split *p) { return p->n && p->stages[p->n - 1].kind == BYTES && !p->stages[p->n - 1].maps; }
 
 void lm_split_free(lm_split *p) {

@@ -248,6 +248,8 @@ void lm_normal_free(lm_normal *p);
 /* Normalize valid UTF-8; what comes out is in scratch, until it is used again, or the text itself. */
 void lm_normal_run(const lm_normal *p, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err);
 void lm_normal_scratch_clear(lm_normal_scratch *scratch);
+/* Is there anything left of the text's first character? Else what comes out does not begin where the text does. */
+int lm_normal_keeps_first(const lm_normal *p, lm_normal_scratch *scratch, const char *text, size_t n, lm_stop stop, lm_err *err);
 int lm_normal_is_local(const lm_normal *p);     /* what it makes of a text is what it makes of the two parts of it, if the
                                                 ** second begins with a space and the first ends with an ASCII letter */
 
@@ -261,6 +263,7 @@ typedef struct lm_split lm_split;
 lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, lm_err *err);
 void lm_split_free(lm_split *p);
 int lm_split_drops_spaces(const lm_split *p);   /* a space is a piece's end, and part of none */
+int lm_split_asks_first(const lm_split *p);     /* it makes a difference where a text begins */
 int lm_split_is_bytes(const lm_split *p);       /* pieces are bytes that the vocabulary spells as characters */
 int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err);   /* LM_MARK_* */
 

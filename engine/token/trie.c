@@ -27,10 +27,7 @@ static void add_children(lm_trie *t, const spellings *s, const uint32_t *ids, ra
         while (r.low < r.high && (uint8_t)s->text[s->at[ids[r.low]] + depth] == byte) r.low++;
         range child = { from, r.low };
         int32_t value = -1;
-        while (child.low < child.high && s->at[ids[child.low] + 1] - s->at[ids[child.low]] == depth + 1) {
-            uint32_t id = ids[child.low++];
-            if (value < 0) value = (int32_t)id;
-        }
+        while (child.low < child.high && s->at[ids[child.low] + 1] - s->at[ids[child.low]] == depth + 1) value = (int32_t)ids[child.low++];
         if (!lm_grow((void **)&t->label, t->n, &caps[0], 1, sizeof *t->label, err) ||
             !lm_grow((void **)&t->value, t->n, &caps[1], 1, sizeof *t->value, err) ||
             !lm_grow((void **)ranges, t->n, &caps[2], 1, sizeof **ranges, err)) return;
@@ -40,7 +37,7 @@ static void add_children(lm_trie *t, const spellings *s, const uint32_t *ids, ra
     }
 }
 
-/* Make the trie of n spellings, which ids numbers; ids is put in order. None may be empty; of equals the first counts. */
+/* Make the trie of n spellings, which ids numbers; ids is put in order. None may be empty; of equals the last counts. */
 void lm_trie_init(lm_trie *t, const char *text, const uint32_t *at, uint32_t *ids, size_t n, lm_err *err) {
     spellings s = { text, at };
     range *ranges = NULL;
