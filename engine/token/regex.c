@@ -185,8 +185,10 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
     lm_regex *re = NULL;
     lm_buf code = {0};
     if (n > PATTERN_MAX) lm_err_set(err, LM_ERROR, "%s: a regex of %zu bytes, wanted at most %d", what, n, PATTERN_MAX);
-    if (!err->code) translate(what, pattern, n, &code, err);
-    lm_buf_append(&code, "", 1, err);
+    size_t head_n = n;
+    const char *tail = lm_pretok_tail(pattern, &head_n);
+    if (!err->code) translate(what, pattern, head_n, &code, err);
+    lm_buf_append(&code, tail, strlen(tail) + 1, err);
     if (!err->code) re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT, err);
     lm_buf_clear(&code);
     return re;
@@ -269,6 +271,7 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
                   lm_err *err) {
     size_t window = 4 * LM_STOP_BYTES;
     int alone = 0;
+    run->asked = at;
     while (!err->code) {
         size_t window_end = end - at > window ? at + window : end, next = LM_MIN(at + (alone ? 0 : PLACES), end);
         while (is_within(text, window_end, end)) window_end--;
@@ -295,8 +298,8 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         } else {
             fail(rc, at, err);
         }
-        if ((run->asked += PLACES) >= LM_STOP_BYTES / 16 || window > 4 * LM_STOP_BYTES) {
-            run->asked = 0;
+        if ((run->places += PLACES) >= LM_STOP_BYTES / 16 || window > 4 * LM_STOP_BYTES) {
+            run->places = 0;
             lm_tok_stopped(run->stop, err);
         }
     }

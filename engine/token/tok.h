@@ -123,7 +123,7 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
 void lm_regex_free(lm_regex *re);
 
 /* What matching needs beside the regex; one call to encode has one. Zeros may be ended. */
-typedef struct { lm_stop stop; size_t asked; void *general, *match, *context, *stack; } lm_regex_run;
+typedef struct { lm_stop stop; size_t asked, places; void *general, *match, *context, *stack; } lm_regex_run;
 
 void lm_regex_begin(lm_regex_run *run, lm_stop stop, lm_err *err);
 void lm_regex_end(lm_regex_run *run);
@@ -155,6 +155,8 @@ const lm_pretok_row *lm_pretok_find(const lm_meta *meta, lm_err *err);
 lm_pretok *lm_pretok_new(const lm_pretok_row *row, lm_err *err);
 void lm_pretok_free(lm_pretok *p);
 const char *lm_pretok_gpt2(void);       /* GPT-2's pattern, for an anchored regex */
+/* The white space at the end of nearly every published pattern, made linear; *n becomes what stands before it. */
+const char *lm_pretok_tail(const char *pattern, size_t *n);
 const char *lm_pretok_linear(const char *pattern, size_t n);    /* the same for a published one; NULL: it is not known */
 
 /* One walk over one text: valid UTF-8 that stays the caller's. */
