@@ -1,4 +1,4 @@
-/* tok.h: what the files of engine/token/ share: the vocabulary, and the pre-tokenizer.
+/* tok.h: what the files of engine/token/ share: the vocabulary, and what each has for the others.
 **
 ** A tokenizer is immutable once built, so that threads may share it: whatever a call to encode needs beside
 ** it lives in that call. */
