@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "tok_harness.h"
 
+#include <pthread.h>
+
 enum { N_FILES = 14 };
 static const char *const g_files[N_FILES] = { "bert", "bert_cased", "gpt2", "roberta", "llama2", "llama3", "qwen2_5", "mistral_nemo",
                                               "gemma3", "deepseek_v3", "xlmr", "t5", "albert", "unigram_bytes" };
@@ -454,6 +456,45 @@ static void test_limit(lm_tok *const *toks) {
 }
 
 /*----------------------------------------------------------------------
+** Threads share a tokenizer, on stacks of 256 KiB */
+
+typedef struct { const lm_tok *t; const char *text; size_t n; unsigned hash; } job;
+
+static void *run_job(void *arg) {
+    job *j = arg;
+    lm_err err = { 0 };
+    lm_ids ids = { 0 };
+    lm_tok_encode(j->t, j->text, j->n, &g_parse, 0, g_never, &ids, &err);
+    j->hash = err.code ? 0 : fold(&ids);
+    lm_ids_clear(&ids);
+    return NULL;
+}
+
+static void test_threads(lm_tok *const *toks) {
+    size_t n;
+    char *text = read_whole("tests/golden/hf_tok_fuzz.txt", &n);
+    for (int f = 0; f < N_FILES && text; f++) {
+        pthread_attr_t attr;
+        pthread_t threads[4];
+        job jobs[4];
+        lm_ids ids = toks[f] ? encode(toks[f], text, n, &g_parse) : (lm_ids){ 0 };
+        pthread_attr_init(&attr);
+        pthread_attr_setstacksize(&attr, 256 << 10);
+        for (int i = 0; i < 4 && toks[f]; i++) {
+            jobs[i] = (job){ toks[f], text, n, 0 };
+            pthread_create(&threads[i], &attr, run_job, &jobs[i]);
+        }
+        for (int i = 0; i < 4 && toks[f]; i++) {
+            pthread_join(threads[i], NULL);
+            CHECK(jobs[i].hash == fold(&ids), "%s: thread %d got other ids", g_files[f], i);
+        }
+        pthread_attr_destroy(&attr);
+        lm_ids_clear(&ids);
+    }
+    free(text);
+}
+
+/*----------------------------------------------------------------------
 ** Damaged files neither crash nor leak, and every allocation may fail */
 
 static void test_mutations(void) {
@@ -544,6 +585,7 @@ int main(void) {
     if (toks[0]) test_gguf_bert(toks[0]);
     test_runs(toks);
     test_limit(toks);
+    test_threads(toks);
     for (int i = 0; i < N_FILES; i++) lm_tok_free(toks[i]);
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
     test_small();

@@ -240,7 +240,9 @@ static void read_types(lm_tok *t, const lm_tokjson *f, int32_t unknown, lm_err *
 
 static const lm_tokjson_family *find_family(const lm_tokjson *f, lm_err *err) {
     const lm_node *model = &f->tree.nodes[f->model];
-    if (!lm_tree_find(&f->tree, model, "type")) return f->is_list ? &lm_unigram_family : f->has_merges ? &lm_bpe_json_family : &lm_wordpiece_family;
+    if (!lm_tree_find(&f->tree, model, "type")) {       /* files of old do not say */
+        return f->is_list ? &lm_unigram_family : f->has_merges ? &lm_bpe_json_family : &lm_wordpiece_family;
+    }
     for (int i = 0; i < LM_COUNT(g_families); i++) {
         if (lm_tree_is(&f->tree, model, "type", g_families[i]->type)) return g_families[i];
     }
@@ -259,14 +261,17 @@ int32_t lm_tokjson_unknown(const lm_tok *t, const lm_tokjson *f, lm_err *err) {
     size_t n;
     if (f->is_list) {
         int64_t id = lm_tree_int(&f->tree, model, "unk_id", -1, err);
-        if (id < -1 || id >= (int64_t)f->n_pieces) lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_id %lld of %zu tokens", (long long)id, f->n_pieces);
+        if (id < -1 || id >= (int64_t)f->n_pieces) {
+            lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_id %lld of %zu tokens", (long long)id, f->n_pieces);
+        }
         return err->code ? -1 : (int32_t)id;
     }
     const char *text = lm_tree_value(&f->tree, lm_tree_find(&f->tree, model, "unk_token"), &n);
     if (!text || err->code) return -1;
     int32_t id = lm_tok_find(t, text, n);
-    if (id < 0 || id >= t->n_pieces) lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60), text);
-    return id;
+    if (id >= 0 && id < t->n_pieces) return id;
+    lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60), text);
+    return -1;
 }
 
 void lm_pipe_open(lm_tok *t, const char *json, size_t n, lm_err *err) {

@@ -17,8 +17,8 @@
 #include <utf8proc.h>
 
 /* What a match may use. Possessive runs keep next to nothing; others may go back. */
-enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384, STACK_MAX = 1 << 20,
-       PATTERN_MAX = 16384 };
+enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384,
+       STACK_MAX = 1 << 20, PATTERN_MAX = 16384 };
 
 struct lm_regex {
     pcre2_general_context *general;     /* our allocator */
@@ -170,7 +170,7 @@ static lm_regex *compile(const char *what, const char *pattern, size_t n, const 
     if (!re->code) lm_err_set(err, LM_NOMEM, "out of memory");
     pcre2_compile_context_free(context);
     /* Where memory may not be both written and run there is no JIT: slower, to the same effect. */
-    if (re->code) re->jit = !pcre2_jit_compile(re->code, anchored ? PCRE2_JIT_COMPLETE : PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
+    if (re->code) re->jit = !pcre2_jit_compile(re->code, PCRE2_JIT_COMPLETE | (anchored ? 0 : PCRE2_JIT_PARTIAL_HARD));
     if (!err->code) return re;
     lm_regex_free(re);
     return NULL;
@@ -221,13 +221,13 @@ void lm_regex_begin(lm_regex_run *run, lm_stop stop, lm_err *err) {
         run->context = pcre2_match_context_create(general);
         run->stack = pcre2_jit_stack_create(STACK_MIN, STACK_MAX, general);
     }
-    if (!run->match || !run->context || !run->stack) {
+    if (!run->match || !run->context) {
         lm_err_set(err, LM_NOMEM, "out of memory");
         return;
     }
     pcre2_set_heap_limit(run->context, HEAP_KIB);
     pcre2_set_callout(run->context, on_callout, run);
-    pcre2_jit_stack_assign(run->context, NULL, run->stack);
+    if (run->stack) pcre2_jit_stack_assign(run->context, NULL, run->stack);     /* else the machine code has 32 KiB */
 }
 
 void lm_regex_end(lm_regex_run *run) {
@@ -276,7 +276,8 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         size_t window_end = end - at > window ? at + window : end, next = LM_MIN(at + (alone ? 0 : PLACES), end);
         while (is_within(text, window_end, end)) window_end--;
         while (is_within(text, next, end)) next++;
-        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0), MATCH_LIMIT));
+        size_t limit = SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0);
+        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(limit, MATCH_LIMIT));
         pcre2_set_offset_limit(run->context, next);
         int rc = match(re, run, text, window_end, at, window_end == end ? 0 : PCRE2_PARTIAL_HARD);
         if (rc >= 0) {

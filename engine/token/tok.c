@@ -457,5 +457,7 @@ void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_opt
     for (size_t i = 0; options->add_special && !has_before && i < t->before.n; i++) lm_ids_append(out, t->before.data[i], err);
     if (t->n_pieces) lm_pipe_encode(&c, text, n, options, err);
     else encode_spans(&c, text, n, options, err);
-    for (size_t i = 0; options->add_special && i < t->after.n && !lm_tok_is_done(&c, err); i++) lm_ids_append(out, t->after.data[i], err);
+    for (size_t i = 0; options->add_special && i < t->after.n && !lm_tok_is_done(&c, err); i++) {
+        lm_ids_append(out, t->after.data[i], err);
+    }
 }

@@ -132,7 +132,12 @@ void lm_regex_end(lm_regex_run *run);
 size_t lm_regex_match(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, lm_err *err);
 
 /* One match after another, as Oniguruma's users find them: an empty one does not follow another at once. */
-typedef struct { const lm_regex *regex; lm_regex_run *run; const char *text; size_t at, end; int has_last; size_t last; } lm_regex_finder;
+typedef struct {
+    const lm_regex *regex;
+    lm_regex_run *run;
+    const char *text; size_t at, end;
+    int has_last; size_t last;          /* where the last match ended */
+} lm_regex_finder;
 
 int lm_regex_find(lm_regex_finder *f, size_t *from, size_t *to, lm_err *err);       /* 0: no more, or err */
 
