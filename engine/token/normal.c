@@ -258,12 +258,13 @@ static void run_step(const step *s, pass *p, lm_regex_run *run, lm_err *err) {
     }
 }
 
-/* All steps, but for those of one kind. */
-static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int but, lm_stop stop,
+/* first: text is a text's first character, and what counts is whether it stays. What a character map drops, `tokenizers`
+** takes for still there. */
+static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int first, lm_stop stop,
                 lm_err *err) {
     for (size_t i = 0, side = 0; i < normal->n && !err->code; i++) {
         const step *s = &normal->steps[i];
-        if (s->kind == but) continue;
+        if (first && (s->kind == CHARSMAP || (s->kind == STRIP && s->flags == STRIP_RIGHT))) continue;
         lm_buf *out = &scratch->buf[side++ % 2];
         out->n = 0;
         if (out->cap < *n) {        /* room at once: growing would copy for longer than stop may wait */
@@ -279,15 +280,14 @@ static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char 
 }
 
 void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err) {
-    run(normal, scratch, text, n, -1, stop, err);
+    run(normal, scratch, text, n, 0, stop, err);
 }
 
-/* What a character map drops, `tokenizers` takes for still there. */
 int lm_normal_keeps_first(const lm_normal *normal, lm_normal_scratch *scratch, const char *text, size_t n, lm_stop stop,
                           lm_err *err) {
     uint32_t cp;
     size_t first_n = n ? (size_t)LM_MAX(lm_utf8_step(text, n, &cp), 1) : 0;
-    run(normal, scratch, &text, &first_n, CHARSMAP, stop, err);
+    run(normal, scratch, &text, &first_n, 1, stop, err);
     return first_n > 0;
 }
 
