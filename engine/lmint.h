@@ -5,7 +5,9 @@
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni) number formats, packing, the kernel table
 **     3 format   file reader meta gguf gguf_write safetensors hf     bytes of a file to a checked tensor list, and back
-**     3 token    tok bpe spm merge pretok chat      text to ids and back
+**     3 token    regex unicode trie                 what the others stand on
+**               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
+**               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
 **     4 model    arch model kv prefix forward       what a model is, its cache, one pass through it
 **     5 run      batch sample embed                 sequences advancing together; texts to vectors
 */
@@ -85,6 +87,9 @@ uint64_t lm_gguf_alignment(const lm_meta *meta, lm_err *err);
 /*======================================================================
 ** Floor 3: token. One tokenizer family a file, behind this table. */
 
+typedef struct lm_pipe lm_pipe;
+typedef struct lm_tok_call lm_tok_call;
+
 typedef struct {
     const char *kind;                   /* the value of tokenizer.ggml.model */
     /* Build t->family_data from the vocabulary, which tok.c has already read. */
@@ -92,9 +97,9 @@ typedef struct {
     void (*close)(lm_tok *t);
     /* Append the ids of valid UTF-8 text, not empty, that holds no special token: the whole text, or what stands
     ** before, between or after such tokens. */
-    void (*encode)(const lm_tok *t, const char *text, size_t n, size_t limit, lm_stop stop, lm_ids *out, lm_err *err);
+    void (*encode)(lm_tok_call *c, const char *text, size_t n, lm_err *err);
 } lm_tok_family;
 
-extern const lm_tok_family lm_bpe_family, lm_spm_family;
+extern const lm_tok_family lm_bpe_family, lm_spm_family, lm_bert_family;
 
 #endif

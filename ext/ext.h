@@ -12,6 +12,7 @@
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
 **     embed.c        from texts and their options to vectors
+**     index.c        what a semantic index keeps, and searching it
 **     query.c        queries that are given as arguments
 **     func_*.c       scalar functions, by noun
 **     window.c       embed_batch and generate_batch, over a frame of rows
@@ -288,6 +289,41 @@ void lm_each_open(lm_each *e, const char *name, sqlite3_value *query, const char
 int lm_each_read(lm_each *e, sqlite3_value **key, sqlite3_value **text, lm_err *err);
 
 /*======================================================================
+** index.c: what an lm_index keeps in its schema, and searching it. */
+enum { LM_INDEX_K_MAX = 4096 /* vec0's */ };
+enum { LM_INDEX_DRAIN = 1, LM_INDEX_SYNC, LM_INDEX_REBUILD };
+
+typedef struct {
+    char *content, *column, *query_prefix;
+    lm_vector_options vector;               /* its prefix is the rows' */
+} lm_index_options;
+
+typedef struct {
+    lm_conn *c;
+    char *schema, *name, *key;              /* key: the source table's INTEGER PRIMARY KEY, once looked up */
+    lm_index_options o;
+    int work; lm_err *inner;                /* what a command of our own, now running, is to do, and how it went */
+} lm_index;
+
+/* Read the arguments of CREATE VIRTUAL TABLE. Whether or not this succeeds, end with the clear. */
+void lm_index_open(lm_index *x, lm_conn *c, const char *schema, const char *name, int n_args, const char *const *args, lm_err *err);
+void lm_index_clear(lm_index *x);
+void lm_index_create(lm_index *x, lm_err *err);                 /* tables and triggers; every row becomes pending */
+void lm_index_drop(lm_index *x, lm_err *err);
+void lm_index_rename(lm_index *x, const char *name, lm_err *err);
+void lm_index_command(lm_index *x, const char *word, lm_err *err);
+
+typedef struct { sqlite3_int64 key; double distance; } lm_hit;
+
+/* Find the k (1 to LM_INDEX_K_MAX) rows nearest to a text or vector, nearest first, pending rows included: they are indexed
+** first, or, where the database cannot be written, embedded for this search. Return *n of them, to be lm_freed. */
+lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err *err);
+/* A statement that gives the keys of the indexed rows: of all, or of one. */
+sqlite3_stmt *lm_index_scan(lm_index *x, const sqlite3_int64 *only, lm_err *err);
+/* Prepare SQL in which {content}, {key} and {body} are the source table and its columns. */
+sqlite3_stmt *lm_index_prepare(const lm_index *x, const char *sql, lm_err *err);
+
+/*======================================================================
 ** vtab.c */
 
 /* Every virtual table of ours begins with this. */
@@ -326,6 +362,7 @@ int lm_vtab_loaded_register(lm_conn *c);
 int lm_vtab_parameters_register(lm_conn *c);
 int lm_vtab_weights_register(lm_conn *c);
 int lm_vtab_vocab_register(lm_conn *c);
+int lm_vtab_index_register(lm_conn *c);
 int lm_vtab_embed_each_register(lm_conn *c);
 int lm_vtab_generate_each_register(lm_conn *c);
 int lm_vtab_split_register(lm_conn *c);

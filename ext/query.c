@@ -8,7 +8,8 @@ sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_c
     sqlite3_stmt *stmt = NULL;
     const char *tail = NULL;
     if (strlen(query.text) != query.n) lm_err_set(err, LM_ERROR, "%s: the query has a NUL inside it", name);
-    char *sql = err->code ? NULL : sqlite3_mprintf("SELECT * FROM (\n%s\n)", query.text);
+    while (query.n && strchr(" \t\r\n;", query.text[query.n - 1])) query.n--;
+    char *sql = err->code ? NULL : sqlite3_mprintf("SELECT * FROM (\n%.*s\n)", (int)query.n, query.text);
     if (!sql) lm_err_set(err, LM_NOMEM, "out of memory");
     if (!err->code && sqlite3_prepare_v2(c->db, sql, -1, &stmt, &tail) != SQLITE_OK) {
         if (sqlite3_errcode(c->db) == SQLITE_ERROR) lm_err_set(err, LM_ERROR, "%s: the query: %s", name, sqlite3_errmsg(c->db));

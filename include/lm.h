@@ -227,15 +227,18 @@ enum { LM_TOK_NORMAL = 1, LM_TOK_UNKNOWN, LM_TOK_CONTROL, LM_TOK_USER, LM_TOK_UN
 typedef struct { size_t start, n; } lm_span;
 
 typedef struct {
-    int add_special;                    /* put BOS before (unless specials begin with it) and EOS after, where the
-                                        ** model asks for them */
-    int parse_special;                  /* spellings of special tokens in the text become those tokens */
+    int add_special;                    /* put what the model asks for about the text: BOS (unless specials begin with
+                                        ** it) and EOS, or a tokenizer.json's template for one text */
+    int parse_special;                  /* spellings of special tokens in the text become those tokens; else only those
+                                        ** of added tokens that are not special do (LM_TOK_USER) */
     const lm_span *specials; size_t n_specials; /* ascending; these always become their tokens, where the
                                         ** vocabulary has one so spelled; else they are text */
 } lm_tok_options;
 
 /* Build the tokenizer that entries tokenizer.ggml.* describe: scalars from meta, arrays from arrays (they
-** may be one and the same). Return NULL without an error when there is none. */
+** may be one and the same). Without a tokenizer.ggml.model it is that of the text tokenizer.huggingface.json in either, a
+** tokenizer.json of Hugging Face's, with bos_token_id, eos_token_id and eog_token_ids (an array) from tokenizer.ggml.*
+** as before; its truncation and padding are not applied. Return NULL without an error when there is none. */
 lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err);
 void lm_tok_free(lm_tok *t);
 
@@ -245,12 +248,14 @@ void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_opt
                    lm_stop stop, lm_ids *out, lm_err *err);
 
 int lm_tok_count(const lm_tok *t);                              /* ids are 0 .. count-1 */
-const char *lm_tok_kind(const lm_tok *t);                       /* "gpt2" (byte-level BPE), "llama" (SentencePiece) … */
+const char *lm_tok_kind(const lm_tok *t);                       /* GGUF: "gpt2" (byte-level BPE), "llama"
+                                        ** (SentencePiece), "bert"; tokenizer.json: "bpe", "wordpiece", "unigram" */
 int lm_tok_type(const lm_tok *t, int32_t id);                   /* LM_TOK_* */
 const char *lm_tok_text(const lm_tok *t, int32_t id, size_t *n);    /* the vocabulary's own spelling */
-const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n);   /* the bytes it adds to a text; specials: their spelling */
+const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n);   /* the bytes it adds to a text; specials: their
+                                        ** spelling, or what a tokenizer.json's decoder makes of it */
 double lm_tok_score(const lm_tok *t, int32_t id);               /* NaN: the vocabulary has none */
-/* Does id's leading space come from the tokenizer rather than the text, where `before` (-1: nothing) precedes it? */
+/* How many leading spaces of id come from the tokenizer rather than the text, where `before` (-1: nothing) precedes it. */
 int lm_tok_drops_space(const lm_tok *t, int32_t before, int32_t id);
 int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n);    /* the special token so spelled, or -1 */
 int32_t lm_tok_bos(const lm_tok *t);                            /* -1: none */

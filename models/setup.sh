@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install what building, testing and fetching need on Debian 12; name the packages where we may not.
 set -eu
-packages="gcc make libc6-dev libsqlite3-dev sqlite3 libpcre2-dev libb2-dev tcl libsqlite3-tcl python3-pip unzip ca-certificates"
+packages="gcc make libc6-dev libsqlite3-dev sqlite3 libpcre2-dev libutf8proc-dev libb2-dev tcl libsqlite3-tcl python3-pip unzip ca-certificates"
 missing=""
 for p in $packages; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -4,7 +4,7 @@
 #include "harness.h"
 
 static const lm_kern *const sets[] = { &lm_scalar_kern, &lm_avx2_kern, &lm_vnni_kern };
-enum { ROWS_MAX = 150, COLS_MAX = 768, COLUMNS_MAX = 19, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
+enum { ROWS_MAX = 150, COLS_MAX = 768, COLUMNS_MAX = 40, BLOCKS_MAX = COLS_MAX / LM_BLOCK };
 
 static uint64_t state = 42;
 static uint32_t random_bits(void) {
@@ -21,7 +21,7 @@ static _Alignas(64) uint8_t packed[(ROWS_MAX + LM_TILE) * COLS_MAX * 4];
 typedef struct {
     int8_t q[COLUMNS_MAX * COLS_MAX * 2];
     float d[COLUMNS_MAX * BLOCKS_MAX];
-    int32_t sum[COLUMNS_MAX * BLOCKS_MAX * 2];
+    int32_t sum[COLUMNS_MAX * BLOCKS_MAX * LM_SUMS];
 } columns;
 static columns first, other;
 
@@ -88,12 +88,11 @@ static float dot(int dtype, const uint8_t *row, const float *column, int k) {
     return acc;
 }
 
-static void check_products(int dtype, int how) {
+/* All rows by all columns, whole and cut in four. */
+static void check_products(int dtype, int how, int rows, int k, int n) {
     const lm_dtype *t = lm_dtype_find(dtype);
     lm_err err = {0};
     lm_mat m;
-    int rows = 1 + (int)(random_bits() % ROWS_MAX), unit = LM_MAX(t->block, LM_BLOCK);
-    int k = unit * (1 + (int)(random_bits() % (unsigned)(COLS_MAX / unit))), n = 1 + (int)(random_bits() % COLUMNS_MAX);
     size_t row_bytes = (size_t)(k / t->block * t->bytes);
     fill_weights(dtype, row_bytes * (size_t)rows, how);
     fill_columns(n, k, how ? how : (int)(random_bits() % 5));
@@ -110,12 +109,26 @@ static void check_products(int dtype, int how) {
         int finite = 1;
         for (int c = 0; c < n; c++) {
             int at = c * k / LM_BLOCK;
-            finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->sum + 2 * at);
+            if (m.format) finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->sum + LM_SUMS * at);
         }
         sets[s]->multiply(&m, 0, m.n_tiles, &columns_in, 0, n, got, (size_t)rows);
         CHECK(finite && !memcmp(got, want, sizeof *got * (size_t)(n * rows)), "%s, %s: %d rows, %d elements, %d columns, how %d",
               sets[s]->name, t->name, rows, k, n, how);
+        int tile = (int)(random_bits() % (unsigned)(m.n_tiles + 1)), column = (int)(random_bits() % (unsigned)(n + 1));
+        memset(got, 0, sizeof got);
+        for (int i = 0; i < 4; i++) {
+            int tile0 = i < 2 ? 0 : tile, c0 = i % 2 ? column : 0;
+            sets[s]->multiply(&m, tile0, i < 2 ? tile : m.n_tiles, &columns_in, c0, i % 2 ? n : column, got, (size_t)rows);
+        }
+        CHECK(!memcmp(got, want, sizeof *got * (size_t)(n * rows)), "%s, %s: %d rows cut at tile %d, %d elements, %d columns cut at %d",
+              sets[s]->name, t->name, rows, tile, k, n, column);
     }
+}
+
+static void check_random_products(int dtype, int how) {
+    int is_float = !lm_format_find(dtype), unit = is_float ? 1 : LM_MAX(lm_dtype_find(dtype)->block, LM_BLOCK);
+    int k = unit * (1 + (int)(random_bits() % (unsigned)(COLS_MAX / unit)));
+    check_products(dtype, how, 1 + (int)(random_bits() % ROWS_MAX), k, 1 + (int)(random_bits() % COLUMNS_MAX));
 }
 
 static void check_elements(void) {
@@ -194,8 +207,14 @@ int main(void) {
     static const int dtypes[] = { LM_F32, LM_F16, LM_BF16, LM_Q4_0, LM_Q4_1, LM_Q5_0, LM_Q5_1, LM_Q8_0, LM_Q2_K, LM_Q3_K,
                                   LM_Q4_K, LM_Q5_K, LM_Q6_K, LM_IQ4_NL };
     for (int i = 0; i < 200; i++) {
-        for (int d = 0; d < LM_COUNT(dtypes); d++) check_products(dtypes[d], i < 12 ? i % 4 : 0);
+        for (int d = 0; d < LM_COUNT(dtypes); d++) check_random_products(dtypes[d], i < 12 ? i % 4 : 0);
         check_elements();
+    }
+    for (int n = 1; n <= COLUMNS_MAX; n++) {        /* every width, with odd rows and elements */
+        for (int d = 0; d < LM_COUNT(dtypes); d++) {
+            int k = lm_format_find(dtypes[d]) ? LM_MAX(lm_dtype_find(dtypes[d])->block, LM_BLOCK) : 1 + n * 7 % 61;
+            check_products(dtypes[d], 0, 1 + n * 13 % 67, k, n);
+        }
     }
     check_finite();
     return finish_tests();

@@ -326,7 +326,7 @@ static void test_refusals(void) {
     add_text(&m, "tokens", "a");
     check_refused(__LINE__, &m, "tokenizer.ggml.tokens: wanted an array of texts");
     add_text(&m, "model", "abacus");
-    check_refused(__LINE__, &m, "no tokenizer of kind 'abacus' (have: gpt2, llama)");
+    check_refused(__LINE__, &m, "no tokenizer of kind 'abacus' (have: gpt2, llama, bert)");
 
     add_text(&m, "pre", "gpt-2");
     lm_tok *none = make(&m, &err);

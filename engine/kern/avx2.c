@@ -6,7 +6,7 @@
 #include "kern.h"
 #include "elem.h"
 
-enum { LANES = 8, COLUMNS = 4 };
+enum { LANES = 8, COLUMNS = 4, FLOAT_COLUMNS = 6 };
 
 typedef __m256 vf;
 typedef __m256i vb;
@@ -61,9 +61,13 @@ INLINE __m256i plane(const vb *w, const int n, const int bits, const int8_t *x) 
     return sum;
 }
 
-INLINE vf dot(const vb *w, const int n, const int bits, const int8_t *x, int sum) {
-    __m256i s = _mm256_add_epi32(_mm256_slli_epi32(plane(w, n, bits, x), 7), plane(w, n, bits, x + 32));
-    return _mm256_cvtepi32_ps(bits == 8 ? s : _mm256_sub_epi32(s, _mm256_set1_epi32(sum)));
+INLINE void dots(const vb *w, const int groups, const int bits, const int offset, const lm_planes x, const int n, vf *out) {
+    for (int c = 0; c < n; c++) {
+        const int8_t *q = x.q + (size_t)c * x.step;
+        __m256i s = _mm256_add_epi32(_mm256_slli_epi32(plane(w, groups, bits, q), 7), plane(w, groups, bits, q + 32));
+        if (bits < 8 && offset) s = _mm256_sub_epi32(s, _mm256_set1_epi32(offset * x.sum[(size_t)c * x.sum_step]));
+        out[c] = _mm256_cvtepi32_ps(s);
+    }
 }
 
 #include "gemm.h"

@@ -4,7 +4,7 @@
 #include "simd.h"
 
 static int quantise(const float *x, int k, int8_t *q, float *d, int32_t *sum) {
-    for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += 2 * LM_BLOCK) {
+    for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += 2 * LM_BLOCK, sum += LM_SUMS) {
         v16 low = v16_load(x), high = v16_load(x + 16);
         uint32_t bits = v16_max_bits(low, high);
         float amax;
@@ -13,11 +13,12 @@ static int quantise(const float *x, int k, int8_t *q, float *d, int32_t *sum) {
         if (amax < 1e-30f) {
             memset(q, 0, 2 * LM_BLOCK);
             d[b] = 0;
-            sum[2 * b] = sum[2 * b + 1] = 0;
+            memset(sum, 0, LM_SUMS * sizeof *sum);
         } else {
             v16 inverse = v16_set((float)LM_LEVELS / amax);
-            sum[2 * b] = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
-            sum[2 * b + 1] = v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
+            sum[0] = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
+            sum[1] = v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
+            sum[2] = sum[0] + sum[1];
             d[b] = amax / (float)LM_LEVELS;
         }
     }

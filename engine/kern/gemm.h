@@ -2,19 +2,20 @@
 ** vector words:
 **
 **     LANES                        rows a float vector holds: 16, or 8 with the tile done in two halves
-**     COLUMNS                      columns whose sums stay in registers: 4 or 8
+**     COLUMNS, FLOAT_COLUMNS       columns whose sums stay in registers, of blocks; of floats, two vectors of rows each
 **     vf, vb                       LANES floats; LANES groups of 4 bytes
 **     vf_load vf_load_part vf_store_part vf_set vf_mul vf_fma
 **     vf_half vf_bf16 vf_byte      LANES floats from 16-bit numbers, from signed bytes
 **     vb_load vb_or                bytes
 **     vb_bits(v, shift, mask)      every byte shifted right (left when negative) and masked
 **     vb_level(codes)              lm_iq4_levels of the codes, 128 put on
-**     dot(w, n, bits, x, sum)      n groups of 4 unsigned bytes by x: LANES exact sums, as floats, less
-**                                  sum; with 8 bits the 128 on each w counts as taken off by that sum
+**     dots(w, groups, bits, offset, x, n, out)     groups of 4 unsigned bytes by n columns: LANES exact sums each, as
+**                                  floats, with offset taken off every w
 **
 ** A format is a row of constants; the loop over blocks and columns, blocks_tile, stands here once. */
 
-enum { HALVES = LM_TILE / LANES, DEPTH = 256, TOGETHER = 4 };
+/* Float products take two vectors of rows at a time: a broadcast number of x serves both. */
+enum { HALVES = LM_TILE / LANES, VECTORS = 2, TOGETHER = VECTORS / HALVES, DEPTH = 256 };
 
 /* lm_format, as constants to the compiler. */
 typedef struct { int bits, offset, sub, is_k, has_min, has_level; } format;
@@ -67,7 +68,7 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
     const size_t vectors = 64 * (size_t)(LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits));
     size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks;
     vf acc[COLUMNS], d[2], min[2], head_d = vf_set(0), head_m = head_d;
-    for (int c = 0; c < n; c++) acc[c] = vf_set(0);
+    UNROLL for (int c = 0; c < n; c++) acc[c] = vf_set(0);
     for (size_t b = 0; b < n_blocks; b++, at++, data += m->block_bytes) {
         vb w[8];
         if (b % (size_t)blocks_a_head == 0) {
@@ -81,53 +82,57 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
             d[s] = f.is_k ? vf_mul(head_d, vf_byte(scale)) : head_d;
             min[s] = f.is_k && f.has_min ? vf_mul(vf_mul(head_m, vf_set(-1)), vf_byte(scale + LM_TILE * subs)) : head_m;
         }
-        for (int c = 0; c < n; c++) {
-            size_t i = at + (size_t)c * n_blocks;
-            const int32_t *sums = x->sum + 2 * i;
-            vf dx = vf_set(x->d[i]);
-            for (int s = 0; s < subs; s++) {
-                int sum = subs == 2 ? sums[s] : sums[0] + sums[1];
-                vf product = dot(w + groups * s, groups, wide, x->q + i * 2 * LM_BLOCK + 16 * s, offset ? offset * sum : 0);
-                acc[c] = vf_fma(product, vf_mul(d[s], dx), acc[c]);
-                if (f.has_min) acc[c] = vf_fma(vf_mul(min[s], dx), vf_set((float)sum), acc[c]);
+        for (int i = 0; i < subs; i++) {
+            lm_planes columns = { x->q + at * 2 * LM_BLOCK + 16 * i, n_blocks * 2 * LM_BLOCK,
+                               x->sum + at * LM_SUMS + (subs == 2 ? i : LM_SUMS - 1), n_blocks * LM_SUMS };
+            vf products[COLUMNS];
+            dots(w + groups * i, groups, wide, offset, columns, n, products);
+            UNROLL for (int c = 0; c < n; c++) {
+                vf dx = vf_set(x->d[at + (size_t)c * n_blocks]);
+                acc[c] = vf_fma(products[c], vf_mul(d[i], dx), acc[c]);
+                if (f.has_min) acc[c] = vf_fma(vf_mul(min[i], dx), vf_set((float)columns.sum[(size_t)c * columns.sum_step]), acc[c]);
             }
         }
     }
-    for (int c = 0; c < n; c++) vf_store_part(out + (size_t)(c0 + c) * stride, acc[c], rows);
+    UNROLL for (int c = 0; c < n; c++) vf_store_part(out + (size_t)(c0 + c) * stride, acc[c], rows);
 }
 
-/* The same with weights that are floats (k, 16), for elements k0..k1-1; from k0 > 0 on the sums so far are in out.
-** tiles of them stand tile_bytes apart: with one column, several chains of additions hide each other's latency. */
-INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, const int tiles, int k0, int k1, int rows,
+/* The same with weights that are floats (k, 16), for elements k0..k1-1; from k0 > 0 on the sums so far are in out. w is the
+** first of `vectors` vectors of rows; tiles stand tile_bytes apart. */
+INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, const int vectors, int k0, int k1, int rows,
                         const lm_columns *x, int c0, const int n, float *out, size_t stride) {
-    const size_t size = dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t);
-    const float *columns = x->x + (size_t)c0 * (size_t)x->k;
-    vf acc[COLUMNS];
-    for (int i = 0; i < tiles * n; i++) {
-        int lanes = i / n + 1 == tiles ? rows : LANES;
-        acc[i] = k0 ? vf_load_part(out + (size_t)(c0 + i % n) * stride + i / n * LM_TILE, lanes) : vf_set(0);
+    const size_t size = dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t), step = (size_t)x->k;
+    const float *columns = x->x + (size_t)c0 * step + k0;
+    vf acc[VECTORS * FLOAT_COLUMNS], wk[VECTORS];
+    out += (size_t)c0 * stride;
+    for (int i = 0; i < vectors * n; i++) {
+        int row = i / n * LANES, lanes = LM_MAX(LM_MIN(rows - row, LANES), 0);
+        acc[i] = k0 ? vf_load_part(out + (size_t)(i % n) * stride + row, lanes) : vf_set(0);
     }
-    for (int k = k0; k < k1; k++, w += LM_TILE * size) {
-        for (int t = 0; t < tiles; t++) {
-            const uint8_t *at = w + (size_t)t * tile_bytes;
-            vf wk = dtype == LM_F32 ? vf_load((const float *)at) : dtype == LM_F16 ? vf_half(at) : vf_bf16(at);
-            for (int c = 0; c < n; c++) acc[t * n + c] = vf_fma(wk, vf_set(columns[(size_t)c * (size_t)x->k + (size_t)k]), acc[t * n + c]);
+    for (int k = k0; k < k1; k++, w += LM_TILE * size, columns++) {
+        for (int v = 0; v < vectors; v++) {
+            const uint8_t *at = w + (size_t)(v / HALVES) * tile_bytes + (size_t)(v % HALVES * LANES) * size;
+            wk[v] = dtype == LM_F32 ? vf_load((const float *)at) : dtype == LM_F16 ? vf_half(at) : vf_bf16(at);
+        }
+        for (int c = 0; c < n; c++) {
+            vf xk = vf_set(columns[(size_t)c * step]);
+            for (int v = 0; v < vectors; v++) acc[v * n + c] = vf_fma(wk[v], xk, acc[v * n + c]);
         }
     }
-    for (int i = 0; i < tiles * n; i++) {
-        int lanes = i / n + 1 == tiles ? rows : LANES;
-        vf_store_part(out + (size_t)(c0 + i % n) * stride + i / n * LM_TILE, acc[i], lanes);
+    for (int i = 0; i < vectors * n; i++) {
+        int row = i / n * LANES, lanes = LM_MAX(LM_MIN(rows - row, LANES), 0);
+        vf_store_part(out + (size_t)(i % n) * stride + row, acc[i], lanes);
     }
 }
 
-/* Call CALL(c, n) over columns c0..c1-1 in the widths that are compiled. */
-#define IN_GROUPS(CALL)                                       \
-    do {                                                      \
-        int c = c0;                                           \
-        for (; COLUMNS == 8 && c + 8 <= c1; c += 8) CALL(c, COLUMNS); \
-        for (; c + 4 <= c1; c += 4) CALL(c, 4);               \
-        for (; c + 2 <= c1; c += 2) CALL(c, 2);               \
-        for (; c < c1; c++) CALL(c, 1);                       \
+/* Call CALL(c, n) over columns c0..c1-1 in the widths that are compiled, at most most. */
+#define IN_GROUPS(CALL, most)                             \
+    do {                                                  \
+        int c = c0;                                       \
+        for (; c + most <= c1; c += most) CALL(c, most);  \
+        for (; c + 4 <= c1; c += 4) CALL(c, 4);           \
+        for (; c + 2 <= c1; c += 2) CALL(c, 2);           \
+        for (; c < c1; c++) CALL(c, 1);                   \
     } while (0)
 
 typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
@@ -137,7 +142,7 @@ typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int 
     static void name(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1, \
                      float *out, size_t stride) {                                                                  \
         static const format f = { __VA_ARGS__ };                                                                   \
-        IN_GROUPS(BLOCKS_CALL);                                                                                    \
+        IN_GROUPS(BLOCKS_CALL, COLUMNS);                                                                           \
     }
 #define BLOCKS_CALL(c, n) blocks_tile(f, m, data, half, rows, x, c, n, out, stride)
 /*           bits offset sub k min level */
@@ -158,47 +163,49 @@ static const blocks_call g_blocks[] = {
     [LM_Q2_K] = q2_k, [LM_Q3_K] = q3_k, [LM_Q4_K] = q4_k, [LM_Q5_K] = q5_k, [LM_Q6_K] = q6_k,
 };
 
-#define FLOATS_CALL(c, n) floats_tile(dtype, w, 0, 1, k0, k1, rows, x, c, n, out, stride)
-INLINE void floats_of(const int dtype, const uint8_t *w, int k0, int k1, int rows, const lm_columns *x, int c0, int c1,
-                      float *out, size_t stride) {
-    IN_GROUPS(FLOATS_CALL);
-}
+typedef void (*floats_call)(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x, int c0, int c1,
+                            float *out, size_t stride);
+
+#define FLOATS(name, dtype, vectors)                                                                                \
+    static void name(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x, int c0, int c1, \
+                     float *out, size_t stride) {                                                                   \
+        static const int type = dtype, many = vectors;                                                              \
+        IN_GROUPS(FLOATS_CALL, FLOAT_COLUMNS);                                                                      \
+    }
+#define FLOATS_CALL(c, n) floats_tile(type, w, tile_bytes, many, k0, k1, rows, x, c, n, out, stride)
+FLOATS(f32, LM_F32, VECTORS)
+FLOATS(f16, LM_F16, VECTORS)
+FLOATS(bf16, LM_BF16, VECTORS)
+FLOATS(f32_last, LM_F32, HALVES)        /* a tile that has no other beside it */
+FLOATS(f16_last, LM_F16, HALVES)
+FLOATS(bf16_last, LM_BF16, HALVES)
 
 /* Any matrix by float columns: floats as they are, blocks decoded a stretch at a time (the exact path). */
-static void floats(const lm_mat *m, int t, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
-                   float *out, size_t stride) {
-    float decoded[DEPTH * LM_TILE];
-    const uint8_t *lanes = (const uint8_t *)(decoded + LANES * half);
-    if (m->dtype == LM_F32) floats_of(LM_F32, data + 4 * LANES * half, 0, m->cols, rows, x, c0, c1, out, stride);
-    if (m->dtype == LM_F16) floats_of(LM_F16, data + 2 * LANES * half, 0, m->cols, rows, x, c0, c1, out, stride);
-    if (m->dtype == LM_BF16) floats_of(LM_BF16, data + 2 * LANES * half, 0, m->cols, rows, x, c0, c1, out, stride);
-    for (int k = 0; m->format && k < m->cols; k += DEPTH) {
-        int end = LM_MIN(k + DEPTH, m->cols);
-        lm_mat_floats(m, t, k, end, decoded);
-        floats_of(LM_F32, lanes, k, end, rows, x, c0, c1, out, stride);
+static void multiply_floats(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
+    floats_call pair = m->dtype == LM_F16 ? f16 : m->dtype == LM_BF16 ? bf16 : f32;
+    floats_call last = m->dtype == LM_F16 ? f16_last : m->dtype == LM_BF16 ? bf16_last : f32_last;
+    for (int t = first, step; t < end; t += step) {
+        const uint8_t *data = m->data + (size_t)t * m->tile_bytes;
+        int row = t * LM_TILE, rows = m->rows - row;
+        float decoded[DEPTH * LM_TILE];
+        step = m->format || t + TOGETHER > end ? 1 : TOGETHER;
+        if (!m->format) (step == 1 ? last : pair)(data, m->tile_bytes, 0, m->cols, rows, x, c0, c1, out + row, stride);
+        for (int k = 0; m->format && k < m->cols; k += DEPTH) {
+            int stop = LM_MIN(k + DEPTH, m->cols);
+            lm_mat_floats(m, t, k, stop, decoded);
+            f32_last((const uint8_t *)decoded, 0, k, stop, rows, x, c0, c1, out + row, stride);
+        }
     }
 }
 
-/* One column, TOGETHER tiles of floats at once. */
-static void floats_together(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c, float *out,
-                            size_t stride) {
-    size_t step = m->tile_bytes;
-    if (m->dtype == LM_F32) floats_tile(LM_F32, data + 4 * LANES * half, step, TOGETHER, 0, m->cols, rows, x, c, 1, out, stride);
-    else if (m->dtype == LM_F16) floats_tile(LM_F16, data + 2 * LANES * half, step, TOGETHER, 0, m->cols, rows, x, c, 1, out, stride);
-    else floats_tile(LM_BF16, data + 2 * LANES * half, step, TOGETHER, 0, m->cols, rows, x, c, 1, out, stride);
-}
-
 static void multiply(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
-    for (int t = first, step; t < end; t += step) {
-        int together = !m->format && c1 - c0 == 1 && t + TOGETHER <= end && (t + TOGETHER) * LM_TILE <= m->rows;
-        const uint8_t *data = m->data + (size_t)t * m->tile_bytes;
-        step = together ? TOGETHER : 1;
-        for (int half = 0; half < HALVES; half++) {
-            int row = t * LM_TILE + half * LANES, rows = LM_MIN(m->rows - row, LANES);
-            if (rows <= 0) break;
-            if (together) floats_together(m, data, half, LANES, x, c0, out + row, stride);
-            else if (!x->q || !m->format) floats(m, t, data, half, rows, x, c0, c1, out + row, stride);
-            else g_blocks[m->dtype](m, data, half, rows, x, c0, c1, out + row, stride);
-        }
+    if (!x->q || !m->format) {
+        multiply_floats(m, first, end, x, c0, c1, out, stride);
+        return;
+    }
+    for (int half = first * HALVES; half < end * HALVES && half * LANES < m->rows; half++) {
+        const uint8_t *data = m->data + (size_t)(half / HALVES) * m->tile_bytes;
+        int row = half * LANES;
+        g_blocks[m->dtype](m, data, half % HALVES, LM_MIN(m->rows - row, LANES), x, c0, c1, out + row, stride);
     }
 }

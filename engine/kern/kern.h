@@ -31,7 +31,7 @@
 
 #include "../lmint.h"
 
-enum { LM_TILE = 16, LM_BLOCK = 32, LM_PAGE = 64, LM_LEVELS = 127 * 128 };
+enum { LM_TILE = 16, LM_BLOCK = 32, LM_PAGE = 64, LM_LEVELS = 127 * 128, LM_SUMS = 3 };
 
 /* A block of a quantised format as integers. */
 typedef struct {
@@ -72,8 +72,15 @@ typedef struct {
     const float *x;                 /* (n, k) */
     int8_t *q;                      /* (n, k / 32, 2, 32): a block's high bytes, then its low ones */
     float *d;                       /* (n, k / 32): scale */
-    int32_t *sum;                   /* (n, k / 32, 2): sums of the q of a block's two halves */
+    int32_t *sum;                   /* (n, k / 32, 3): sums of the q of a block's two halves, and of both */
 } lm_columns;
+
+/* Some blocks of neighbouring columns, as the sets' dots want them: each step bytes after the last, their sums sum_step
+** apart. */
+typedef struct {
+    const int8_t *q; size_t step;
+    const int32_t *sum; size_t sum_step;
+} lm_planes;
 
 /* One query vector on its way through the pages of its sequence. */
 typedef struct {

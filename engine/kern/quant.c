@@ -106,7 +106,11 @@ static void encode_q8_0(const float *x, void *out, int64_t n) {
         for (int e = 0; e < 32; e++) most = fmaxf(most, fabsf(x[e]));
         put_half(b, lm_f32_to_f16(most / 127));
         float d = f16_at(b);
-        for (int e = 0; e < 32; e++) b[2 + e] = (uint8_t)(int8_t)(d > 0 ? LM_MAX(LM_MIN(rintf(x[e] / d), 127), -127) : 0);
+        for (int e = 0; e < 32; e++) {
+            float q = d > 0 ? x[e] / d : 0;
+            q = q + 0x1.8p23f - 0x1.8p23f;              /* to the nearest integer, ties to even */
+            b[2 + e] = (uint8_t)(int8_t)LM_MAX(LM_MIN(q, 127.0f), -127.0f);
+        }
     }
 }
 

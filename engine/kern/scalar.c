@@ -17,7 +17,7 @@ static void multiply_blocks(const lm_mat *w, int tile, int r, const lm_columns *
             size_t at = (size_t)(c0 + c) * (size_t)n_blocks + (size_t)b;
             const int8_t *q = x->q + at * 2 * LM_BLOCK;
             for (int e = 0; e < LM_BLOCK; e += sub) {
-                int s = 0, sum = sub == LM_BLOCK ? x->sum[2 * at] + x->sum[2 * at + 1] : x->sum[2 * at + (size_t)(e / sub)];
+                int s = 0, sum = x->sum[LM_SUMS * at + (size_t)(sub == LM_BLOCK ? LM_SUMS - 1 : e / sub)];
                 for (int i = e; i < e + sub; i++) s += wq[i] * (128 * q[i] + q[LM_BLOCK + i]);
                 acc[c] = fmaf((float)s, d[e / sub] * x->d[at], acc[c]);
                 if (w->format->has_min) acc[c] = fmaf(min[e / sub] * x->d[at], (float)sum, acc[c]);

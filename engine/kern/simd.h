@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")     /* where arrays must become registers */
 
 #if defined(__AVX512F__)
 /*---------------------------------------------------------------------- */

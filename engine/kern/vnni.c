@@ -4,7 +4,7 @@
 #include "kern.h"
 #include "elem.h"
 
-enum { LANES = 16, COLUMNS = 8 };
+enum { LANES = 16, COLUMNS = 8, FLOAT_COLUMNS = 10 };
 
 typedef __m512 vf;
 typedef __m512i vb;
@@ -39,18 +39,29 @@ INLINE __m512i four(const int8_t *x) {
     return _mm512_set1_epi32(bytes);
 }
 
-/* The high bytes, times 128, and the low ones; two chains each halve the latency of a single column. */
-INLINE vf dot(const vb *w, const int n, const int bits, const int8_t *x, int sum) {
+/* The high bytes, times 128, and the low ones. Eight columns are chains of additions enough to hide each other's latency,
+** and the 128 on full bytes is taken off before the shift, as the sum once; fewer columns are split. */
+INLINE void dots(const vb *w, const int groups, const int bits, const int offset, const lm_planes x, const int n, vf *out) {
+    const int parts = n >= 8 ? 1 : n >= 2 ? 2 : 4, early = parts == 1 && offset == 128;
+    __m512i s[2 * COLUMNS];
     (void)bits;
-    __m512i a = _mm512_setzero_si512(), b = a, c = _mm512_set1_epi32(-sum), d = a;
-    for (int j = 0; j < n; j += 2) {
-        a = _mm512_dpbusd_epi32(a, w[j], four(x + 4 * j));
-        b = _mm512_dpbusd_epi32(b, w[j + 1], four(x + 4 * j + 4));
-        c = _mm512_dpbusd_epi32(c, w[j], four(x + 4 * j + 32));
-        d = _mm512_dpbusd_epi32(d, w[j + 1], four(x + 4 * j + 36));
+    UNROLL for (int i = 0; i < parts * n; i++) {
+        s[i] = early ? _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(x.sum[(size_t)i * x.sum_step])) : _mm512_setzero_si512();
     }
-    __m512i high = _mm512_slli_epi32(_mm512_add_epi32(a, b), 7);
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(high, _mm512_add_epi32(c, d)));
+    UNROLL for (int step = 0; step < 2 * groups; step++) {
+        const int low = parts == 1 ? step / groups : step % 2, j = parts == 1 ? step % groups : step / 2;
+        if (parts == 1 && step == groups) UNROLL for (int i = 0; i < n; i++) s[i] = _mm512_slli_epi32(s[i], 7);
+        UNROLL for (int c = 0; c < n; c++) {
+            const int i = c + (parts == 1 ? 0 : parts == 2 ? low : 2 * (j % 2) + low) * n;
+            s[i] = _mm512_dpbusd_epi32(s[i], w[j], four(x.q + (size_t)c * x.step + 32 * low + 4 * j));
+        }
+    }
+    UNROLL for (int c = 0; c < n; c++) {
+        if (parts == 4) s[c] = _mm512_add_epi32(s[c], s[c + 2 * n]), s[c + n] = _mm512_add_epi32(s[c + n], s[c + 3 * n]);
+        if (parts > 1) s[c] = _mm512_add_epi32(_mm512_slli_epi32(s[c], 7), s[c + n]);
+        if (offset && !early) s[c] = _mm512_sub_epi32(s[c], _mm512_set1_epi32(offset * x.sum[(size_t)c * x.sum_step]));
+        out[c] = _mm512_cvtepi32_ps(s[c]);
+    }
 }
 
 #include "gemm.h"

@@ -1,16 +1,18 @@
 /* forward.c: one pass of rows (tokens of any number of sequences) through the decoder: one story.
 **
-** Each step of a layer is a section of the pool: either item = row (norms, rope, activations, quantising) or
-** item = a stretch of weight tiles (products), or item = some rows and heads (attention). Every output is
+** Each step of a layer is a section of the pool: either item = some rows (norms, rope, activations, quantising) or
+** item = a stretch of weight tiles by some columns (products), or item = some rows and heads (attention). Every output is
 ** computed whole by one item in a fixed order, so neither the split nor the company of a row shows. */
 #include "model.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
-enum { QUERIES_MAX = 128, PARTY_MAX = 8 };
+/* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
+** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items. */
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEMS = 8 };
 
-/* Rows of one sequence that are attended together. */
+/* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
 
 /* Stretches that one item attends: one, or several of a row each whose sequences begin with the same pages. */
@@ -22,6 +24,7 @@ struct lm_pass {
     int exact, max_rows, max_out;
     const lm_row *rows;
     int n;                              /* rows of this pass */
+    void *memory;                       /* what follows, in one block */
     float *x;                           /* (n, n_embd): the residual stream */
     float *delta;                       /* (n, n_embd): what the last half layer adds to it */
     float *normed;                      /* (n, n_embd) */
@@ -37,7 +40,9 @@ struct lm_pass {
     int layer;
     const lm_mat *products[3];          /* weights that multiply `in` in the current section, and where to */
     float *products_out[3];
-    int n_products, n_columns, tiles_an_item;
+    int n_products, n_columns, chunk, tiles_an_item, items_a_chunk;
+    void (*step)(lm_pass *p, int i);    /* of the current section by rows */
+    int n_step, rows_an_item;
     _Atomic int bad_layer;              /* first layer whose activations were not finite, or INT_MAX */
 };
 
@@ -62,13 +67,18 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->x, n * (size_t)h->n_embd, sizeof(float) }, { &p->delta, n * (size_t)h->n_embd, sizeof(float) },
         { &p->normed, n * (size_t)h->n_embd, sizeof(float) }, { &p->q, n * heads, sizeof(float) },
         { &p->k, n * kv, sizeof(float) }, { &p->v, n * kv, sizeof(float) }, { &p->mixed, n * heads, sizeof(float) },
-        { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, n * (size_t)h->n_ff, sizeof(float) },
+        { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, m->layer[0][LM_GATE].data ? n * (size_t)h->n_ff : 0, sizeof(float) },
         { &p->cosine, n * (size_t)h->n_rot, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot, sizeof(float) },
         { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK * 2, 1 },
-        { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, 2 * blocks, sizeof(int32_t) },
+        { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
         { &p->stretches, n, sizeof(stretch) }, { &p->parties, n, sizeof(party) },
     };
-    for (int i = 0; i < LM_COUNT(parts); i++) *(void **)parts[i].at = lm_calloc(parts[i].n, parts[i].size, err);
+    size_t total = 0, at = 0;
+    for (int i = 0; i < LM_COUNT(parts); i++) total += (parts[i].n * parts[i].size + 63) & ~(size_t)63;
+    p->memory = lm_alloc(total, err);
+    for (int i = 0; i < LM_COUNT(parts); at += (parts[i].n * parts[i].size + 63) & ~(size_t)63, i++) {
+        *(void **)parts[i].at = (char *)p->memory + at;
+    }
     if (err->code) {
         lm_pass_free(p);
         return NULL;
@@ -78,9 +88,8 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
 
 void lm_pass_free(lm_pass *p) {
     if (!p) return;
-    void *parts[] = { p->x, p->delta, p->normed, p->q, p->k, p->v, p->mixed, p->gate, p->up, p->cosine, p->sine, p->logits,
-                      p->quants, p->in.d, p->in.sum, p->stretches, p->parties, p };
-    for (int i = 0; i < LM_COUNT(parts); i++) lm_free(parts[i]);
+    lm_free(p->memory);
+    lm_free(p);
 }
 
 int lm_pass_rows(const lm_pass *p) { return p->max_rows; }
@@ -107,19 +116,19 @@ static void not_finite(lm_pass *p) {
 
 static void quantise_row(lm_pass *p, int i) {
     size_t k = (size_t)p->in.k, blocks = k / LM_BLOCK, at = (size_t)i;
-    if (!p->in.q) return;
-    if (!p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k * 2, p->in.d + at * blocks, p->in.sum + 2 * at * blocks)) {
+    if (p->in.q && !p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k * 2, p->in.d + at * blocks, p->in.sum + LM_SUMS * at * blocks)) {
         not_finite(p);
     }
 }
 
 static void multiply_item(void *arg, int item) {
     lm_pass *p = arg;
-    int first = item * p->tiles_an_item, end = first + p->tiles_an_item;
+    int first = item % p->items_a_chunk * p->tiles_an_item, end = first + p->tiles_an_item;
+    int c0 = item / p->items_a_chunk * p->chunk, c1 = LM_MIN(c0 + p->chunk, p->n_columns);
     for (int i = 0; i < p->n_products && end > 0; i++) {
         const lm_mat *w = p->products[i];
         int from = LM_MAX(first, 0), to = LM_MIN(end, w->n_tiles);
-        if (from < to) p->kern->multiply(w, from, to, &p->in, 0, p->n_columns, p->products_out[i], (size_t)w->rows);
+        if (from < to) p->kern->multiply(w, from, to, &p->in, c0, c1, p->products_out[i], (size_t)w->rows);
         first -= w->n_tiles;
         end -= w->n_tiles;
     }
@@ -132,16 +141,32 @@ static void add_product(lm_pass *p, const lm_mat *w, float *out) {
 
 /* Run the products added since the last run, as one section. */
 static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
-    int tiles = 0;
+    int tiles = 0, chunk = LM_MAX(CHUNK_BYTES / (p->in.k * (int)sizeof(float)) & ~15, 16), chunks = (n_columns + chunk - 1) / chunk;
     for (int i = 0; i < p->n_products; i++) tiles += p->products[i]->n_tiles;
+    int most = tiles * chunks / (lm_threads() * ITEMS);
     p->n_columns = n_columns;
-    p->tiles_an_item = LM_MAX(tiles / (lm_threads() * 8), 1);
-    lm_pool_run(multiply_item, p, (tiles + p->tiles_an_item - 1) / p->tiles_an_item, stop, err);
+    p->chunk = chunk;
+    p->tiles_an_item = most > 0 ? (most + 1) & ~1 : 1;
+    p->items_a_chunk = (tiles + p->tiles_an_item - 1) / p->tiles_an_item;
+    lm_pool_run(multiply_item, p, p->items_a_chunk * chunks, stop, err);
     p->n_products = 0;
 }
 
 /*----------------------------------------------------------------------
 ** Steps by row. */
+static void rows_item(void *arg, int item) {
+    lm_pass *p = arg;
+    int first = item * p->rows_an_item, end = LM_MIN(first + p->rows_an_item, p->n_step);
+    for (int i = first; i < end; i++) p->step(p, i);
+}
+
+static void run_rows(lm_pass *p, void (*step)(lm_pass *p, int i), int n, lm_stop stop, lm_err *err) {
+    p->step = step;
+    p->n_step = n;
+    p->rows_an_item = LM_MAX(n / (lm_threads() * ITEMS), 1);
+    lm_pool_run(rows_item, p, (n + p->rows_an_item - 1) / p->rows_an_item, stop, err);
+}
+
 static void add_bias(lm_pass *p, float *x, const lm_mat *bias) {
     if (bias->data) p->kern->add(x, lm_model_vector(bias), bias->cols);
 }
@@ -161,8 +186,7 @@ static void add_row(lm_pass *p, float *x, const lm_mat *table, int row, int i) {
     p->kern->add(x, scratch, table->cols);
 }
 
-static void start_row(void *arg, int i) {
-    lm_pass *p = arg;
+static void start_row(lm_pass *p, int i) {
     const lm_hparams *h = &p->m->h;
     size_t half = (size_t)h->n_rot / 2;
     float *x = p->x + (size_t)i * (size_t)h->n_embd;
@@ -202,28 +226,26 @@ static void end_half(lm_pass *p, int i, half_end e) {
     if (e.out_norm->data) norm(p, x, e.out_norm, e.out_norm_bias, x);
 }
 
-/* normed = norm(x), or x itself where there is no such norm; quantised. */
+/* What half a layer works on: normed = norm(x), or x itself where there is no such norm; quantised. */
+static float *input_of(const lm_pass *p, const lm_mat *weight) { return weight->data ? p->normed : p->x; }
+
 static void begin_half(lm_pass *p, int i, const lm_mat *weight) {
-    size_t n = (size_t)p->m->h.n_embd, at = (size_t)i * n;
+    size_t at = (size_t)i * (size_t)p->m->h.n_embd;
     if (weight->data) norm(p, p->x + at, weight, NULL, p->normed + at);
-    else memcpy(p->normed + at, p->x + at, n * sizeof(float));
     quantise_row(p, i);
 }
 
-static void attn_norm_row(void *arg, int i) {
-    lm_pass *p = arg;
+static void attn_norm_row(lm_pass *p, int i) {
     if (p->layer) end_half(p, i, ffn_end(p->m->layer[p->layer - 1]));
     begin_half(p, i, &p->m->layer[p->layer][LM_ATTN_NORM]);
 }
 
-static void ffn_norm_row(void *arg, int i) {
-    lm_pass *p = arg;
+static void ffn_norm_row(lm_pass *p, int i) {
     end_half(p, i, attn_end(p->m->layer[p->layer]));
     begin_half(p, i, &p->m->layer[p->layer][LM_FFN_NORM]);
 }
 
-static void output_norm_row(void *arg, int i) {
-    lm_pass *p = arg;
+static void output_norm_row(lm_pass *p, int i) {
     end_half(p, i, ffn_end(p->m->layer[p->m->h.n_layers - 1]));
     begin_half(p, i, &p->m->top[LM_OUTPUT_NORM]);
 }
@@ -240,13 +262,11 @@ static void rope(const lm_hparams *h, float *x, int n_heads, const float *cosine
     }
 }
 
-static void cache_row(void *arg, int i) {
-    lm_pass *p = arg;
+static void turn_row(lm_pass *p, int i, float *q, float *k, float *v) {
     const lm_hparams *h = &p->m->h;
     const lm_mat *w = p->m->layer[p->layer];
-    int is_local = lm_hparams_is_local(h, p->layer) && p->m->inv_freq[1], heads = h->n_heads * h->head_dim, kv = h->n_kv_heads * h->head_dim;
+    int is_local = lm_hparams_is_local(h, p->layer) && p->m->inv_freq[1];
     size_t turn = (2 * (size_t)i + (size_t)is_local) * (size_t)h->n_rot / 2;
-    float *q = p->q + (size_t)i * (size_t)heads, *k = p->k + (size_t)i * (size_t)kv, *v = p->v + (size_t)i * (size_t)kv;
     float scale = h->attn_scale > 0 ? h->attn_scale : 1.0f / sqrtf((float)h->head_dim);
     add_bias(p, q, &w[LM_Q_BIAS]);
     add_bias(p, k, &w[LM_K_BIAS]);
@@ -255,14 +275,20 @@ static void cache_row(void *arg, int i) {
     norm_vectors(p, k, h->n_kv_heads, &w[LM_K_NORM]);
     rope(h, q, h->n_heads, p->cosine + turn, p->sine + turn);
     rope(h, k, h->n_kv_heads, p->cosine + turn, p->sine + turn);
-    for (int j = 0; j < heads; j++) q[j] *= scale;
-    lm_kv_append(p->rows[i].kv, p->layer, p->rows[i].pos, k, v);
+    for (int j = 0; j < h->n_heads * h->head_dim; j++) q[j] *= scale;
 }
 
-static void mixed_row(void *arg, int i) { quantise_row(arg, i); }
-
-static void activate_row(void *arg, int i) {
+/* A stretch at a time: keys lie transposed, and threads that wrote neighbours would quarrel over the lines. */
+static void cache_item(void *arg, int item) {
     lm_pass *p = arg;
+    const lm_hparams *h = &p->m->h;
+    stretch s = p->stretches[item];
+    size_t heads = (size_t)(h->n_heads * h->head_dim), kv = (size_t)(h->n_kv_heads * h->head_dim);
+    for (int i = s.first; i < s.first + s.n; i++) turn_row(p, i, p->q + (size_t)i * heads, p->k + (size_t)i * kv, p->v + (size_t)i * kv);
+    lm_kv_append(p->rows[s.first].kv, p->layer, p->rows[s.first].pos, s.n, p->k + (size_t)s.first * kv, p->v + (size_t)s.first * kv);
+}
+
+static void activate_row(lm_pass *p, int i) {
     size_t n = (size_t)p->m->h.n_ff;
     const lm_mat *w = p->m->layer[p->layer];
     float *gate = p->gate + (size_t)i * n, *up = p->up + (size_t)i * n;
@@ -351,7 +377,7 @@ static void set_stretches(lm_pass *p) {
     p->n_stretches = 0;
     for (int i = 0; i < p->n; i++) {
         stretch *last = p->stretches + p->n_stretches - 1;
-        if (i && p->rows[i].kv == p->rows[i - 1].kv && last->n < most) last->n++;
+        if (i && p->rows[i].kv == p->rows[i - 1].kv && p->rows[i].pos == p->rows[i - 1].pos + 1 && last->n < most) last->n++;
         else p->stretches[p->n_stretches++] = (stretch){ i, 1 };
     }
     set_parties(p, LM_MIN(most, PARTY_MAX));
@@ -366,26 +392,26 @@ static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
     int n = p->n, heads = m->h.n_heads * m->h.head_dim;
     p->layer = layer;
 
-    set_input(p, p->normed, m->h.n_embd, &w[LM_Q], 3);
-    lm_pool_run(attn_norm_row, p, n, stop, err);
+    set_input(p, input_of(p, &w[LM_ATTN_NORM]), m->h.n_embd, &w[LM_Q], 3);
+    run_rows(p, attn_norm_row, n, stop, err);
     add_product(p, &w[LM_Q], p->q);
     add_product(p, &w[LM_K], p->k);
     add_product(p, &w[LM_V], p->v);
     run_products(p, n, stop, err);
-    lm_pool_run(cache_row, p, n, stop, err);
+    lm_pool_run(cache_item, p, p->n_stretches, stop, err);
     lm_pool_run(attend_item, p, p->n_parties * (p->heads_split ? m->h.n_heads : m->h.n_kv_heads), stop, err);
     set_input(p, p->mixed, heads, &w[LM_O], 1);
-    lm_pool_run(mixed_row, p, n, stop, err);
+    if (p->in.q) run_rows(p, quantise_row, n, stop, err);
     add_product(p, &w[LM_O], p->delta);
     run_products(p, n, stop, err);
 
-    set_input(p, p->normed, m->h.n_embd, &w[LM_GATE], 2);
-    lm_pool_run(ffn_norm_row, p, n, stop, err);
+    set_input(p, input_of(p, &w[LM_FFN_NORM]), m->h.n_embd, &w[LM_GATE], 2);
+    run_rows(p, ffn_norm_row, n, stop, err);
     if (w[LM_GATE].data) add_product(p, &w[LM_GATE], p->gate);
     add_product(p, &w[LM_UP], w[LM_GATE].data ? p->up : p->gate);
     run_products(p, n, stop, err);
     set_input(p, p->gate, m->h.n_ff, &w[LM_DOWN], 1);
-    lm_pool_run(activate_row, p, n, stop, err);
+    run_rows(p, activate_row, n, stop, err);
     add_product(p, &w[LM_DOWN], p->delta);
     run_products(p, n, stop, err);
 }
@@ -410,7 +436,7 @@ static void run_layers(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_e
     p->n = n;
     p->bad_layer = INT32_MAX;
     set_stretches(p);
-    lm_pool_run(start_row, p, n, stop, err);
+    run_rows(p, start_row, n, stop, err);
     for (int layer = 0; layer < m->h.n_layers && !err->code; layer++) {
         run_layer(p, layer, stop, err);
         if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "layer %d: activations not finite", p->bad_layer);
@@ -424,8 +450,8 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
     run_layers(p, rows, n, stop, err);
     if (!err->code) {
         int n_out = gather_outputs(p);
-        set_input(p, p->normed, m->h.n_embd, &m->top[LM_OUTPUT], 1);
-        lm_pool_run(output_norm_row, p, n_out, stop, err);
+        set_input(p, input_of(p, &m->top[LM_OUTPUT_NORM]), m->h.n_embd, &m->top[LM_OUTPUT], 1);
+        run_rows(p, output_norm_row, n_out, stop, err);
         add_product(p, &m->top[LM_OUTPUT], p->logits);
         run_products(p, n_out, stop, err);
         if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
@@ -438,8 +464,8 @@ const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_e
     unsigned fp = lm_fp_enter();
     run_layers(p, rows, n, stop, err);
     p->in.q = NULL;
-    lm_pool_run(output_norm_row, p, n, stop, err);
+    run_rows(p, output_norm_row, n, stop, err);
     if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     lm_fp_leave(fp);
-    return err->code ? NULL : p->normed;
+    return err->code ? NULL : input_of(p, &p->m->top[LM_OUTPUT_NORM]);
 }

@@ -108,7 +108,8 @@ void lm_kv_init(lm_kv *kv, lm_model *m, int exact);
 void lm_kv_clear(lm_kv *kv);
 void lm_kv_reserve(lm_kv *kv, int n, lm_err *err);                  /* room for positions 0 .. n-1 */
 lm_page lm_kv_page(const lm_kv *kv, int layer, int head, int page);
-void lm_kv_append(lm_kv *kv, int layer, int pos, const float *k, const float *v);  /* (n_kv_heads, head_dim) */
+/* Positions pos .. pos+n-1; k and v are (n, n_kv_heads, head_dim). */
+void lm_kv_append(lm_kv *kv, int layer, int pos, int n, const float *k, const float *v);
 void lm_kv_copy(lm_kv *kv, int page, const uint8_t *from, int n);   /* the first n slots of another's page */
 size_t lm_kv_page_bytes(const lm_kv *kv);
 uint8_t *lm_kv_page_ref(uint8_t *page);

@@ -13,8 +13,6 @@
 ** - \s is spelled out as SPACE: PCRE2's would also take in U+180E, which left Unicode's White_Space in 6.3. */
 #include "tok.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <string.h>
 
 #define RUN(x) "(?:" x "{1,4096}+(?C1))++"
@@ -49,6 +47,15 @@ static const char *const g_patterns[][LM_PRETOK_LEVELS] = {
     [SMOLLM] = { "\\p{N}|" RUN("\\P{N}"), GPT2 },
     [LLAMA_3] = { LLAMA3("3") },
     [QWEN_2] = { LLAMA3("1") },
+};
+
+/* Published patterns, as files hold them, and the form that does the same. */
+static const struct { const char *text, *linear; } g_published[] = {
+    { "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", GPT2 },
+    { "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+      "\\s+(?!\\S)|\\s+", LLAMA3("3") },
+    { "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+      "\\s+(?!\\S)|\\s+", LLAMA3("1") },
 };
 
 /* The first name of each pattern is the one that messages list. */
@@ -89,24 +96,9 @@ static const lm_pretok_row g_rows[] = {
 };
 
 struct lm_pretok {
-    pcre2_general_context *general;     /* our allocator */
-    pcre2_code *code[LM_PRETOK_LEVELS];
+    lm_regex *code[LM_PRETOK_LEVELS];
     int n_levels;
-    int jit;                            /* every level runs as machine code */
 };
-
-/* What a walk may use. Possessive runs keep next to nothing; the limits are there in case PCRE2 disagrees. */
-enum { MATCH_LIMIT = 10000000, HEAP_KIB = 1024, STACK_MIN = 16384, STACK_MAX = 65536 };
-
-static void *take(size_t n, void *arg) {
-    lm_err err = {0};
-    return (void)arg, lm_alloc(n, &err);
-}
-
-static void give(void *p, void *arg) {
-    (void)arg;
-    lm_free(p);
-}
 
 const lm_pretok_row *lm_pretok_find(const lm_meta *meta, lm_err *err) {
     const char *name = "default";
@@ -130,28 +122,9 @@ const lm_pretok_row *lm_pretok_find(const lm_meta *meta, lm_err *err) {
 lm_pretok *lm_pretok_new(const lm_pretok_row *row, lm_err *err) {
     lm_pretok *p = lm_calloc(1, sizeof *p, err);
     if (!p) return NULL;
-    p->jit = 1;
-    p->general = pcre2_general_context_create(take, give, NULL);
-    if (!p->general) lm_err_set(err, LM_NOMEM, "out of memory");
-    pcre2_compile_context *context = p->general ? pcre2_compile_context_create(p->general) : NULL;
-    if (!context) lm_err_set(err, LM_NOMEM, "out of memory");
-    for (int i = 0; i < LM_PRETOK_LEVELS && g_patterns[row->pattern][i] && !err->code; i++) {
-        int code = 0;
-        PCRE2_SIZE at = 0;
-        PCRE2_SPTR pattern = (PCRE2_SPTR)g_patterns[row->pattern][i];
-        uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C;
-        p->code[i] = pcre2_compile(pattern, PCRE2_ZERO_TERMINATED, flags, &code, &at, context);
-        if (!p->code[i]) {
-            lm_err_set(err, code == PCRE2_ERROR_HEAP_FAILED ? LM_NOMEM : LM_ERROR,
-                       "pre-tokenizer %s: pattern %d does not compile: PCRE2 error %d at %zu", row->name, i, code,
-                       (size_t)at);
-            break;
-        }
-        /* Where memory may not be both written and run there is no JIT: slower, to the same effect. */
-        if (pcre2_jit_compile(p->code[i], PCRE2_JIT_COMPLETE)) p->jit = 0;
-        p->n_levels++;
+    for (; p->n_levels < LM_PRETOK_LEVELS && g_patterns[row->pattern][p->n_levels] && !err->code; p->n_levels++) {
+        p->code[p->n_levels] = lm_regex_new_anchored(row->name, g_patterns[row->pattern][p->n_levels], err);
     }
-    pcre2_compile_context_free(context);
     if (!err->code) return p;
     lm_pretok_free(p);
     return NULL;
@@ -159,64 +132,39 @@ lm_pretok *lm_pretok_new(const lm_pretok_row *row, lm_err *err) {
 
 void lm_pretok_free(lm_pretok *p) {
     if (!p) return;
-    for (int i = 0; i < LM_PRETOK_LEVELS; i++) pcre2_code_free(p->code[i]);
-    pcre2_general_context_free(p->general);
+    for (int i = 0; i < LM_PRETOK_LEVELS; i++) lm_regex_free(p->code[i]);
     lm_free(p);
+}
+
+const char *lm_pretok_gpt2(void) { return GPT2; }
+
+const char *lm_pretok_tail(const char *pattern, size_t *n) {
+    static const char *const tails[] = { "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+" };
+    for (int i = 0; i < LM_COUNT(tails); i++) {
+        size_t tail_n = strlen(tails[i]);
+        if (*n < tail_n || memcmp(pattern + *n - tail_n, tails[i], tail_n)) continue;
+        *n -= tail_n;
+        return "|" LINES "|" SPACES;
+    }
+    return "";
+}
+
+const char *lm_pretok_linear(const char *pattern, size_t n) {
+    for (int i = 0; i < LM_COUNT(g_published); i++) {
+        if (strlen(g_published[i].text) == n && !memcmp(g_published[i].text, pattern, n)) return g_published[i].linear;
+    }
+    return NULL;
 }
 
 /*----------------------------------------------------------------------
 ** Walking */
 
-static int ask(lm_pretok_walk *w, size_t at) {
-    if (at - w->asked < LM_STOP_BYTES) return 0;
-    w->asked = at;
-    return w->stop.ask && w->stop.ask(w->stop.arg);
+void lm_pretok_begin(lm_pretok_walk *w, const lm_pretok *p, const char *text, size_t n, lm_stop stop, lm_err *err) {
+    *w = (lm_pretok_walk){ .p = p, .text = text, .end = { n } };
+    lm_regex_begin(&w->run, stop, err);
 }
 
-static int on_callout(pcre2_callout_block *block, void *walk) {
-    return ask(walk, block->current_position) ? PCRE2_ERROR_CALLOUT : 0;
-}
-
-void lm_pretok_begin(lm_pretok_walk *w, const lm_pretok *p, const char *text, size_t n, lm_stop stop,
-                     lm_err *err) {
-    *w = (lm_pretok_walk){ .p = p, .text = text, .end = { n }, .stop = stop };
-    if (err->code) return;
-    w->match = pcre2_match_data_create(1, p->general);
-    w->context = pcre2_match_context_create(p->general);
-    if (p->jit) w->stack = pcre2_jit_stack_create(STACK_MIN, STACK_MAX, p->general);
-    if (!w->match || !w->context || (p->jit && !w->stack)) {
-        lm_err_set(err, LM_NOMEM, "out of memory");
-        return;
-    }
-    pcre2_set_match_limit(w->context, MATCH_LIMIT);
-    pcre2_set_heap_limit(w->context, HEAP_KIB);
-    pcre2_set_callout(w->context, on_callout, w);
-    if (p->jit) pcre2_jit_stack_assign(w->context, NULL, w->stack);
-}
-
-void lm_pretok_end(lm_pretok_walk *w) {
-    pcre2_jit_stack_free(w->stack);
-    pcre2_match_context_free(w->context);
-    pcre2_match_data_free(w->match);
-}
-
-/* Match the pattern of the current level where it stands. Return the end of the match. */
-static size_t match(lm_pretok_walk *w, lm_err *err) {
-    const lm_pretok *p = w->p;
-    PCRE2_SPTR text = (PCRE2_SPTR)w->text;
-    size_t at = w->at[w->level], end = w->end[w->level];
-    const pcre2_code *code = p->code[w->level];
-    int rc = p->jit ? pcre2_jit_match(code, text, end, at, PCRE2_NO_UTF_CHECK, w->match, w->context)
-                    : pcre2_match(code, text, end, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->match, w->context);
-    if (rc >= 0) {
-        size_t to = pcre2_get_ovector_pointer(w->match)[1];
-        if (to > at && to <= end) return to;
-    }
-    if (rc == PCRE2_ERROR_CALLOUT) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    else if (rc == PCRE2_ERROR_NOMEMORY) lm_err_set(err, LM_NOMEM, "out of memory");
-    else lm_err_set(err, LM_ERROR, "pre-tokenizer: PCRE2 error %d at byte %zu", rc, at);
-    return end;
-}
+void lm_pretok_end(lm_pretok_walk *w) { lm_regex_end(&w->run); }
 
 int lm_pretok_next(lm_pretok_walk *w, const char **piece, size_t *n, lm_err *err) {
     if (err->code) return 0;
@@ -225,11 +173,14 @@ int lm_pretok_next(lm_pretok_walk *w, const char **piece, size_t *n, lm_err *err
         w->level--;
     }
     for (;;) {
-        size_t from = w->at[w->level], to = match(w, err);
+        size_t from = w->at[w->level], to = lm_regex_match(w->p->code[w->level], &w->run, w->text, from, w->end[w->level], err);
         if (err->code) return 0;
         w->at[w->level] = to;
         if (w->level + 1 == w->p->n_levels) {
-            if (ask(w, to)) return lm_err_set(err, LM_INTERRUPT, "interrupted"), 0;
+            if (to - w->asked >= LM_STOP_BYTES) {
+                w->asked = to;
+                if (lm_tok_stopped(w->run.stop, err)) return 0;
+            }
             *piece = w->text + from;
             *n = to - from;
             return 1;
@@ -239,7 +190,3 @@ int lm_pretok_next(lm_pretok_walk *w, const char **piece, size_t *n, lm_err *err
         w->end[w->level] = to;
     }
 }
-
-#define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
-const char *lm_libraries(void) { return "pcre2 " TEXT(PCRE2_MAJOR) "." TEXT(PCRE2_MINOR) "\",\"libb2"; }

@@ -147,42 +147,42 @@ static void encode_piece(const lm_tok *t, const char *text, size_t n, lm_stop st
     else merge_short(t, text, at, count, out, err);
 }
 
-static void encode(const lm_tok *t, const char *text, size_t n, size_t limit, lm_stop stop, lm_ids *out, lm_err *err) {
+static void encode(lm_tok_call *c, const char *text, size_t n, lm_err *err) {
+    const lm_tok *t = c->t;
     const spm *s = t->family_data;
     lm_buf piece = {0};     /* with its spaces spelled out */
     size_t asked = 0;
     if (t->add_space_prefix) lm_buf_append(&piece, space, 3, err);
-    for (size_t i = 0, step; i < n && !err->code && !(limit && out->n > limit); i += step) {
+    for (size_t i = 0, step; i < n && !lm_tok_is_done(c, err); i += step) {
         int is_space = text[i] == ' ' || (n - i >= 3 && !memcmp(text + i, space, 3));
         if (is_space && piece.n && !s->glued[(uint8_t)piece.data[piece.n - 1]]) {
-            encode_piece(t, piece.data, piece.n, stop, out, err);
+            encode_piece(t, piece.data, piece.n, c->stop, c->out, err);
             piece.n = 0;
         }
         step = char_bytes(text + i);
         lm_buf_append(&piece, is_space ? space : text + i, is_space ? 3 : step, err);
         if (i - asked >= LM_STOP_BYTES) {
             asked = i;
-            lm_tok_stopped(stop, err);
+            lm_tok_stopped(c->stop, err);
         }
     }
-    if (!err->code) encode_piece(t, piece.data, piece.n, stop, out, err);
+    if (!err->code) encode_piece(t, piece.data, piece.n, c->stop, c->out, err);
     lm_buf_clear(&piece);
 }
 
 /*----------------------------------------------------------------------
 ** Opening */
 
-/* The byte that "<0xHH>" spells, or -1. */
-static int byte_of(const char *text, size_t n) {
+int lm_spm_byte_of(const char *text, size_t n) {
     static const char digits[] = "0123456789ABCDEF";
     if (n != 6 || memcmp(text, "<0x", 3) || text[5] != '>') return -1;
     const char *high = memchr(digits, text[3], 16), *low = memchr(digits, text[4], 16);
     return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
 }
 
-static void note_glued(spm *s, const char *text, size_t n) {
+void lm_spm_note_glued(uint8_t glued[256], const char *text, size_t n) {
     for (size_t i = 1; i + 3 <= n; i++) {
-        if (!memcmp(text + i, space, 3)) s->glued[(uint8_t)text[i - 1]] = 1;
+        if (!memcmp(text + i, space, 3)) glued[(uint8_t)text[i - 1]] = 1;
     }
 }
 
@@ -208,7 +208,7 @@ static void read_words(lm_tok *t, spm *s, lm_err *err) {
         const char *text = t->text + t->text_at[id];
         size_t n = t->text_at[id + 1] - t->text_at[id];
         char *out = t->bytes + t->bytes_at[id];
-        int byte = t->type[id] == LM_TOK_BYTE ? byte_of(text, n) : -1;
+        int byte = t->type[id] == LM_TOK_BYTE ? lm_spm_byte_of(text, n) : -1;
         size_t n_out = n;
         if (byte >= 0) {
             s->byte[byte] = id;
@@ -225,7 +225,7 @@ static void read_words(lm_tok *t, spm *s, lm_err *err) {
         uint64_t hash = lm_tok_hash(t->seed, text, n);
         *word_slot(t, s, text, n, hash) = (lm_tok_word){ (uint32_t)(hash >> 32), id };
         s->word_max = LM_MAX(s->word_max, n);
-        note_glued(s, text, n);
+        lm_spm_note_glued(s->glued, text, n);
     }
 }
 
@@ -245,7 +245,7 @@ static void open(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_err *
     for (int i = 0; i < t->n && t->score; i++) {
         if (t->score[i] != t->score[i]) lm_err_set(err, LM_ERROR, "tokenizer.ggml.scores: token %d has no number", i);
     }
-    t->add_bos = t->bos >= 0;
+    if (t->bos >= 0) lm_ids_append(&t->before, t->bos, err);
     t->add_space_prefix = 1;
     lm_meta_bool(meta, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix, err);
     lm_meta_int(meta, "tokenizer.ggml.unknown_token_id", &unknown, err);

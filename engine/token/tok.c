@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static const lm_tok_family *const g_families[] = { &lm_bpe_family, &lm_spm_family };
+static const lm_tok_family *const g_families[] = { &lm_bpe_family, &lm_spm_family, &lm_bert_family };
 
 /* Spellings that are special tokens whatever their type says (files mistype them), and which of them end a
 ** generation. GGUF files do not say so themselves; llama.cpp goes by these spellings, and files rely on it. */
@@ -68,6 +68,53 @@ int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n) {
     return t->index[index_slot(t, text, n)];
 }
 
+void lm_tok_room(lm_tok *t, size_t n_tokens, size_t n_bytes, lm_err *err) {
+    size_t slots = 16;
+    if (n_tokens >= INT32_MAX / 2 || n_bytes > UINT32_MAX) {
+        lm_err_set(err, LM_ERROR, "a vocabulary of %zu tokens in %zu bytes is too large", n_tokens, n_bytes);
+    }
+    while (slots < 2 * n_tokens && !err->code) slots *= 2;
+    t->index_mask = slots - 1;
+    t->index = lm_alloc(slots * sizeof *t->index, err);
+    t->text = lm_alloc(n_bytes, err);
+    t->text_at = lm_calloc(n_tokens + 1, sizeof *t->text_at, err);
+    for (size_t i = 0; i < slots && !err->code; i++) t->index[i] = -1;
+}
+
+void lm_tok_add(lm_tok *t, const char *text, size_t n, const char *what, lm_err *err) {
+    if (err->code) return;
+    uint32_t at = t->text_at[t->n];
+    int32_t *slot = &t->index[index_slot(t, text, n)];
+    memcpy(t->text + at, text, n);
+    t->text_at[++t->n] = at + (uint32_t)n;
+    if (!n) return;     /* a hole in the numbering: no text becomes it, and it adds none */
+    if (*slot >= 0) {
+        lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", what, (int)LM_MIN(n, 60), text, *slot, t->n - 1);
+    } else {
+        *slot = t->n - 1;
+    }
+}
+
+void lm_tok_trie(const lm_tok *t, lm_trie *trie, lm_err *err) {
+    uint32_t *ids = lm_alloc((size_t)t->n * sizeof *ids, err);
+    size_t n = 0;
+    int all = t->n_pieces ? t->n_pieces : t->n;
+    for (int32_t id = 0; id < all && ids; id++) {
+        if (t->text_at[id] < t->text_at[id + 1]) ids[n++] = (uint32_t)id;
+    }
+    if (ids) lm_trie_init(trie, t->text, t->text_at, ids, n, err);
+    lm_free(ids);
+}
+
+void lm_tok_find_bytes(const lm_tok *t, int are_there, int32_t byte[256]) {
+    static const char digits[] = "0123456789ABCDEF";
+    for (int i = 0; i < 256; i++) {
+        char text[6] = { '<', '0', 'x', digits[i >> 4], digits[i & 15], '>' };
+        byte[i] = are_there ? lm_tok_find(t, text, 6) : -1;
+        if (byte[i] >= t->n_pieces) byte[i] = -1;
+    }
+}
+
 const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int elem, lm_err *err) {
     const lm_meta_entry *e = err->code ? NULL : lm_meta_find(arrays, key);
     if (!e) return NULL;
@@ -81,34 +128,10 @@ const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int el
 static void read_tokens(lm_tok *t, const lm_meta *arrays, lm_err *err) {
     const char *key = "tokenizer.ggml.tokens", *text;
     const lm_meta_entry *e = lm_tok_array(arrays, key, LM_META_TEXT, err);
-    size_t pos = 0, n, at = 0, slots = 16;
+    size_t pos = 0, n;
     if (!e || !e->n) lm_err_set(err, LM_ERROR, "%s: missing or empty", key);
-    if (!err->code && (e->n >= INT32_MAX / 2 || e->n_bytes > UINT32_MAX)) {
-        lm_err_set(err, LM_ERROR, "%s: %llu tokens in %zu bytes are too many", key, (unsigned long long)e->n,
-                   e->n_bytes);
-    }
-    if (err->code) return;
-    t->n = (int)e->n;
-    while (slots < 2 * (size_t)t->n) slots *= 2;
-    t->index_mask = slots - 1;
-    t->index = lm_alloc(slots * sizeof *t->index, err);
-    t->text = lm_alloc(e->n_bytes, err);
-    t->text_at = lm_alloc(((size_t)t->n + 1) * sizeof *t->text_at, err);
-    if (err->code) return;
-    for (size_t i = 0; i < slots; i++) t->index[i] = -1;
-    for (int32_t id = 0; id < t->n && lm_meta_next_text(e, &pos, &text, &n); id++) {
-        memcpy(t->text + at, text, n);
-        t->text_at[id] = (uint32_t)at;
-        t->text_at[id + 1] = (uint32_t)(at += n);
-        if (!n) continue;       /* a hole in the numbering: no text becomes it, and it adds none */
-        int32_t *slot = &t->index[index_slot(t, text, n)];
-        if (*slot >= 0) {
-            lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", key, (int)LM_MIN(n, 60), text,
-                       *slot, id);
-            return;
-        }
-        *slot = id;
-    }
+    if (!err->code) lm_tok_room(t, (size_t)LM_MIN(e->n, SIZE_MAX), e->n_bytes, err);
+    while (!err->code && lm_meta_next_text(e, &pos, &text, &n)) lm_tok_add(t, text, n, key, err);
 }
 
 static void read_types(lm_tok *t, const lm_meta *arrays, lm_err *err) {
@@ -159,19 +182,28 @@ static void read_ends(lm_tok *t, const lm_meta *meta, lm_err *err) {
     for (int i = 0; i < LM_COUNT(g_known); i++) {
         int32_t id = lm_tok_find(t, g_known[i].text, strlen(g_known[i].text));
         if (id < 0) continue;
-        t->eog[id] = (uint8_t)g_known[i].eog;
-        t->type[id] = LM_TOK_CONTROL;
+        /* A tokenizer.json says itself which tokens are special. */
+        if (t->n_pieces ? lm_tok_is_special(t, id) : 1) t->eog[id] = (uint8_t)g_known[i].eog;
+        if (!t->n_pieces) t->type[id] = LM_TOK_CONTROL;
     }
     if (t->eos >= 0) t->eog[t->eos] = 1;
     if (eot >= 0) t->eog[eot] = 1;
+    const char *key = "tokenizer.ggml.eog_token_ids";
+    const lm_meta_entry *more = lm_tok_array(meta, key, LM_META_I32, err);
+    for (uint64_t i = 0; more && i < more->n && !err->code; i++) {
+        uint64_t id = lm_reader_le(more->data + 4 * (size_t)i, 4);
+        if (id < (uint64_t)t->n) t->eog[id] = 1;
+        else lm_err_set(err, LM_ERROR, "%s: %lld, wanted one of %d tokens", key, (long long)(int32_t)id, t->n);
+    }
 }
 
 /* Read whether the model wants an end token, over what its family set. */
-static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, int *add,
-                     lm_err *err) {
-    if (lm_meta_bool(meta, add_key, add, err) && *add && id < 0) {
-        lm_err_set(err, LM_ERROR, "%s is true, but there is no %s", add_key, id_key);
-    }
+static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, lm_ids *ids, lm_err *err) {
+    int add = 0;
+    if (!lm_meta_bool(meta, add_key, &add, err)) return;
+    if (add && id < 0) lm_err_set(err, LM_ERROR, "%s is true, but there is no %s", add_key, id_key);
+    ids->n = 0;
+    if (add) lm_ids_append(ids, id, err);
 }
 
 static int compare_spellings(const void *arg, uint32_t a, uint32_t b) {
@@ -199,13 +231,7 @@ static void list_specials(lm_tok *t, lm_err *err) {
     lm_sort(t->specials, t->n_specials, compare_spellings, t, err);
 }
 
-lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
-    const char *kind;
-    size_t n;
-    if (!lm_meta_text(meta, "tokenizer.ggml.model", &kind, &n, err)) return NULL;
-    if ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8))) return NULL;
-    lm_tok *t = lm_calloc(1, sizeof *t, err);
-    if (!t) return NULL;
+static void open_gguf(lm_tok *t, const char *kind, size_t n, const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     for (int i = 0; i < LM_COUNT(g_families); i++) {
         const char *name = g_families[i]->kind;
         if (strlen(name) == n && !memcmp(name, kind, n)) t->family = g_families[i];
@@ -217,15 +243,34 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
                    (int)have.n, have.data);
         lm_buf_clear(&have);
     }
-    t->seed = (uint64_t)(uintptr_t)t;
     read_tokens(t, arrays, err);
     read_types(t, arrays, err);
     if (!err->code) read_scores(t, arrays, err);
     if (!err->code) read_ends(t, meta, err);
     list_specials(t, err);
-    if (!err->code) t->family->open(t, meta, arrays, err);
-    read_add(meta, "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id", t->bos, &t->add_bos, err);
-    read_add(meta, "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id", t->eos, &t->add_eos, err);
+    if (err->code) return;
+    t->family->open(t, meta, arrays, err);
+    if (t->family == &lm_bert_family) return;       /* it has other names for what stands about a text */
+    read_add(meta, "tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id", t->bos, &t->before, err);
+    read_add(meta, "tokenizer.ggml.add_eos_token", "tokenizer.ggml.eos_token_id", t->eos, &t->after, err);
+}
+
+lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
+    const char *kind, *json, *key = "tokenizer.huggingface.json";
+    size_t n, json_n;
+    int is_gguf = lm_meta_text(meta, "tokenizer.ggml.model", &kind, &n, err);
+    int is_json = !is_gguf && (lm_meta_text(meta, key, &json, &json_n, err) || lm_meta_text(arrays, key, &json, &json_n, err));
+    if (!is_gguf && !is_json) return NULL;
+    if (is_gguf && ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8)))) return NULL;
+    lm_tok *t = lm_calloc(1, sizeof *t, err);
+    if (!t) return NULL;
+    t->seed = (uint64_t)(uintptr_t)t;
+    if (is_gguf) {
+        open_gguf(t, kind, n, meta, arrays, err);
+    } else {
+        lm_pipe_open(t, json, json_n, err);
+        if (!err->code) read_ends(t, meta, err);
+    }
     if (!err->code) return t;
     lm_tok_free(t);
     return NULL;
@@ -234,6 +279,9 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
 void lm_tok_free(lm_tok *t) {
     if (!t) return;
     if (t->family) t->family->close(t);
+    lm_pipe_free(t->pipe);
+    lm_ids_clear(&t->before);
+    lm_ids_clear(&t->after);
     lm_free(t->text);
     lm_free(t->text_at);
     lm_free(t->bytes);
@@ -271,6 +319,11 @@ const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n) { return part(t
 int lm_tok_drops_space(const lm_tok *t, int32_t before, int32_t id) {
     size_t n;
     const char *bytes = lm_tok_bytes(t, id, &n);
+    if (t->first_drops) {
+        int drops = 0;
+        while (before < 0 && drops < t->first_drops && (size_t)drops < n && bytes[drops] == ' ') drops++;
+        return drops;
+    }
     if (!t->add_space_prefix || !n || bytes[0] != ' ' || lm_tok_is_special(t, id)) return 0;
     return before < 0 || (in_vocabulary(t, before) && lm_tok_is_special(t, before));
 }
@@ -284,7 +337,7 @@ int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n) {
 ** Encoding */
 
 int lm_tok_stopped(lm_stop stop, lm_err *err) {
-    return stop.ask && stop.ask(stop.arg) ? lm_err_set(err, LM_INTERRUPT, "interrupted") : 0;
+    return err->code || !stop.ask || !stop.ask(stop.arg) ? err->code : lm_err_set(err, LM_INTERRUPT, "interrupted");
 }
 
 /* Find the longest special token that text begins with, among those that all or the type USER allows: keep
@@ -313,7 +366,17 @@ static int32_t special_at(const lm_tok *t, const char *text, size_t n, int all) 
     return best;
 }
 
-static int is_valid(const char *text, size_t n, lm_stop stop, lm_err *err) {
+int lm_tok_is_done(const lm_tok_call *c, lm_err *err) { return err->code || (c->limit && c->out->n > c->limit); }
+
+size_t lm_tok_ascii(const char *text, size_t n) {
+    size_t i = 0;
+    uint64_t x;
+    while (n - i >= 8 && (memcpy(&x, text + i, 8), !(x & 0x8080808080808080u))) i += 8;
+    while (i < n && !(text[i] & 0x80)) i++;
+    return i;
+}
+
+int lm_tok_is_valid(const char *text, size_t n, lm_stop stop, lm_err *err) {
     uint32_t cp;
     size_t asked = 0;
     for (size_t i = 0; i < n;) {
@@ -333,17 +396,8 @@ static int is_valid(const char *text, size_t n, lm_stop stop, lm_err *err) {
     return 1;
 }
 
-typedef struct {
-    const lm_tok *t;
-    size_t limit;
-    lm_stop stop;
-    lm_ids *out;
-} call;
-
-static int is_done(const call *c, lm_err *err) { return err->code || (c->limit && c->out->n > c->limit); }
-
 /* Find the next special token from start on. Return where it is, its id in *id, or n. */
-static size_t next_special(const call *c, const char *text, size_t n, size_t start, int all, int32_t *id,
+static size_t next_special(lm_tok_call *c, const char *text, size_t n, size_t start, int all, int32_t *id,
                            lm_err *err) {
     int wanted = all ? ANY_SPECIAL : USER_SPECIAL;
     for (size_t i = start; i < n; i++) {
@@ -356,45 +410,54 @@ static size_t next_special(const call *c, const char *text, size_t n, size_t sta
 }
 
 /* Encode text without special tokens. */
-static void encode_plain(const call *c, const char *text, size_t n, lm_err *err) {
+static void encode_plain(lm_tok_call *c, const char *text, size_t n, lm_err *err) {
     lm_buf repaired = {0};
-    if (!n || is_done(c, err)) return;
-    if (!is_valid(text, n, c->stop, err)) {
+    if (!n || lm_tok_is_done(c, err)) return;
+    if (!lm_tok_is_valid(text, n, c->stop, err)) {
         lm_utf8_repair(&repaired, text, n, err);
         text = repaired.data;
         n = repaired.n;
     }
-    if (!err->code) c->t->family->encode(c->t, text, n, c->limit, c->stop, c->out, err);
+    if (!err->code) c->t->family->encode(c, text, n, err);
     lm_buf_clear(&repaired);
 }
 
 /* Encode text between marked spans. */
-static void encode_stretch(const call *c, const char *text, size_t n, int all, lm_err *err) {
-    for (size_t at = 0; at < n && !is_done(c, err);) {
+static void encode_stretch(lm_tok_call *c, const char *text, size_t n, int all, lm_err *err) {
+    for (size_t at = 0; at < n && !lm_tok_is_done(c, err);) {
         int32_t id = -1;
         size_t found = next_special(c, text, n, at, all, &id, err);
         encode_plain(c, text + at, found - at, err);
-        if (found == n || is_done(c, err)) return;
+        if (found == n || lm_tok_is_done(c, err)) return;
         lm_ids_append(c->out, id, err);
         at = found + c->t->text_at[id + 1] - c->t->text_at[id];
     }
 }
 
-void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_options *options, size_t limit,
-                   lm_stop stop, lm_ids *out, lm_err *err) {
-    call c = { t, limit, stop, out };
+/* Encode text between and with marked spans. */
+static void encode_spans(lm_tok_call *c, const char *text, size_t n, const lm_tok_options *options, lm_err *err) {
     size_t at = 0;
-    /* A template that begins with BOS has seen to it itself. */
-    int has_bos = options->n_specials && !options->specials[0].start && lm_tok_special(t, text, options->specials[0].n) == t->bos;
-    if (options->add_special && t->add_bos && !has_bos) lm_ids_append(out, t->bos, err);
-    for (size_t i = 0; i < options->n_specials && !is_done(&c, err); i++) {
+    for (size_t i = 0; i < options->n_specials && !lm_tok_is_done(c, err); i++) {
         const lm_span *span = &options->specials[i];
-        int32_t id = lm_tok_special(t, text + span->start, span->n);
+        int32_t id = lm_tok_special(c->t, text + span->start, span->n);
         if (id < 0) continue;       /* a marker that is no token of this vocabulary is part of the text */
-        encode_stretch(&c, text + at, span->start - at, options->parse_special, err);
-        if (!is_done(&c, err)) lm_ids_append(out, id, err);
+        encode_stretch(c, text + at, span->start - at, options->parse_special, err);
+        if (!lm_tok_is_done(c, err)) lm_ids_append(c->out, id, err);
         at = span->start + span->n;
     }
-    encode_stretch(&c, text + at, n - at, options->parse_special, err);
-    if (options->add_special && t->add_eos && !is_done(&c, err)) lm_ids_append(out, t->eos, err);
+    encode_stretch(c, text + at, n - at, options->parse_special, err);
+}
+
+void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_options *options, size_t limit,
+                   lm_stop stop, lm_ids *out, lm_err *err) {
+    lm_tok_call c = { .t = t, .plain = !options->parse_special, .limit = limit, .stop = stop, .out = out };
+    /* A template that begins with what would be put before has seen to it itself. */
+    int has_before = options->n_specials && !options->specials[0].start && t->before.n &&
+                     lm_tok_special(t, text, options->specials[0].n) == t->before.data[0];
+    for (size_t i = 0; options->add_special && !has_before && i < t->before.n; i++) lm_ids_append(out, t->before.data[i], err);
+    if (t->n_pieces) lm_pipe_encode(&c, text, n, options, err);
+    else encode_spans(&c, text, n, options, err);
+    for (size_t i = 0; options->add_special && i < t->after.n && !lm_tok_is_done(&c, err); i++) {
+        lm_ids_append(out, t->after.data[i], err);
+    }
 }
