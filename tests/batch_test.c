@@ -26,7 +26,7 @@ static void take(row *r, const lm_token *t) {
         r->out[r->out_n] = t->id;
         r->logprobs[r->out_n++] = t->logprob;
     }
-    if (r->text_n + (int)t->piece_n <= TEXT_MAX) {
+    if (t->piece_n && r->text_n + (int)t->piece_n <= TEXT_MAX) {
         memcpy(r->text + r->text_n, t->piece, t->piece_n);
         r->text_n += (int)t->piece_n;
     }
