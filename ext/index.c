@@ -34,21 +34,21 @@ static const char *skip_space(const char *s) { return s + strspn(s, " \t\r\n"); 
 /* Append a value as JSON: quoted text, a whole number, or a bare word. Return what follows it. */
 static const char *append_value(lm_buf *json, const char *s, lm_err *err) {
     lm_buf text = {0};
-    char close = *s == '[' ? ']' : *s;
     size_t n = strcspn(s, " \t\r\n");
-    int is_quoted = *s && strchr("'\"`[", *s) != NULL;
-    if (is_quoted) {
+    if (*s && strchr("'\"`[", *s)) {
+        char close = *s == '[' ? ']' : *s;
         for (s++; *s && (*s != close || s[1] == close); s++) {
             s += *s == close;
             lm_buf_append(&text, s, 1, err);
         }
-        s += *s == close ? 1 : 0;
+        s += *s == close;
+        lm_json_quote(json, text.n ? text.data : "", text.n, err);
     } else {
-        lm_buf_append(&text, s, n, err);
+        int is_number = n && n < 10 && strspn(s, "0123456789") >= n;
+        if (is_number) lm_buf_append(json, s, n, err);
+        else lm_json_quote(json, s, n, err);
         s += n;
     }
-    if (!is_quoted && n && n < 10 && strspn(text.data, "0123456789") >= n) lm_buf_append(json, text.data, n, err);
-    else lm_json_quote(json, text.n ? text.data : "", text.n, err);
     lm_buf_clear(&text);
     return skip_space(s);
 }
@@ -411,6 +411,15 @@ static void poll(const lm_index *x, lm_err *err) {
     if (!err->code && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
 }
 
+/* vec0 has words of its own for an interrupt that strikes inside it. */
+static void see_interrupt(const lm_index *x, lm_err *err) {
+    lm_err own = {0};
+    if (err->code != LM_ERROR) return;
+    x->c->asked_ns = x->c->asked_long_ns = 0;
+    poll(x, &own);
+    if (own.code) *err = own;
+}
+
 static void drain(lm_index *x, const lm_shared *s, int size, lm_err *err) {
     walk *w = walk_new(x, s, size, pending_sql, err);
     sqlite3_stmt *remove = lm_index_prepare(x, "DELETE FROM {vec} WHERE rowid = ?1", err);
@@ -520,6 +529,7 @@ void lm_index_command(lm_index *x, const char *word, lm_err *err) {
     }
     if (!err->code && !carry_out(x, what, err)) lm_conn_fail(x->c, err);
     if (is_check) check(x, err);
+    see_interrupt(x, err);
 }
 
 /*----------------------------------------------------------------------
@@ -638,6 +648,7 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     }
     for (int i = 0; i < LM_COUNT(most) && !settled && !err->code; i++) settled = collect(x, vector, size, most[i], &h, err);
     if (pending) add_pending(x, s, vector, size, &h, err);
+    see_interrupt(x, err);
     heap_sort(&h);
     lm_share_end(s);
     lm_free(vector);
