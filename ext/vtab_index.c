@@ -178,7 +178,9 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     sqlite3_value *match = NULL, *k = NULL, *limit = NULL, *offset = NULL, *row = NULL;
     clear(cur);
     for (int i = 0; i < n_args; i++) {
-        *(plan_text[i] == 'm' ? &match : plan_text[i] == 'k' ? &k : plan_text[i] == 'l' ? &limit : plan_text[i] == 'o' ? &offset : &row) = args[i];
+        sqlite3_value **to = plan_text[i] == 'm' ? &match : plan_text[i] == 'k' ? &k : plan_text[i] == 'l' ? &limit
+            : plan_text[i] == 'o' ? &offset : &row;
+        *to = args[i];
     }
     if (match) {
         cur->k = read_k(x, k, limit, offset, &err);
