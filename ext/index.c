@@ -589,7 +589,7 @@ static void heap_sort(heap *h) {
 static const char nearest_sql[] = "SELECT v.rowid, v.distance, " COUNTS " FROM {vec} v WHERE v.embedding MATCH ?1 AND v.k = ?2";
 static const char every_sql[] = "SELECT v.rowid, vec_distance_cosine(v.embedding, ?1), 1 FROM {vec} v WHERE " COUNTS;
 
-/* Fill the heap from the `most` nearest vectors (0: from all). Return whether they are enough: rows that do not count, and
+/* Fill the heap from the `most` nearest vectors (0: from all, which vec0 cannot sort). Return whether they are enough: rows that do not count, and
 ** ties with the last that vec0 gave, can hide some that belong among the k. */
 static int collect(const lm_index *x, const float *query, int size, int most, heap *h, lm_err *err) {
     int n = 0, n_count = 0, n_nearer = 0;
@@ -646,7 +646,7 @@ static void read_query(const lm_index *x, const lm_shared *s, sqlite3_value *val
 }
 
 lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err *err) {
-    const int most[] = { k + SLACK < LM_INDEX_K_MAX ? k + SLACK : LM_INDEX_K_MAX, LM_INDEX_K_MAX, 0 };
+    const int most[] = { k < LM_INDEX_K_MAX - SLACK ? k + SLACK : 0, k < LM_INDEX_K_MAX ? LM_INDEX_K_MAX : 0, 0 };
     int size, settled = 0;
     heap h = { .k = k };
     lm_shared *s = begin(x, 0, &size, err);
@@ -666,7 +666,7 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     heap_sort(&h);
     lm_share_end(s);
     lm_free(vector);
-    *n = h.n;
+    *n = err->code ? 0 : h.n;
     if (!err->code) return h.items;
     lm_free(h.items);
     return NULL;
