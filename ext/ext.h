@@ -315,7 +315,7 @@ void lm_index_command(lm_index *x, const char *word, lm_err *err);
 
 typedef struct { sqlite3_int64 key; double distance; } lm_hit;
 
-/* Find the k (1 to LM_INDEX_K_MAX) rows nearest to a text or vector, nearest first, pending rows included: they are indexed
+/* Find the k rows nearest to a text or vector, nearest first, pending rows included: they are indexed
 ** first, or, where the database cannot be written, embedded for this search. Return *n of them, to be lm_freed. */
 lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err *err);
 /* A statement that gives the keys of the indexed rows: of all, or of one. */
