@@ -399,23 +399,28 @@ static void test_endless(void) {
 /*----------------------------------------------------------------------
 ** Long runs take linear time, can be stopped, and stop at the limit */
 
-typedef struct { int asked, stop_at; } asking;
+typedef struct {
+    int asked, stop_at;
+    const lm_ids *ids; size_t before, gap;      /* what grows meanwhile (may be NULL), and the most between two asks */
+} asking;
 
 static int count_asks(void *arg) {
     asking *a = arg;
+    if (a->ids && a->ids->n - a->before > a->gap) a->gap = a->ids->n - a->before;
+    if (a->ids) a->before = a->ids->n;
     return ++a->asked == a->stop_at;
 }
 
 static void test_runs(lm_tok *const *toks) {
     enum { MB = 1 << 20 };
     static const char *const units[] = { "a", " ", "1", "\n", ".", "e ", "\xE4\xB8\xAD", "\xCC\x81", "\xCC\x81\xCC\xA3", "a\xCC\xA3", "<mask>  ",
-                                         "\xEA\xB0\x80", "\xE1\x84\x80", "\xE2\x96\x81", "\xEF\xB7\xBA", "'s", "\x80", "\xF0\x9F\x87\xA6" };
+                                         "\xEA\xB0\x80", "\xE1\x84\x80", "\xE2\x96\x81", "\xEF\xB7\xBA", "'s", "\x80", "\xF0\x9F\x87\xA6", "a." };
     char *text = malloc(MB + 8);
     for (int f = 0; f < N_FILES; f++) {
         for (int u = 0; toks[f] && u < LM_COUNT(units); u++) {
             lm_err err = { 0 };
             lm_ids ids = { 0 }, few = { 0 };
-            asking a = { 0 };
+            asking a = { .ids = &ids };
             size_t unit_n = strlen(units[u]), n = u < 3 ? MB : MB / 8;
             for (size_t i = 0; i < n; i++) text[i] = units[u][i % unit_n];
             double start = seconds();
@@ -424,6 +429,8 @@ static void test_runs(lm_tok *const *toks) {
             CHECK(!err.code, "%s: %zu bytes of '%s': %s", g_files[f], n, units[u], err.msg);
             CHECK(took < 30, "%s: %zu bytes of '%s' took %.1f s", g_files[f], n, units[u], took);
             CHECK((size_t)a.asked >= n / 65536, "%s: %zu bytes of '%s': stop asked %d times", g_files[f], n, units[u], a.asked);
+            count_asks(&a);
+            CHECK(a.gap <= 65536, "%s: %zu bytes of '%s': %zu ids without asking", g_files[f], n, units[u], a.gap);
 
             asking b = { .stop_at = a.asked / 2 };
             lm_tok_encode(toks[f], text, n, &g_plain, 0, (lm_stop){ count_asks, &b }, &few, &err);

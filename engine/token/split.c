@@ -296,7 +296,7 @@ int lm_split_next(lm_split_walk *w, const char **piece, size_t *n, lm_err *err) 
         if (!next_of_level(w, &w->p->stages[w->level], &w->levels[w->level], piece, n, &is_first, err)) {
             w->level--;
         } else if (w->level + 1 == w->p->n) {
-            return 1;
+            return tick(w, *n, err);        /* the stages count what they pass over, not every piece */
         } else {
             enter(w, ++w->level, *piece, *n, is_first, err);
         }
