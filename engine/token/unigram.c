@@ -104,10 +104,12 @@ static void encode_piece(lm_tok_call *c, const char *text, size_t n, lm_err *err
         end = from;
         if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
     }
-    for (size_t at = 0; at < n && !err->code; at = end) {
+    for (size_t at = 0, asked = 0; at < n && !err->code; at = end) {
         end = (size_t)ways[at].score;
         append_stretch(c, text + at, end - at, err);
-        if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+        if (end - asked < LM_STOP_BYTES) continue;
+        asked = end;
+        lm_tok_stopped(c->stop, err);
     }
     if (ways != few) lm_free(ways);
 }
