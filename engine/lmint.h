@@ -8,7 +8,7 @@
 **     3 token    regex unicode trie                 what the others stand on
 **               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
-**     4 model    arch model kv forward              what a model is, its cache, one pass through it
+**     4 model    arch model kv prefix forward       what a model is, its cache, one pass through it
 **     5 run      batch sample embed                 sequences advancing together; texts to vectors
 */
 #ifndef LMINT_H
@@ -27,6 +27,9 @@
 
 /* err.c */
 int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err);
+
+/* mem.c */
+int lm_mem_is_short(void);                          /* less than a sixteenth of the limit is left */
 
 /* utf8.c */
 int lm_utf8_step(const char *text, size_t n, uint32_t *cp);

@@ -15,7 +15,7 @@
 **     index.c        what a semantic index keeps, and searching it
 **     query.c        queries that are given as arguments
 **     func_*.c       scalar functions, by noun
-**     window.c       embed_batch, over a frame of rows
+**     window.c       embed_batch and generate_batch, over a frame of rows
 **     vtab.c         what they share
 **     vtab_*.c       virtual tables, one each */
 #ifndef LM_EXT_H
@@ -234,10 +234,14 @@ typedef struct {
 
 void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int is_chat, lm_err *err);
 void lm_generate_options_clear(lm_generate_options *o);
+int lm_generate_options_null(const lm_generate_options *o, const lm_err *err);  /* is this error to be NULL? */
 /* Append a conversation as the model is to read it. */
 void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_err *err);
 /* Tokenise a prompt as the options and the model's template say. */
 void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err);
+/* Add a prompt to a batch, which the options must outlive. Return its number, or -1; n_prompt (may be NULL) gets its length. */
+int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob, lm_batch *b,
+                  int *n_prompt, lm_err *err);
 /* Start a batch of one. The options must outlive it. */
 lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
                           lm_err *err);
@@ -273,6 +277,17 @@ void lm_result_vector(sqlite3_context *ctx, const void *floats, size_t n_bytes);
 ** query.c: prepare a query that was given to `name` as an argument; it must give the columns that are described. */
 sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_columns, const char *columns, lm_err *err);
 
+/* What a table begins with, in place of its cursor, that gives a row for each row (key, text) of a query. */
+typedef struct {
+    sqlite3_vtab_cursor base;
+    sqlite3_stmt *query;
+    int was_filtered, at_end;               /* at_end: the query has no more rows */
+} lm_each;
+
+void lm_each_open(lm_each *e, const char *name, sqlite3_value *query, const char *columns, lm_err *err);     /* for xFilter */
+/* Copy the query's next row. Return 0 at the end, or with err set. */
+int lm_each_read(lm_each *e, sqlite3_value **key, sqlite3_value **text, lm_err *err);
+
 /*======================================================================
 ** index.c: what an lm_index keeps in its schema, and searching it. */
 enum { LM_INDEX_K_MAX = 4096 /* vec0's */ };
@@ -300,7 +315,7 @@ void lm_index_command(lm_index *x, const char *word, lm_err *err);
 
 typedef struct { sqlite3_int64 key; double distance; } lm_hit;
 
-/* Find the k (1 to LM_INDEX_K_MAX) rows nearest to a text or vector, nearest first, pending rows included: they are indexed
+/* Find the k rows nearest to a text or vector, nearest first, pending rows included: they are indexed
 ** first, or, where the database cannot be written, embedded for this search. Return *n of them, to be lm_freed. */
 lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err *err);
 /* A statement that gives the keys of the indexed rows: of all, or of one. */
@@ -349,6 +364,7 @@ int lm_vtab_weights_register(lm_conn *c);
 int lm_vtab_vocab_register(lm_conn *c);
 int lm_vtab_index_register(lm_conn *c);
 int lm_vtab_embed_each_register(lm_conn *c);
+int lm_vtab_generate_each_register(lm_conn *c);
 int lm_vtab_split_register(lm_conn *c);
 int lm_window_register(lm_conn *c);
 

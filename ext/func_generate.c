@@ -23,7 +23,6 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
     const char *known = NULL;
     size_t n = 0;
     lm_generate_options_read(&o, options, is_chat, &err);
-    int null_on_error = o.on_error && !strcmp(o.on_error, "null");
     int there = lm_value_text(args[0], &prompt, is_chat ? "messages" : "prompt", &err);
     if (there && !err.code) s = lm_share_begin(c, o.model, "generate", &err);
     if (s) {
@@ -39,7 +38,7 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
         }
     }
     lm_share_end(s);
-    if (err.code && !(null_on_error && err.code == LM_ERROR)) lm_result_error(ctx, &err);
+    if (err.code && !lm_generate_options_null(&o, &err)) lm_result_error(ctx, &err);
     lm_buf_clear(&key);
     lm_buf_clear(&answer);
     lm_generate_options_clear(&o);

@@ -34,21 +34,21 @@ static const char *skip_space(const char *s) { return s + strspn(s, " \t\r\n"); 
 /* Append a value as JSON: quoted text, a whole number, or a bare word. Return what follows it. */
 static const char *append_value(lm_buf *json, const char *s, lm_err *err) {
     lm_buf text = {0};
-    char close = *s == '[' ? ']' : *s;
     size_t n = strcspn(s, " \t\r\n");
-    int is_quoted = *s && strchr("'\"`[", *s) != NULL;
-    if (is_quoted) {
+    if (*s && strchr("'\"`[", *s)) {
+        char close = *s == '[' ? ']' : *s;
         for (s++; *s && (*s != close || s[1] == close); s++) {
             s += *s == close;
             lm_buf_append(&text, s, 1, err);
         }
-        s += *s == close ? 1 : 0;
+        s += *s == close;
+        lm_json_quote(json, text.n ? text.data : "", text.n, err);
     } else {
-        lm_buf_append(&text, s, n, err);
+        int is_number = n && n < 10 && strspn(s, "0123456789") >= n;
+        if (is_number) lm_buf_append(json, s, n, err);
+        else lm_json_quote(json, s, n, err);
         s += n;
     }
-    if (!is_quoted && n && n < 10 && strspn(text.data, "0123456789") >= n) lm_buf_append(json, text.data, n, err);
-    else lm_json_quote(json, text.n ? text.data : "", text.n, err);
     lm_buf_clear(&text);
     return skip_space(s);
 }
@@ -99,7 +99,8 @@ static char *expand(const lm_index *x, const char *sql, lm_err *err) {
     const struct { const char *word; int with_schema; const char *name, *suffix; } words[] = {
         { "schema", 0, x->schema, "" }, { "index", 1, x->name, "" }, { "command", 0, x->name, "" },
         { "vec", 1, x->name, "_vec" }, { "config", 1, x->name, "_config" }, { "outbox", 1, x->name, "_outbox" },
-        { "places", 1, x->name, "_vec_vector_chunks00" }, { "touched", 0, x->name, "_outbox" }, { "ai", 1, x->name, "_ai" }, { "au", 1, x->name, "_au" }, { "ad", 1, x->name, "_ad" },
+        { "touched", 0, x->name, "_outbox" }, { "places", 1, x->name, "_vec_vector_chunks00" },
+        { "ai", 1, x->name, "_ai" }, { "au", 1, x->name, "_au" }, { "ad", 1, x->name, "_ad" },
         { "content", 1, x->o.content, "" }, { "table", 0, x->o.content, "" }, { "key", 0, x->key, "" }, { "body", 0, x->o.column, "" },
     };
     sqlite3_str *out = sqlite3_str_new(x->c->db);
@@ -206,8 +207,8 @@ static void drop_triggers(const lm_index *x, lm_err *err) {
     exec(x, "DROP TRIGGER IF EXISTS {ai}; DROP TRIGGER IF EXISTS {au}; DROP TRIGGER IF EXISTS {ad}", err);
 }
 
-/* The conflict clause of the writer's statement rules inside a trigger too: what they do must never conflict. Any column
-** may be called rowid and compare as it likes, so updates are told by value, bytes and type, not by column. */
+/* The conflict clause of the writer's statement rules inside a trigger too, so no INSERT here may conflict. UPDATE OF id
+** would miss SET rowid = …; the text's own collation or 1 = 1.0 could call a change none. */
 #define TOUCH(row) "INSERT INTO {touched}(key) SELECT " row ".{key} WHERE NOT EXISTS (SELECT 1 FROM {touched} WHERE key = " row ".{key}); "
 static void create_triggers(const lm_index *x, lm_err *err) {
     exec(x, "CREATE TRIGGER {ai} AFTER INSERT ON {table} BEGIN " TOUCH("new") "END", err);
@@ -296,7 +297,8 @@ static lm_shared *begin(lm_index *x, int is_rebuild, int *size, lm_err *err) {
     char digest[2 * LM_DIGEST_BYTES + 1];
     look(x, err);
     if (!err->code && !is_rebuild && !has_triggers(x, err)) {
-        lm_err_set(err, LM_ERROR, "%.60s: the triggers on %.60s that keep it in step are gone: " HOW_TO("rebuild"), x->name, x->o.content, x->name, x->name);
+        lm_err_set(err, LM_ERROR, "%.60s: the triggers on %.60s that keep it in step are gone: " HOW_TO("rebuild"), x->name, x->o.content,
+                   x->name, x->name);
     }
     lm_shared *s = err->code ? NULL : lm_share_begin(x->c, x->o.vector.model, "embed", err);
     *size = s ? lm_vector_size(s, &x->o.vector, err) : 0;
@@ -393,10 +395,11 @@ static int walk_next(walk *w, lm_err *err) {
     }
     if (w->n) lm_vectors(w->x->c, w->s, &w->x->o.vector, w->texts, w->n, w->vectors, NULL, w->errs, err);
     for (int i = 0; i < w->n && !err->code; i++) {
+        lm_err *own = &w->errs[i];
         int has_text = w->texts[i].text != NULL;
-        if (sqlite3_value_type(w->bodies[i]) == SQLITE_BLOB) lm_err_set(&w->errs[i], LM_ERROR, "a BLOB, not text");
-        else if (has_text && !w->errs[i].code && !has_direction(walk_vector(w, i), w->size)) lm_err_set(&w->errs[i], LM_ERROR, "its vector has no direction");
-        w->has_vector[i] = has_text && !w->errs[i].code;
+        if (sqlite3_value_type(w->bodies[i]) == SQLITE_BLOB) lm_err_set(own, LM_ERROR, "a BLOB, not text");
+        if (has_text && !own->code && !has_direction(walk_vector(w, i), w->size)) lm_err_set(own, LM_ERROR, "its vector has no direction");
+        w->has_vector[i] = has_text && !own->code;
     }
     return err->code ? 0 : w->n;
 }
@@ -409,6 +412,15 @@ static const char pending_sql[] =
 static void poll(const lm_index *x, lm_err *err) {
     lm_stop stop = lm_conn_stop(x->c);
     if (!err->code && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+}
+
+/* vec0 has words of its own for an interrupt that strikes inside it. */
+static void see_interrupt(const lm_index *x, lm_err *err) {
+    lm_err own = {0};
+    if (err->code != LM_ERROR) return;
+    x->c->asked_ns = x->c->asked_long_ns = 0;
+    poll(x, &own);
+    if (own.code) *err = own;
 }
 
 static void drain(lm_index *x, const lm_shared *s, int size, lm_err *err) {
@@ -478,28 +490,36 @@ static int carry_out(lm_index *x, int what, lm_err *err) {
     return can_write;
 }
 
+/* What is wrong with row i, whose vector stands in the statement's row, if there is one. NULL: nothing. */
+static const char *find_fault(const walk *w, int i, sqlite3_stmt *stored, int is_stored) {
+    int n_bytes = is_stored ? sqlite3_column_bytes(stored, 0) : 0, wanted = w->size * (int)sizeof(float);
+    if (w->errs[i].code) return w->errs[i].msg;
+    if (!w->has_vector[i]) return is_stored ? "no text, but a vector" : NULL;
+    if (!is_stored) return "no vector";
+    int same = n_bytes == wanted && !memcmp(sqlite3_column_blob(stored, 0), walk_vector(w, i), (size_t)wanted);
+    return same ? NULL : "a vector that is not its text's";
+}
+
 /* Compare what is stored with what the rows give. */
 static void check(lm_index *x, lm_err *err) {
     int size, n_faults = 0;
-    char fault[160] = "";
+    char first[160] = "";
     lm_shared *s = begin(x, 0, &size, err);
-    walk *w = err->code ? NULL : walk_new(x, s, size, "SELECT {key}, {body} FROM {content} WHERE {key} >= ?1 ORDER BY {key}", err);
+    walk *w = walk_new(x, s, size, "SELECT {key}, {body} FROM {content} WHERE {key} >= ?1 ORDER BY {key}", err);
     sqlite3_stmt *stored = lm_index_prepare(x, "SELECT embedding FROM {vec} WHERE rowid = ?1", err);
     while (!err->code && walk_next(w, err)) {
         for (int i = 0; i < w->n && !err->code; i++) {
             poll(x, err);
             sqlite3_bind_int64(stored, 1, w->keys[i]);
             int is_stored = lm_conn_step(x->c, stored, err);
-            const void *blob = is_stored ? sqlite3_column_blob(stored, 0) : NULL;
-            int n_bytes = is_stored ? sqlite3_column_bytes(stored, 0) : 0;
-            const char *what = w->errs[i].code ? w->errs[i].msg : !w->has_vector[i] && is_stored ? "no text, but a vector"
-                : w->has_vector[i] && !is_stored ? "no vector"
-                : is_stored && (n_bytes != size * (int)sizeof(float) || memcmp(blob, walk_vector(w, i), (size_t)n_bytes)) ? "a vector that is not its text's" : NULL;
-            if (what && !n_faults++) sqlite3_snprintf(sizeof fault, fault, "%lld: %s", w->keys[i], what);
+            const char *fault = find_fault(w, i, stored, is_stored);
+            if (fault && !n_faults++) sqlite3_snprintf(sizeof first, first, "%lld: %s", w->keys[i], fault);
             sqlite3_reset(stored);
         }
     }
-    if (n_faults) lm_err_set(err, LM_ERROR, "%.60s: %d rows of %.60s are not indexed as they stand, first %s", x->name, n_faults, x->o.content, fault);
+    if (n_faults) {
+        lm_err_set(err, LM_ERROR, "%.60s: %d rows of %.60s are not indexed as they stand, first %s", x->name, n_faults, x->o.content, first);
+    }
     walk_free(w);
     sqlite3_finalize(stored);
     lm_share_end(s);
@@ -520,6 +540,7 @@ void lm_index_command(lm_index *x, const char *word, lm_err *err) {
     }
     if (!err->code && !carry_out(x, what, err)) lm_conn_fail(x->c, err);
     if (is_check) check(x, err);
+    see_interrupt(x, err);
 }
 
 /*----------------------------------------------------------------------
@@ -564,17 +585,18 @@ static void heap_sort(heap *h) {
 /*----------------------------------------------------------------------
 ** Searching. */
 #define COUNTS "EXISTS (SELECT 1 FROM {content} c WHERE c.{key} = v.rowid) AND NOT EXISTS (SELECT 1 FROM {outbox} o WHERE o.key = v.rowid)"
-static const char nearest_sql[] = "SELECT v.rowid, v.distance, " COUNTS " FROM {vec} v WHERE v.embedding MATCH ?1 AND v.k = ?2";
-static const char every_sql[] = "SELECT v.rowid, vec_distance_cosine(v.embedding, ?1), 1 FROM {vec} v WHERE ?2 = 0 AND " COUNTS;
 
-/* Fill the heap from the `most` nearest vectors (0: from all). Return whether they are enough: rows that do not count, and
+static const char nearest_sql[] = "SELECT v.rowid, v.distance, " COUNTS " FROM {vec} v WHERE v.embedding MATCH ?1 AND v.k = ?2";
+static const char every_sql[] = "SELECT v.rowid, vec_distance_cosine(v.embedding, ?1), 1 FROM {vec} v WHERE " COUNTS;
+
+/* Fill the heap from the `most` nearest vectors (0: from all, which vec0 cannot sort). Return whether they are enough: rows that do not count, and
 ** ties with the last that vec0 gave, can hide some that belong among the k. */
 static int collect(const lm_index *x, const float *query, int size, int most, heap *h, lm_err *err) {
     int n = 0, n_count = 0, n_nearer = 0;
     double last = -INFINITY;
     sqlite3_stmt *stmt = lm_index_prepare(x, most ? nearest_sql : every_sql, err);
     if (stmt) sqlite3_bind_blob(stmt, 1, query, size * (int)sizeof *query, SQLITE_STATIC);
-    if (stmt) sqlite3_bind_int(stmt, 2, most);
+    if (stmt && most) sqlite3_bind_int(stmt, 2, most);
     for (h->n = 0; lm_conn_step(x->c, stmt, err); n++) {
         double distance = (double)(float)sqlite3_column_double(stmt, 1);
         if (distance > last) n_nearer = n_count, last = distance;
@@ -618,11 +640,13 @@ static void read_query(const lm_index *x, const lm_shared *s, sqlite3_value *val
     } else {
         memcpy(out, sqlite3_value_blob(value), (size_t)size * sizeof *out);
     }
-    if (!err->code && !has_direction(out, size)) lm_err_set(err, LM_ERROR, "MATCH: a vector of zeros, or with a number that is not finite, has no direction");
+    if (!err->code && !has_direction(out, size)) {
+        lm_err_set(err, LM_ERROR, "MATCH: a vector of zeros, or with a number that is not finite, has no direction");
+    }
 }
 
 lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err *err) {
-    const int most[] = { k + SLACK < LM_INDEX_K_MAX ? k + SLACK : LM_INDEX_K_MAX, LM_INDEX_K_MAX, 0 };
+    const int most[] = { k < LM_INDEX_K_MAX - SLACK ? k + SLACK : 0, k < LM_INDEX_K_MAX ? LM_INDEX_K_MAX : 0, 0 };
     int size, settled = 0;
     heap h = { .k = k };
     lm_shared *s = begin(x, 0, &size, err);
@@ -638,10 +662,11 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     }
     for (int i = 0; i < LM_COUNT(most) && !settled && !err->code; i++) settled = collect(x, vector, size, most[i], &h, err);
     if (pending) add_pending(x, s, vector, size, &h, err);
+    see_interrupt(x, err);
     heap_sort(&h);
     lm_share_end(s);
     lm_free(vector);
-    *n = h.n;
+    *n = err->code ? 0 : h.n;
     if (!err->code) return h.items;
     lm_free(h.items);
     return NULL;

@@ -33,6 +33,10 @@ void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int i
 
 void lm_generate_options_clear(lm_generate_options *o) { lm_options_clear(chat_table, o); }
 
+int lm_generate_options_null(const lm_generate_options *o, const lm_err *err) {
+    return err->code == LM_ERROR && o->on_error && !strcmp(o->on_error, "null");
+}
+
 /* The chat family that the options ask for; NULL for raw text. */
 static const lm_chat *choose_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err) {
     const lm_chat *chat = s->chat;
@@ -187,21 +191,28 @@ void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o,
     lm_spans_clear(&spans);
 }
 
-lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
-                          lm_err *err) {
+int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob, lm_batch *b,
+                  int *n_prompt, lm_err *err) {
     lm_ids ids = {0};
-    lm_batch *b = NULL;
+    int seq = -1;
+    lm_stop stop = lm_conn_stop(c);
     lm_gen_options g = { .max_tokens = o->max_tokens, .temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p,
                          .min_p = o->min_p, .repeat_penalty = o->repeat_penalty, .seed = (uint64_t)o->seed,
                          .stops = (const char *const *)o->stop.items, .stop_ns = o->stop.ns, .n_stops = o->stop.n,
                          .want_logprob = want_logprob };
     if (!o->has_seed) sqlite3_randomness(sizeof g.seed, &g.seed);
     lm_prompt_ids(c, s, o, prompt, &ids, err);
-    if (!err->code) b = lm_batch_new(s->model, err);
-    if (b && lm_batch_add(b, ids.data, ids.n, &g, err) < 0) {
-        lm_batch_free(b);
-        b = NULL;
-    }
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (!err->code) seq = lm_batch_add(b, ids.data, ids.n, &g, err);
+    if (n_prompt) *n_prompt = (int)ids.n;
     lm_ids_clear(&ids);
-    return b;
+    return seq;
+}
+
+lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
+                          lm_err *err) {
+    lm_batch *b = lm_batch_new(s->model, err);
+    if (b && lm_prompt_add(c, s, o, prompt, want_logprob, b, NULL, err) >= 0) return b;
+    lm_batch_free(b);
+    return NULL;
 }

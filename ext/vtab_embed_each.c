@@ -9,10 +9,8 @@ enum { COL_KEY, COL_VECTOR, COL_N_TOKENS, COL_ERROR, COL_QUERY, COL_OPTIONS };
 enum { BATCH = 256 };
 
 typedef struct {
-    sqlite3_vtab_cursor base;
+    lm_each each;
     lm_vector_options options;
-    sqlite3_stmt *query;
-    int was_filtered, at_end;           /* at_end: the query has no more rows */
     sqlite3_value *keys[BATCH], *texts[BATCH];
     lm_err errs[BATCH];
     float *vectors;                     /* (BATCH, size) */
@@ -50,32 +48,19 @@ static void clear_batch(each_cursor *cur) {
 static int close_cursor(sqlite3_vtab_cursor *base) {
     each_cursor *cur = (each_cursor *)base;
     clear_batch(cur);
-    sqlite3_finalize(cur->query);
+    sqlite3_finalize(cur->each.query);
     lm_vector_options_clear(&cur->options);
     lm_free(cur->vectors);
     sqlite3_free(cur);
     return SQLITE_OK;
 }
 
-static void read_rows(lm_conn *c, each_cursor *cur, lm_err *err) {
-    while (cur->n < BATCH && !cur->at_end && !err->code) {
-        if (!lm_conn_step(c, cur->query, err)) {
-            cur->at_end = 1;
-            break;
-        }
-        int i = cur->n++;
-        cur->keys[i] = sqlite3_value_dup(sqlite3_column_value(cur->query, 0));
-        cur->texts[i] = sqlite3_value_dup(sqlite3_column_value(cur->query, 1));
-        if (!cur->keys[i] || !cur->texts[i]) lm_err_set(err, LM_NOMEM, "out of memory");
-    }
-}
-
 /* Take the next rows of the query and compute their vectors. No engine lock is held while the query runs. */
 static void next_batch(each_cursor *cur, lm_err *err) {
-    lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
+    lm_conn *c = ((lm_vtab *)cur->each.base.pVtab)->c;
     lm_text texts[BATCH] = {{0}};
     clear_batch(cur);
-    read_rows(c, cur, err);
+    while (cur->n < BATCH && lm_each_read(&cur->each, &cur->keys[cur->n], &cur->texts[cur->n], err)) cur->n++;
     if (!cur->n || err->code) return;
     lm_shared *s = lm_share_begin(c, cur->options.model, "embed", err);
     cur->size = s ? lm_vector_size(s, &cur->options, err) : 0;
@@ -96,27 +81,17 @@ static void next_batch(each_cursor *cur, lm_err *err) {
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
     (void)plan, (void)plan_text;
     each_cursor *cur = (each_cursor *)base;
-    lm_conn *c = ((lm_vtab *)base->pVtab)->c;
     lm_err err = {0};
-    lm_text query;
-    if (cur->was_filtered) {
-        lm_err_set(&err, LM_ERROR, "embed_each would run again for each row of a join: WITH e AS MATERIALIZED (SELECT * FROM embed_each(…)) SELECT …");
-    }
-    cur->was_filtered = 1;
-    cur->at_end = 1;
+    lm_each_open(&cur->each, "embed_each", args[0], "key, text", &err);
     if (!err.code) lm_vector_options_read(&cur->options, n_args > 1 ? args[1] : NULL, &err);
-    if (!err.code && lm_value_text(args[0], &query, "query", &err)) {
-        cur->query = lm_query_open(c, "embed_each", query, 2, "key, text", &err);
-        cur->at_end = cur->query == NULL;
-        if (cur->query) next_batch(cur, &err);
-    }
+    if (!err.code) next_batch(cur, &err);
     return lm_vtab_fail(base->pVtab, &err);
 }
 
 static int next(sqlite3_vtab_cursor *base) {
     lm_err err = {0};
     each_cursor *cur = (each_cursor *)base;
-    if (++cur->at == cur->n && !cur->at_end) next_batch(cur, &err);
+    if (++cur->at == cur->n && !cur->each.at_end) next_batch(cur, &err);
     return lm_vtab_fail(base->pVtab, &err);
 }
 

@@ -5,8 +5,8 @@
 **     WHERE i.body MATCH 'login problems' AND i.k = 5;
 ** MATCH takes a text or a vector. Rows come nearest first: k of them or, where no k is given, as many as are asked for, so
 ** that LIMIT works too. Those are found in stretches, each some times as long as all before; the first is what LIMIT says,
-** where SQLite hands that on (beside MATCH since 3.41). Without MATCH the indexed rows are listed. A command is written to the last column: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write
-** (index.c), so the table is DIRECTONLY. */
+** where SQLite hands that on (beside MATCH since 3.41). Without MATCH the indexed rows are listed. A command is written to
+** the last column: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write (index.c), so the table is DIRECTONLY. */
 #include "ext.h"
 
 enum { COL_BODY, COL_DISTANCE, COL_K, COL_COMMAND };
@@ -141,11 +141,16 @@ static int close_cursor(sqlite3_vtab_cursor *base) {
     return SQLITE_OK;
 }
 
-/* Search again, farther, behind the rows that have been given. */
+/* Search again, farther, and pass over the rows up to the last one given: some may have been deleted meanwhile. */
 static void go_on(index_cursor *cur, lm_err *err) {
+    lm_hit last = cur->hits[cur->n - 1];
     lm_free(cur->hits);
     cur->k = cur->k > INT32_MAX / STRETCH ? INT32_MAX : cur->k * STRETCH;
     cur->hits = lm_index_search(index_of(&cur->base), cur->match, cur->k, &cur->n, err);
+    for (cur->at = 0; cur->at < cur->n; cur->at++) {
+        const lm_hit *hit = &cur->hits[cur->at];
+        if (hit->distance > last.distance || (hit->distance == last.distance && hit->key > last.key)) break;
+    }
 }
 
 static void advance(index_cursor *cur, lm_err *err) {
@@ -178,7 +183,9 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     sqlite3_value *match = NULL, *k = NULL, *limit = NULL, *offset = NULL, *row = NULL;
     clear(cur);
     for (int i = 0; i < n_args; i++) {
-        *(plan_text[i] == 'm' ? &match : plan_text[i] == 'k' ? &k : plan_text[i] == 'l' ? &limit : plan_text[i] == 'o' ? &offset : &row) = args[i];
+        sqlite3_value **to = plan_text[i] == 'm' ? &match : plan_text[i] == 'k' ? &k : plan_text[i] == 'l' ? &limit
+            : plan_text[i] == 'o' ? &offset : &row;
+        *to = args[i];
     }
     if (match) {
         cur->k = read_k(x, k, limit, offset, &err);

@@ -1,4 +1,5 @@
-/* window.c: embed_batch(text[, options]) OVER (ROWS BETWEEN CURRENT ROW AND n FOLLOWING): a frame of rows at once.
+/* window.c: embed_batch(text[, options]) and generate_batch(prompt[, options]) OVER (ROWS BETWEEN CURRENT ROW AND n
+** FOLLOWING): a frame of rows at once.
 **
 ** For such a frame SQLite steps n rows ahead before it asks for the first value, so that value computes the whole frame as
 ** one batch, and the values that follow are there already. Any other frame would pair values with the wrong rows: before
@@ -12,38 +13,55 @@ static const char shape[] = "OVER (ROWS BETWEEN CURRENT ROW AND n FOLLOWING)";
 typedef struct {
     char *text; size_t n;               /* NULL: the value is NULL */
     int is_done;
-    float *vector;
+    lm_buf answer;                      /* text, or floats */
     lm_err err;                         /* of this row */
 } row;
 
 typedef struct {
+    const struct verb *verb;
     row rows[FRAME_MAX]; int first, n;  /* a ring: those that are in the frame */
     sqlite3_int64 n_steps, n_gone, n_values;
-    lm_vector_options options; int has_options;
+    union { lm_vector_options vector; lm_generate_options generate; } options;
+    int has_options;
     char *options_text;                 /* NULL: none were given */
-    int size;                           /* of a vector */
 } frame;
+
+/* What tells the functions apart. */
+typedef struct verb {
+    const char *name, *what;            /* what: its first argument, for messages */
+    void (*read)(frame *f, sqlite3_value *options, lm_err *err);
+    void (*clear)(frame *f);
+    int (*is_null)(const frame *f, const lm_err *err);              /* is this error to be NULL? */
+    void (*compute)(lm_conn *c, frame *f, lm_err *err);             /* the rows that have a text and are not done */
+    void (*result)(sqlite3_context *ctx, const lm_buf *answer);
+} verb;
+
+/* The functions' user data. */
+typedef struct { lm_conn *c; const verb *verb; } function;
 
 static row *at(frame *f, int i) { return &f->rows[(f->first + i) % FRAME_MAX]; }
 
 static void clear_row(row *r) {
     lm_free(r->text);
-    lm_free(r->vector);
+    lm_buf_clear(&r->answer);
     *r = (row){0};
 }
+
+static const verb *verb_of(sqlite3_context *ctx) { return ((const function *)sqlite3_user_data(ctx))->verb; }
 
 /* The frame of this partition, made when wanted. */
 static frame *frame_of(sqlite3_context *ctx, int make, lm_err *err) {
     frame **kept = sqlite3_aggregate_context(ctx, make ? sizeof *kept : 0);
     if (kept && !*kept && make) *kept = lm_calloc(1, sizeof **kept, err);
     if (make && (!kept || !*kept)) lm_err_set(err, LM_NOMEM, "out of memory");
+    if (make && !err->code) (*kept)->verb = verb_of(ctx);
     return kept ? *kept : NULL;
 }
 
 static void free_frame(frame *f) {
     if (!f) return;
     for (int i = 0; i < f->n; i++) clear_row(at(f, i));
-    lm_vector_options_clear(&f->options);
+    f->verb->clear(f);
     lm_free(f->options_text);
     lm_free(f);
 }
@@ -62,11 +80,11 @@ static void take_options(frame *f, sqlite3_value *value, lm_err *err) {
     if (err->code) return;
     if (f->has_options) {
         if (there != (f->options_text != NULL) || (there && strcmp(text.text, f->options_text))) {
-            lm_err_set(err, LM_ERROR, "embed_batch: the options must be the same in every row");
+            lm_err_set(err, LM_ERROR, "%s: the options must be the same in every row", f->verb->name);
         }
         return;
     }
-    lm_vector_options_read(&f->options, value, err);
+    f->verb->read(f, value, err);
     if (there) f->options_text = copy_text(text, err);
     f->has_options = !err->code;
 }
@@ -76,12 +94,12 @@ static void step(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_text text;
     frame *f = frame_of(ctx, 1, &err);
     if (f) take_options(f, n_args > 1 ? args[1] : NULL, &err);
-    if (f && f->n == FRAME_MAX) lm_err_set(&err, LM_ERROR, "embed_batch: a frame may have %d rows", FRAME_MAX);
+    if (f && f->n == FRAME_MAX) lm_err_set(&err, LM_ERROR, "%s: a frame may have %d rows", f->verb->name, FRAME_MAX);
     if (!err.code) {
         row *r = at(f, f->n++);
         *r = (row){0};
         f->n_steps++;
-        if (lm_value_text(args[0], &text, "text", &r->err)) r->text = copy_text(text, &err);
+        if (lm_value_text(args[0], &text, f->verb->what, &r->err)) r->text = copy_text(text, &err);
         r->n = r->text ? text.n : 0;
     }
     if (err.code) lm_result_error(ctx, &err);
@@ -98,24 +116,29 @@ static void inverse(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     f->n_gone++;
 }
 
-/* Compute every row of the frame that is not yet. */
-static void compute(lm_conn *c, frame *f, lm_err *err) {
+/*----------------------------------------------------------------------
+** The verbs. */
+static void read_vector(frame *f, sqlite3_value *options, lm_err *err) { lm_vector_options_read(&f->options.vector, options, err); }
+static void clear_vector(frame *f) { lm_vector_options_clear(&f->options.vector); }
+static int null_vector(const frame *f, const lm_err *err) { return lm_vector_options_null(&f->options.vector, err); }
+static void result_vector(sqlite3_context *ctx, const lm_buf *answer) { lm_result_vector(ctx, answer->data, answer->n); }
+
+static void compute_vectors(lm_conn *c, frame *f, lm_err *err) {
+    const lm_vector_options *o = &f->options.vector;
     lm_text *texts = lm_alloc(sizeof *texts * (size_t)f->n, err);
     lm_err *errs = lm_calloc((size_t)f->n, sizeof *errs, err);
-    lm_shared *s = err->code ? NULL : lm_share_begin(c, f->options.model, "embed", err);
-    f->size = s ? lm_vector_size(s, &f->options, err) : 0;
-    float *vectors = err->code ? NULL : lm_alloc((size_t)f->n * (size_t)f->size * sizeof *vectors, err);
+    lm_shared *s = err->code ? NULL : lm_share_begin(c, o->model, "embed", err);
+    size_t size = s ? (size_t)lm_vector_size(s, o, err) : 0;
+    float *vectors = err->code ? NULL : lm_alloc((size_t)f->n * size * sizeof *vectors, err);
     for (int i = 0; i < f->n && vectors; i++) {
         const row *r = at(f, i);
         texts[i] = r->is_done || !r->text ? (lm_text){0} : (lm_text){ r->text, r->n };
     }
-    if (vectors) lm_vectors(c, s, &f->options, texts, f->n, vectors, NULL, errs, err);
+    if (vectors) lm_vectors(c, s, o, texts, f->n, vectors, NULL, errs, err);
     for (int i = 0; i < f->n && !err->code; i++) {
         row *r = at(f, i);
         if (texts[i].text && errs[i].code) r->err = errs[i];
-        else if (texts[i].text) r->vector = lm_alloc((size_t)f->size * sizeof *vectors, err);
-        if (r->vector && texts[i].text) memcpy(r->vector, vectors + (size_t)i * (size_t)f->size, (size_t)f->size * sizeof *vectors);
-        r->is_done = 1;
+        else if (texts[i].text) lm_buf_append(&r->answer, vectors + (size_t)i * size, size * sizeof *vectors, err);
     }
     lm_share_end(s);
     lm_free(texts);
@@ -123,46 +146,92 @@ static void compute(lm_conn *c, frame *f, lm_err *err) {
     lm_free(vectors);
 }
 
+static void read_generate(frame *f, sqlite3_value *options, lm_err *err) { lm_generate_options_read(&f->options.generate, options, 0, err); }
+static void clear_generate(frame *f) { lm_generate_options_clear(&f->options.generate); }
+static int null_generate(const frame *f, const lm_err *err) { return lm_generate_options_null(&f->options.generate, err); }
+static void result_text(sqlite3_context *ctx, const lm_buf *answer) { lm_result_text(ctx, answer->data, answer->n); }
+
+static void compute_texts(lm_conn *c, frame *f, lm_err *err) {
+    const lm_generate_options *o = &f->options.generate;
+    lm_token token;
+    int row_of[FRAME_MAX];              /* by sequence */
+    lm_shared *s = lm_share_begin(c, o->model, "generate", err);
+    lm_batch *b = s ? lm_batch_new(s->model, err) : NULL;
+    for (int i = 0; i < f->n && !err->code; i++) {
+        row *r = at(f, i);
+        if (r->is_done || !r->text) continue;
+        int seq = lm_prompt_add(c, s, o, (lm_text){ r->text, r->n }, 0, b, NULL, &r->err);
+        if (seq >= 0) row_of[seq] = i;
+        else if (r->err.code != LM_ERROR) *err = r->err;
+    }
+    while (!err->code && lm_batch_next(b, lm_conn_stop(c), &token, err) > 0) {
+        lm_buf_append(&at(f, row_of[token.seq])->answer, token.piece, token.piece_n, err);
+    }
+    lm_batch_free(b);
+    lm_share_end(s);
+}
+
+static const verb verbs[] = {
+    { "embed_batch", "text", read_vector, clear_vector, null_vector, compute_vectors, result_vector },
+    { "generate_batch", "prompt", read_generate, clear_generate, null_generate, compute_texts, result_text },
+};
+
 /* Is there a running statement that names the function and no frame that could be right? */
-static int is_over_partition(sqlite3 *db) {
+static int is_over_partition(sqlite3 *db, const char *name) {
+    char pattern[40];
+    sqlite3_snprintf(sizeof pattern, pattern, "%%%s%%", name);
     for (sqlite3_stmt *stmt = sqlite3_next_stmt(db, NULL); stmt; stmt = sqlite3_next_stmt(db, stmt)) {
         const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
-        if (sql && !sqlite3_strlike("%embed_batch%", sql, 0) && sqlite3_strlike("%following%", sql, 0)) return 1;
+        if (sql && !sqlite3_strlike(pattern, sql, 0) && sqlite3_strlike("%following%", sql, 0)) return 1;
     }
     return 0;
 }
 
+/* The value of the frame's first row; the first that is asked for has every row of the frame computed. */
 static void value(sqlite3_context *ctx) {
+    const function *fn = sqlite3_user_data(ctx);
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
-    int is_whole = f && !f->n_values && f->n_steps > 1 && is_over_partition(sqlite3_context_db_handle(ctx));
+    int is_whole = f && !f->n_values && f->n_steps > 1 && is_over_partition(fn->c->db, fn->verb->name);
     if (!f || !f->n || f->n_gone != f->n_values || is_whole) {
-        lm_err_set(&err, LM_ERROR, "embed_batch: the frame must start at CURRENT ROW: %s", shape);
+        lm_err_set(&err, LM_ERROR, "%s: the frame must start at CURRENT ROW: %s", fn->verb->name, shape);
     } else {
         row *r = at(f, 0);
+        int is_new = !r->is_done;
         f->n_values++;
-        if (!r->is_done) compute(sqlite3_user_data(ctx), f, &err);
+        if (is_new) fn->verb->compute(fn->c, f, &err);
+        for (int i = 0; is_new && i < f->n && !err.code; i++) at(f, i)->is_done = 1;
         lm_err_set(&err, r->err.code, "%s", r->err.msg);
-        if (!err.code && r->vector) lm_result_vector(ctx, r->vector, (size_t)f->size * sizeof *r->vector);
+        if (!err.code && r->text) fn->verb->result(ctx, &r->answer);
     }
-    if (err.code && !(f && lm_vector_options_null(&f->options, &err))) lm_result_error(ctx, &err);
+    if (err.code && !(f && fn->verb->is_null(f, &err))) lm_result_error(ctx, &err);
 }
 
 static void final(sqlite3_context *ctx) {
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
     if (f && f->n_steps && !f->n_values) {
-        lm_err_set(&err, LM_ERROR, "embed_batch is a window function: embed_batch(text) %s", shape);
+        lm_err_set(&err, LM_ERROR, "%s is a window function: %s(%s) %s", f->verb->name, f->verb->name, f->verb->what, shape);
         lm_result_error(ctx, &err);
     }
     free_frame(f);
 }
 
+static void free_function(void *fn) {
+    lm_conn_unref(((function *)fn)->c);
+    sqlite3_free(fn);
+}
+
 int lm_window_register(lm_conn *c) {
     int rc = SQLITE_OK;
-    for (int n = 1; n <= 2 && rc == SQLITE_OK; n++) {
+    for (int i = 0; i < 2 * LM_COUNT(verbs) && rc == SQLITE_OK; i++) {
+        const verb *v = &verbs[i / 2];
+        int flags = v->result == result_vector ? LM_RESULT_SUBTYPE : 0;
+        function *fn = sqlite3_malloc64(sizeof *fn);
+        if (!fn) return SQLITE_NOMEM;
         lm_conn_ref(c);
-        rc = sqlite3_create_window_function(c->db, "embed_batch", n, SQLITE_UTF8 | LM_RESULT_SUBTYPE, c, step, final, value, inverse, lm_conn_unref);
+        *fn = (function){ c, v };
+        rc = sqlite3_create_window_function(c->db, v->name, 1 + i % 2, SQLITE_UTF8 | flags, fn, step, final, value, inverse, free_function);
     }
     return rc;
 }

@@ -5,8 +5,8 @@
 ** small structs below. Every function that can fail takes an lm_err last; if the error is already set it
 ** does nothing, so a chain of calls is checked once, at its end. A returned `const` pointer is borrowed
 ** from the object it came from; any other pointer is the caller's, to be freed by the paired verb.
-** Nothing here is thread-local. Distinct objects may be used from distinct threads; an lm_model is
-** immutable once open and may be shared by any number of threads. */
+** Nothing here is thread-local. Distinct objects may be used from distinct threads; an lm_model may be
+** shared by any number of threads: it is immutable once open, but for what it keeps of prompts, under a lock. */
 #ifndef LM_H
 #define LM_H
 
@@ -227,15 +227,18 @@ enum { LM_TOK_NORMAL = 1, LM_TOK_UNKNOWN, LM_TOK_CONTROL, LM_TOK_USER, LM_TOK_UN
 typedef struct { size_t start, n; } lm_span;
 
 typedef struct {
-    int add_special;                    /* put BOS before (unless specials begin with it) and EOS after, where the
-                                        ** model asks for them */
-    int parse_special;                  /* spellings of special tokens in the text become those tokens */
+    int add_special;                    /* put what the model asks for about the text: BOS (unless specials begin with
+                                        ** it) and EOS, or a tokenizer.json's template for one text */
+    int parse_special;                  /* spellings of special tokens in the text become those tokens; else only those
+                                        ** of added tokens that are not special do (LM_TOK_USER) */
     const lm_span *specials; size_t n_specials; /* ascending; these always become their tokens, where the
                                         ** vocabulary has one so spelled; else they are text */
 } lm_tok_options;
 
 /* Build the tokenizer that entries tokenizer.ggml.* describe: scalars from meta, arrays from arrays (they
-** may be one and the same). Return NULL without an error when there is none. */
+** may be one and the same). Without a tokenizer.ggml.model it is that of the text tokenizer.huggingface.json in either, a
+** tokenizer.json of Hugging Face's, with bos_token_id, eos_token_id and eog_token_ids (an array) from tokenizer.ggml.*
+** as before; its truncation and padding are not applied. Return NULL without an error when there is none. */
 lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err);
 void lm_tok_free(lm_tok *t);
 
@@ -245,12 +248,14 @@ void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_opt
                    lm_stop stop, lm_ids *out, lm_err *err);
 
 int lm_tok_count(const lm_tok *t);                              /* ids are 0 .. count-1 */
-const char *lm_tok_kind(const lm_tok *t);                       /* "gpt2" (byte-level BPE), "llama" (SentencePiece) … */
+const char *lm_tok_kind(const lm_tok *t);                       /* GGUF: "gpt2" (byte-level BPE), "llama"
+                                        ** (SentencePiece), "bert"; tokenizer.json: "bpe", "wordpiece", "unigram" */
 int lm_tok_type(const lm_tok *t, int32_t id);                   /* LM_TOK_* */
 const char *lm_tok_text(const lm_tok *t, int32_t id, size_t *n);    /* the vocabulary's own spelling */
-const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n);   /* the bytes it adds to a text; specials: their spelling */
+const char *lm_tok_bytes(const lm_tok *t, int32_t id, size_t *n);   /* the bytes it adds to a text; specials: their
+                                        ** spelling, or what a tokenizer.json's decoder makes of it */
 double lm_tok_score(const lm_tok *t, int32_t id);               /* NaN: the vocabulary has none */
-/* Does id's leading space come from the tokenizer rather than the text, where `before` (-1: nothing) precedes it? */
+/* How many leading spaces of id come from the tokenizer rather than the text, where `before` (-1: nothing) precedes it. */
 int lm_tok_drops_space(const lm_tok *t, int32_t before, int32_t id);
 int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n);    /* the special token so spelled, or -1 */
 int32_t lm_tok_bos(const lm_tok *t);                            /* -1: none */
@@ -339,8 +344,10 @@ int lm_model_pooling(const lm_model *m);                        /* LM_POOL_*: wh
 void lm_embed(lm_model *m, const lm_ids *texts, int n, const lm_embed_options *options, float *out, lm_stop stop, lm_err *err);
 
 /*----------------------------------------------------------------------
-** Generation. A batch holds any number of sequences of one model and advances them together; what a
-** sequence yields does not depend on its company, on thread count or on kernel set. */
+** Generation. A batch holds any number of sequences of one model and advances them together, so many at a time as there
+** is room for; what a sequence yields does not depend on its company, on thread count or on kernel set. What several
+** prompts begin with is computed once, also where they come in different batches (the model keeps what it has read, up to
+** an eighth of the memory limit, or 64 MiB); equal prompts with equal options are computed once altogether. */
 typedef struct lm_batch lm_batch;
 
 typedef struct {
@@ -350,7 +357,7 @@ typedef struct {
     double top_p, min_p;                /* 1 and 0: off */
     double repeat_penalty;              /* 1: off; over the last 64 ids, prompt included */
     uint64_t seed;                      /* draw t depends on (seed, t) alone */
-    const char *const *stops; const size_t *stop_ns; int n_stops;   /* borrowed until the sequence ends */
+    const char *const *stops; const size_t *stop_ns; int n_stops;   /* borrowed for the batch's life */
     int want_logprob;                   /* fill lm_token.logprob */
     int ignore_eog;                     /* go on past end-of-generation tokens (benchmarks) */
 } lm_gen_options;
@@ -369,12 +376,15 @@ typedef struct {
 lm_batch *lm_batch_new(lm_model *m, lm_err *err);               /* the model must outlive it */
 void lm_batch_free(lm_batch *b);
 
-/* Add a sequence that continues ids. A prompt that fills the context is an error that names both lengths;
-** so is an empty one. Return its number (0, 1, …), or -1. */
+/* Add a sequence that continues ids; at any time. A prompt that fills the context is an error that names both lengths;
+** so is an empty one. Return its number, the lowest (0, 1, …) that is free, or -1. */
 int lm_batch_add(lm_batch *b, const int32_t *ids, size_t n, const lm_gen_options *options, lm_err *err);
 
+/* Give up a sequence, ended or not: its number is free again. */
+void lm_batch_drop(lm_batch *b, int seq);
+
 /* Produce the next token of some sequence. Return 1 with *out filled, 0 when every sequence has ended, -1
-** on error. */
+** on error; then the batch is good for nothing but to be freed. */
 int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
 
 /* How a sequence ended when it did so without a token (max_tokens 0): LM_FINISH_LENGTH, else as given. */

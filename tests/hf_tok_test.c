@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "tok_harness.h"
 
+#include <pthread.h>
+
 enum { N_FILES = 14 };
 static const char *const g_files[N_FILES] = { "bert", "bert_cased", "gpt2", "roberta", "llama2", "llama3", "qwen2_5", "mistral_nemo",
                                               "gemma3", "deepseek_v3", "xlmr", "t5", "albert", "unigram_bytes" };
@@ -66,7 +68,7 @@ static void check_case(const lm_tok *t, const char *name, const lm_buf *text, co
     lm_err err = { 0 };
     lm_tok_options options = { .add_special = 1, .parse_special = 1 };
     lm_ids ids = encode(t, text->data, text->n, &options);
-    CHECK(ids.n == want->n && !memcmp(ids.data, want->data, 4 * ids.n), "cases.json: %s: '%.*s': other ids", name, (int)text->n, text->data);
+    CHECK(ids.n == want->n && (!ids.n || !memcmp(ids.data, want->data, 4 * ids.n)), "cases.json: %s: '%.*s': other ids", name, (int)text->n, text->data);
     lm_buf back = { 0 }, repaired = { 0 };
     for (size_t i = 0, n; i < ids.n; i++) {
         const char *bytes = lm_tok_bytes(t, ids.data[i], &n);
@@ -74,7 +76,7 @@ static void check_case(const lm_tok *t, const char *name, const lm_buf *text, co
         lm_buf_append(&back, bytes + drop, n - drop, &err);
     }
     lm_utf8_repair(&repaired, back.data, back.n, &err);
-    CHECK(repaired.n == decoded->n && !memcmp(repaired.data, decoded->data, repaired.n), "cases.json: %s: decoded to '%.*s', wanted '%.*s'",
+    CHECK(repaired.n == decoded->n && (!repaired.n || !memcmp(repaired.data, decoded->data, repaired.n)), "cases.json: %s: decoded to '%.*s', wanted '%.*s'",
           name, (int)repaired.n, repaired.data, (int)decoded->n, decoded->data);
     lm_buf_clear(&back);
     lm_buf_clear(&repaired);
@@ -397,23 +399,28 @@ static void test_endless(void) {
 /*----------------------------------------------------------------------
 ** Long runs take linear time, can be stopped, and stop at the limit */
 
-typedef struct { int asked, stop_at; } asking;
+typedef struct {
+    int asked, stop_at;
+    const lm_ids *ids; size_t before, gap;      /* what grows meanwhile (may be NULL), and the most between two asks */
+} asking;
 
 static int count_asks(void *arg) {
     asking *a = arg;
+    if (a->ids && a->ids->n - a->before > a->gap) a->gap = a->ids->n - a->before;
+    if (a->ids) a->before = a->ids->n;
     return ++a->asked == a->stop_at;
 }
 
 static void test_runs(lm_tok *const *toks) {
     enum { MB = 1 << 20 };
     static const char *const units[] = { "a", " ", "1", "\n", ".", "e ", "\xE4\xB8\xAD", "\xCC\x81", "\xCC\x81\xCC\xA3", "a\xCC\xA3", "<mask>  ",
-                                         "\xEA\xB0\x80", "\xE1\x84\x80", "\xE2\x96\x81", "\xEF\xB7\xBA", "'s", "\x80", "\xF0\x9F\x87\xA6" };
+                                         "\xEA\xB0\x80", "\xE1\x84\x80", "\xE2\x96\x81", "\xEF\xB7\xBA", "'s", "\x80", "\xF0\x9F\x87\xA6", "a." };
     char *text = malloc(MB + 8);
     for (int f = 0; f < N_FILES; f++) {
         for (int u = 0; toks[f] && u < LM_COUNT(units); u++) {
             lm_err err = { 0 };
             lm_ids ids = { 0 }, few = { 0 };
-            asking a = { 0 };
+            asking a = { .ids = &ids };
             size_t unit_n = strlen(units[u]), n = u < 3 ? MB : MB / 8;
             for (size_t i = 0; i < n; i++) text[i] = units[u][i % unit_n];
             double start = seconds();
@@ -422,6 +429,8 @@ static void test_runs(lm_tok *const *toks) {
             CHECK(!err.code, "%s: %zu bytes of '%s': %s", g_files[f], n, units[u], err.msg);
             CHECK(took < 30, "%s: %zu bytes of '%s' took %.1f s", g_files[f], n, units[u], took);
             CHECK((size_t)a.asked >= n / 65536, "%s: %zu bytes of '%s': stop asked %d times", g_files[f], n, units[u], a.asked);
+            count_asks(&a);
+            CHECK(a.gap <= 65536, "%s: %zu bytes of '%s': %zu ids without asking", g_files[f], n, units[u], a.gap);
 
             asking b = { .stop_at = a.asked / 2 };
             lm_tok_encode(toks[f], text, n, &g_plain, 0, (lm_stop){ count_asks, &b }, &few, &err);
@@ -451,6 +460,45 @@ static void test_limit(lm_tok *const *toks) {
         }
         lm_ids_clear(&all);
     }
+}
+
+/*----------------------------------------------------------------------
+** Threads share a tokenizer, on stacks of 256 KiB */
+
+typedef struct { const lm_tok *t; const char *text; size_t n; unsigned hash; } job;
+
+static void *run_job(void *arg) {
+    job *j = arg;
+    lm_err err = { 0 };
+    lm_ids ids = { 0 };
+    lm_tok_encode(j->t, j->text, j->n, &g_parse, 0, g_never, &ids, &err);
+    j->hash = err.code ? 0 : fold(&ids);
+    lm_ids_clear(&ids);
+    return NULL;
+}
+
+static void test_threads(lm_tok *const *toks) {
+    size_t n;
+    char *text = read_whole("tests/golden/hf_tok_fuzz.txt", &n);
+    for (int f = 0; f < N_FILES && text; f++) {
+        pthread_attr_t attr;
+        pthread_t threads[4];
+        job jobs[4];
+        lm_ids ids = toks[f] ? encode(toks[f], text, n, &g_parse) : (lm_ids){ 0 };
+        pthread_attr_init(&attr);
+        pthread_attr_setstacksize(&attr, 256 << 10);
+        for (int i = 0; i < 4 && toks[f]; i++) {
+            jobs[i] = (job){ toks[f], text, n, 0 };
+            pthread_create(&threads[i], &attr, run_job, &jobs[i]);
+        }
+        for (int i = 0; i < 4 && toks[f]; i++) {
+            pthread_join(threads[i], NULL);
+            CHECK(jobs[i].hash == fold(&ids), "%s: thread %d got other ids", g_files[f], i);
+        }
+        pthread_attr_destroy(&attr);
+        lm_ids_clear(&ids);
+    }
+    free(text);
 }
 
 /*----------------------------------------------------------------------
@@ -544,6 +592,7 @@ int main(void) {
     if (toks[0]) test_gguf_bert(toks[0]);
     test_runs(toks);
     test_limit(toks);
+    test_threads(toks);
     for (int i = 0; i < N_FILES; i++) lm_tok_free(toks[i]);
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
     test_small();

@@ -21,6 +21,7 @@ uint64_t lm_mem_used(void) { return g_used; }
 uint64_t lm_mem_peak(void) { return g_peak; }
 void lm_mem_limit_set(uint64_t n_bytes) { g_limit = n_bytes; }
 uint64_t lm_mem_limit(void) { return g_limit; }
+int lm_mem_is_short(void) { return g_limit && g_used > g_limit - g_limit / 16; }
 
 static header *header_of(void *p) { return (header *)p - 1; }
 

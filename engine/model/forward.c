@@ -10,10 +10,13 @@
 
 /* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
 ** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items. */
-enum { QUERIES_MAX = 128, CHUNK_BYTES = 768 << 10, ITEMS = 8 };
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEMS = 8 };
 
 /* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
+
+/* Stretches that one item attends: one, or several of a row each whose sequences begin with the same pages. */
+typedef struct { int first, n, n_shared; } party;
 
 struct lm_pass {
     const lm_model *m;
@@ -32,7 +35,8 @@ struct lm_pass {
     lm_columns in;                      /* the columns of the current product */
     int8_t *quants;
     stretch *stretches;
-    int n_stretches, heads_split;
+    party *parties;
+    int n_stretches, n_parties, heads_split;
     int layer;
     const lm_mat *products[3];          /* weights that multiply `in` in the current section, and where to */
     float *products_out[3];
@@ -67,7 +71,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->cosine, n * (size_t)h->n_rot, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot, sizeof(float) },
         { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK * 2, 1 },
         { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
-        { &p->stretches, n, sizeof(stretch) },
+        { &p->stretches, n, sizeof(stretch) }, { &p->parties, n, sizeof(party) },
     };
     size_t total = 0, at = 0;
     for (int i = 0; i < LM_COUNT(parts); i++) total += (parts[i].n * parts[i].size + 63) & ~(size_t)63;
@@ -300,27 +304,18 @@ static void activate_row(lm_pass *p, int i) {
 }
 
 /*----------------------------------------------------------------------
-** Attention: an item is a stretch of rows and the heads that share a key head (or one head of them, when
-** there would be too few items to go round). Pages are taken left to right. */
-static void attend_item(void *arg, int item) {
-    lm_pass *p = arg;
+** Attention: an item is a party of rows and the heads that share a key head (or one head of them, when
+** there would be too few items to go round). Pages are taken left to right: those that all rows share by all at once,
+** then each stretch goes on with its own. */
+
+/* Carry the queries of a stretch, n_heads a row, over its pages from first on. */
+static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *queries, int n_heads, int first) {
     const lm_hparams *h = &p->m->h;
-    int group = h->n_heads / h->n_kv_heads, n_heads = p->heads_split ? 1 : group;
-    int items = h->n_heads / n_heads, head = item % items * n_heads, n = 0;
-    stretch s = p->stretches[item / items];
     const lm_row *rows = p->rows + s.first;
-    lm_query queries[QUERIES_MAX];
-    for (int r = 0; r < s.n; r++) {
-        for (int j = 0; j < n_heads; j++, n++) {
-            size_t at = ((size_t)(s.first + r) * (size_t)h->n_heads + (size_t)(head + j)) * (size_t)h->head_dim;
-            queries[n] = (lm_query){ .q = p->q + at, .out = p->mixed + at, .max = -INFINITY };
-            memset(queries[n].out, 0, (size_t)h->head_dim * sizeof(float));
-        }
-    }
     int window = lm_hparams_is_local(h, p->layer) ? h->n_window : 1 << 30, oldest = LM_MAX(rows[0].pos + 1 - window, 0);
-    int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1;
-    for (int page = oldest / LM_PAGE; page <= last / LM_PAGE; page++) {
-        lm_page keys = lm_kv_page(rows[0].kv, p->layer, head / group, page);
+    int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1, n = s.n * n_heads;
+    for (int page = LM_MAX(oldest / LM_PAGE, first); page <= last / LM_PAGE; page++) {
+        lm_page keys = lm_kv_page(rows[0].kv, p->layer, key_head, page);
         int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
             int end = (h->causal ? rows[i / n_heads].pos + 1 : rows[0].kv->n) - page * LM_PAGE;
@@ -331,7 +326,48 @@ static void attend_item(void *arg, int item) {
         }
         p->kern->attend(&keys, queries + blind, seeing);
     }
+}
+
+static void attend_item(void *arg, int item) {
+    lm_pass *p = arg;
+    const lm_hparams *h = &p->m->h;
+    int group = h->n_heads / h->n_kv_heads, n_heads = p->heads_split ? 1 : group;
+    int items = h->n_heads / n_heads, head = item % items * n_heads, n = 0;
+    party all = p->parties[item / items];
+    const stretch *s = p->stretches + all.first, *last = s + all.n - 1;
+    lm_query queries[QUERIES_MAX];
+    for (int r = s->first; r < last->first + last->n; r++) {
+        for (int j = 0; j < n_heads; j++, n++) {
+            size_t at = ((size_t)r * (size_t)h->n_heads + (size_t)(head + j)) * (size_t)h->head_dim;
+            queries[n] = (lm_query){ .q = p->q + at, .out = p->mixed + at, .max = -INFINITY, .end = LM_PAGE };
+            memset(queries[n].out, 0, (size_t)h->head_dim * sizeof(float));
+        }
+    }
+    int n_shared = lm_hparams_is_local(h, p->layer) ? 0 : all.n_shared;     /* a window begins where each row has it */
+    for (int page = 0; page < n_shared; page++) {
+        lm_page keys = lm_kv_page(p->rows[s->first].kv, p->layer, head / group, page);
+        p->kern->attend(&keys, queries, n);
+    }
+    for (lm_query *at = queries; s <= last; at += s->n * n_heads, s++) attend_stretch(p, *s, head / group, at, n_heads, n_shared);
     for (int i = 0; i < n; i++) p->kern->attend_end(&queries[i], h->head_dim);
+}
+
+/* Full pages that two rows' sequences begin with alike. */
+static int count_shared(const lm_row *a, const lm_row *b) {
+    int n = 0, most = (LM_MIN(a->pos, b->pos) + 1) / LM_PAGE;
+    while (n < most && a->kv->pages[n] == b->kv->pages[n]) n++;
+    return n;
+}
+
+static void set_parties(lm_pass *p, int most) {
+    p->n_parties = 0;
+    for (int i = 0; i < p->n_stretches; i++) {
+        party *last = p->parties + p->n_parties - 1;
+        const stretch *s = p->stretches + i, *one = i ? p->stretches + last->first : s;
+        int n_shared = i && s->n == 1 && one->n == 1 && last->n < most ? count_shared(p->rows + one->first, p->rows + s->first) : 0;
+        if (n_shared && (last->n == 1 || n_shared == last->n_shared)) last->n++, last->n_shared = n_shared;
+        else p->parties[p->n_parties++] = (party){ i, 1, 0 };
+    }
 }
 
 /* Cut the rows into stretches of one sequence each, short enough for attend_item's queries. */
@@ -344,7 +380,8 @@ static void set_stretches(lm_pass *p) {
         if (i && p->rows[i].kv == p->rows[i - 1].kv && p->rows[i].pos == p->rows[i - 1].pos + 1 && last->n < most) last->n++;
         else p->stretches[p->n_stretches++] = (stretch){ i, 1 };
     }
-    p->heads_split = p->n_stretches * h->n_kv_heads < 4 * lm_threads() || group > QUERIES_MAX;
+    set_parties(p, LM_MIN(most, PARTY_MAX));
+    p->heads_split = p->n_parties * h->n_kv_heads < 4 * lm_threads() || group > QUERIES_MAX;
 }
 
 /*----------------------------------------------------------------------
@@ -362,7 +399,7 @@ static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
     add_product(p, &w[LM_V], p->v);
     run_products(p, n, stop, err);
     lm_pool_run(cache_item, p, p->n_stretches, stop, err);
-    lm_pool_run(attend_item, p, p->n_stretches * (p->heads_split ? m->h.n_heads : m->h.n_kv_heads), stop, err);
+    lm_pool_run(attend_item, p, p->n_parties * (p->heads_split ? m->h.n_heads : m->h.n_kv_heads), stop, err);
     set_input(p, p->mixed, heads, &w[LM_O], 1);
     if (p->in.q) run_rows(p, quantise_row, n, stop, err);
     add_product(p, &w[LM_O], p->delta);

@@ -70,6 +70,14 @@ void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *ten
 
 /*----------------------------------------------------------------------
 ** Models. */
+
+/* What a model keeps of prompts, for calls to come: prefix.c's, guarded by its lock. */
+typedef struct {
+    struct lm_prefix_node *nodes; int n;
+    uint64_t clock;                         /* of uses */
+    int is_limited; uint64_t most;          /* bytes; else a share of the memory limit, or 64 MiB */
+} lm_prefix;
+
 struct lm_model {
     const lm_arch *arch;
     lm_hparams h;
@@ -80,6 +88,7 @@ struct lm_model {
     void **slabs; int n_slabs;
     uint64_t n_bytes;
     lm_tok *tok;
+    lm_prefix prefix;
 };
 
 /* A vector's elements: float vectors are packed as a tile of which only lane 0 is used, then made flat. */
@@ -89,18 +98,35 @@ const float *lm_model_vector(const lm_mat *m);
 ** The cache of keys and values of one sequence, in pages of 64 positions over all layers. Halfs, or floats
 ** in the exact path; keys lie (head_dim, 64), values (64, head_dim rounded up to 16). */
 typedef struct {
-    const lm_model *m;
+    lm_model *m;
     int exact;
-    uint8_t **pages; size_t n_pages, pages_cap;
+    uint8_t **pages; size_t n_pages, pages_cap;     /* each is a count of one */
     int n;                                  /* positions written */
 } lm_kv;
 
-void lm_kv_init(lm_kv *kv, const lm_model *m, int exact);
+void lm_kv_init(lm_kv *kv, lm_model *m, int exact);
 void lm_kv_clear(lm_kv *kv);
 void lm_kv_reserve(lm_kv *kv, int n, lm_err *err);                  /* room for positions 0 .. n-1 */
 lm_page lm_kv_page(const lm_kv *kv, int layer, int head, int page);
 /* Positions pos .. pos+n-1; k and v are (n, n_kv_heads, head_dim). */
 void lm_kv_append(lm_kv *kv, int layer, int pos, int n, const float *k, const float *v);
+void lm_kv_copy(lm_kv *kv, int page, const uint8_t *from, int n);   /* the first n slots of another's page */
+size_t lm_kv_page_bytes(const lm_kv *kv);
+uint8_t *lm_kv_page_ref(uint8_t *page);
+void lm_kv_page_unref(uint8_t *page);
+
+/*----------------------------------------------------------------------
+** Prefixes (prefix.c): pages that outlive their sequence, found again by the ids they stand for. Floats (the exact path)
+** are never kept. */
+
+/* Take what is kept of ids[0..n), as far as there is memory, into an empty cache; kv->n then says how much that was. */
+void lm_prefix_find(lm_kv *kv, const int32_t *ids, int n);
+/* How much that would be; n where nothing can be kept, so that no one waits for it. */
+int lm_prefix_length(lm_model *m, const int32_t *ids, int n);
+/* Keep positions 0..n-1 of a cache, of these ids. Failing to keep is no failure. */
+void lm_prefix_keep(lm_kv *kv, const int32_t *ids, int n);
+int lm_prefix_shrink(lm_model *m);                                  /* give up one page; 0: there is none */
+void lm_prefix_limit(lm_model *m, uint64_t n_bytes);                /* for tests: 0 keeps nothing */
 
 /*----------------------------------------------------------------------
 ** One pass. Rows of one sequence stand together in ascending position; each sequence has room reserved. */

@@ -1,7 +1,7 @@
 /* sample.c: from logits to a token: repeat penalty, temperature, top_k, top_p, min_p, one draw.
 **
 ** Ties go to the lowest id. Filters take candidates off a heap in order of probability, so that no step
-** sorts the vocabulary: the heap costs n, each candidate taken log n. */
+** sorts the vocabulary; and the heap holds only what is near the best, further down where that does not do. */
 #include "sample.h"
 
 #include <string.h>
@@ -64,13 +64,25 @@ static int take_best(lm_candidate *heap, int n, int most, double max, double tot
     return taken;
 }
 
+/* Make a heap of the logits that are not below floor. Return how many. */
+static int build_heap(lm_sampler *s, int n, float floor) {
+    int near = 0;
+    for (int i = 0; i < n; i++) {
+        if (!(s->logits[i] < floor)) s->heap[near++] = (lm_candidate){ s->logits[i], i };
+    }
+    for (int i = near / 2 - 1; i >= 0; i--) sift_down(s->heap, near, i);
+    return near;
+}
+
 static int32_t draw_filtered(lm_sampler *s, int n, const lm_gen_options *o, double max, double total, double u) {
-    for (int i = 0; i < n; i++) s->heap[i] = (lm_candidate){ s->logits[i], i };
-    for (int i = n / 2 - 1; i >= 0; i--) sift_down(s->heap, n, i);
-    int most = o->top_k ? LM_MIN(o->top_k, n) : n;
-    /* With top_k, top_p is a share of what top_k leaves. */
-    int taken = take_best(s->heap, n, most, max, total, o->top_k ? 2.0 : o->top_p);
-    const lm_candidate *best = s->heap + n - 1;
+    int most = o->top_k ? LM_MIN(o->top_k, n) : n, near = 0, taken = 0, is_enough = 0;
+    for (float below = 8; !is_enough; below *= 1.5f) {
+        near = build_heap(s, n, below < 1000 ? (float)max - below : -INFINITY);
+        /* With top_k, top_p is a share of what top_k leaves. */
+        taken = take_best(s->heap, near, LM_MIN(most, near), max, total, o->top_k ? 2.0 : o->top_p);
+        is_enough = taken == most || taken < near || near == n || (!o->top_k && lm_exp((double)-below) < o->min_p);
+    }
+    const lm_candidate *best = s->heap + near - 1;
     double kept = 0, left = 0, mass = 0;
     for (int i = 0; i < taken; i++) kept += lm_exp((double)best[-i].logit - max);
     int n_kept = 0;

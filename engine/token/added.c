@@ -87,7 +87,7 @@ static int find(lm_added_walk *w, size_t *from, size_t *to, const token **found,
         if (!(*found)->single_word || stands_alone(w, *from, *to)) return 1;
         i = *to - 1;
     }
-    if (*id < 0) next_span(w, id);
+    span = next_span(w, id);
     if (span == w->n) return 0;
     *found = token_of(a, *id);
     *from = span;
@@ -139,7 +139,8 @@ int lm_added_next(lm_added_walk *w, size_t *from, size_t *to, int32_t *id, lm_er
 /*----------------------------------------------------------------------
 ** Reading */
 
-static void index_tokens(lm_added *a, const lm_normal *normal, const lm_buf *texts, const uint32_t *at, int normalized, lm_err *err) {
+static void index_tokens(lm_added *a, const lm_normal *normal, const lm_buf *texts, const uint32_t *at, int normalized,
+                         lm_err *err) {
     lm_normal_scratch scratch = {0};
     uint32_t *ids = lm_alloc(a->n * sizeof *ids, err), *begins = lm_calloc(a->n + 1, sizeof *begins, err);
     size_t n = 0;

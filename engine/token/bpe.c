@@ -281,8 +281,9 @@ static void find_bytes(lm_tok *t, bpe *b) {
 /* left_n: a space goes behind so many bytes of text; 0: it is as the file has it. */
 static void refuse_merge(const lm_tok *t, size_t rank, const char *text, size_t left_n, size_t n, const char *why, lm_err *err) {
     left_n = LM_MIN(left_n, n);
-    lm_err_set(err, LM_ERROR, "%s: merge %zu '%.*s%s%.*s': %s", t->n_pieces ? "tokenizer.json: model" : "tokenizer.ggml.merges", rank,
-               (int)LM_MIN(left_n, 40), text, left_n ? " " : "", (int)LM_MIN(n - left_n, 40), text + left_n, why);
+    const char *where = t->n_pieces ? "tokenizer.json: model" : "tokenizer.ggml.merges";
+    lm_err_set(err, LM_ERROR, "%s: merge %zu '%.*s%s%.*s': %s", where, rank, (int)LM_MIN(left_n, 40), text, left_n ? " " : "",
+               (int)LM_MIN(n - left_n, 40), text + left_n, why);
 }
 
 static void room_for_merges(bpe *b, size_t n, lm_err *err) {

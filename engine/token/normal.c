@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-enum { CLEAN, SPACE_CHINESE, FORM, LOWER, DROP_MARKS, STRIP, PREPEND, REPLACE_TEXT, REPLACE_REGEX, CHARSMAP };
+enum { CLEAN, SPACE_CHINESE, FORM, LOWER, DROP_MARKS, CHARSMAP /* local, up to here */, STRIP, PREPEND, REPLACE_TEXT,
+       REPLACE_REGEX };
 enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, UNIT_LEAF = 1 << 8, CLUSTER_MAX = 5, STEPS_MAX = 64 };
 enum { GROWTH_MAX = 32, GROWTH_FREE = 65536 };      /* a pass may make so many bytes of one, and so many more */
 
@@ -257,10 +258,14 @@ static void run_step(const step *s, pass *p, lm_regex_run *run, lm_err *err) {
     }
 }
 
-void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err) {
-    for (size_t i = 0; i < normal->n && !err->code; i++) {
+/* first: text is a text's first character, and what counts is whether it stays. What a character map drops, `tokenizers`
+** takes for still there. */
+static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int first, lm_stop stop,
+                lm_err *err) {
+    for (size_t i = 0, side = 0; i < normal->n && !err->code; i++) {
         const step *s = &normal->steps[i];
-        lm_buf *out = &scratch->buf[i % 2];
+        if (first && (s->kind == CHARSMAP || (s->kind == STRIP && s->flags == STRIP_RIGHT))) continue;
+        lm_buf *out = &scratch->buf[side++ % 2];
         out->n = 0;
         if (out->cap < *n) {        /* room at once: growing would copy for longer than stop may wait */
             lm_buf_clear(out);
@@ -274,12 +279,21 @@ void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const ch
     }
 }
 
+void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err) {
+    run(normal, scratch, text, n, 0, stop, err);
+}
+
+int lm_normal_keeps_first(const lm_normal *normal, lm_normal_scratch *scratch, const char *text, size_t n, lm_stop stop,
+                          lm_err *err) {
+    uint32_t cp;
+    size_t first_n = n ? (size_t)LM_MAX(lm_utf8_step(text, n, &cp), 1) : 0;
+    run(normal, scratch, &text, &first_n, 1, stop, err);
+    return first_n > 0;
+}
+
 int lm_normal_is_local(const lm_normal *normal) {
     int is_local = 1;
-    for (size_t i = 0; i < normal->n; i++) {
-        int kind = normal->steps[i].kind;
-        is_local &= kind == CLEAN || kind == SPACE_CHINESE || kind == FORM || kind == LOWER || kind == DROP_MARKS || kind == CHARSMAP;
-    }
+    for (size_t i = 0; i < normal->n; i++) is_local &= normal->steps[i].kind <= CHARSMAP;
     return is_local;
 }
 

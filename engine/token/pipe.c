@@ -70,6 +70,9 @@ static int is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <
 
 /* By parts where that makes no difference: a long text whose first tokens are wanted costs no more than they. */
 static void encode_raw(flow *f, const char *text, size_t n, int is_first, lm_err *err) {
+    if (is_first && lm_split_asks_first(f->p->split)) {
+        is_first = lm_normal_keeps_first(f->p->normal, &f->normal, text, n, f->call->stop, err);
+    }
     for (size_t at = 0, end; at < n && !lm_tok_is_done(f->call, err); at = end) {
         end = f->p->by_parts && n - at > PART ? at + PART : n;
         while (end < n && !(text[end] == ' ' && is_letter(text[end - 1]))) end++;
@@ -232,12 +235,14 @@ static void read_types(lm_tok *t, const lm_tokjson *f, int32_t unknown, lm_err *
         if (byte[i] >= 0) t->type[byte[i]] = LM_TOK_BYTE;
     }
     lm_added_mark(t->pipe->added, t);
-    if (unknown >= 0) t->type[unknown] = LM_TOK_UNKNOWN;
+    if (unknown >= 0 && t->type[unknown] == LM_TOK_CONTROL) t->type[unknown] = LM_TOK_UNKNOWN;
 }
 
 static const lm_tokjson_family *find_family(const lm_tokjson *f, lm_err *err) {
     const lm_node *model = &f->tree.nodes[f->model];
-    if (!lm_tree_find(&f->tree, model, "type")) return f->is_list ? &lm_unigram_family : f->has_merges ? &lm_bpe_json_family : &lm_wordpiece_family;
+    if (!lm_tree_find(&f->tree, model, "type")) {       /* files of old do not say */
+        return f->is_list ? &lm_unigram_family : f->has_merges ? &lm_bpe_json_family : &lm_wordpiece_family;
+    }
     for (int i = 0; i < LM_COUNT(g_families); i++) {
         if (lm_tree_is(&f->tree, model, "type", g_families[i]->type)) return g_families[i];
     }
@@ -256,14 +261,17 @@ int32_t lm_tokjson_unknown(const lm_tok *t, const lm_tokjson *f, lm_err *err) {
     size_t n;
     if (f->is_list) {
         int64_t id = lm_tree_int(&f->tree, model, "unk_id", -1, err);
-        if (id < -1 || id >= (int64_t)f->n_pieces) lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_id %lld of %zu tokens", (long long)id, f->n_pieces);
+        if (id < -1 || id >= (int64_t)f->n_pieces) {
+            lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_id %lld of %zu tokens", (long long)id, f->n_pieces);
+        }
         return err->code ? -1 : (int32_t)id;
     }
     const char *text = lm_tree_value(&f->tree, lm_tree_find(&f->tree, model, "unk_token"), &n);
     if (!text || err->code) return -1;
     int32_t id = lm_tok_find(t, text, n);
-    if (id < 0 || id >= t->n_pieces) lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60), text);
-    return id;
+    if (id >= 0 && id < t->n_pieces) return id;
+    lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60), text);
+    return -1;
 }
 
 void lm_pipe_open(lm_tok *t, const char *json, size_t n, lm_err *err) {
@@ -282,7 +290,9 @@ void lm_pipe_open(lm_tok *t, const char *json, size_t n, lm_err *err) {
         t->n_pieces = t->n;
     }
     if (!err->code) p->normal = lm_normal_new(tree, lm_tokjson_part(&f, LM_TOKJSON_NORMALIZER), err);
-    if (!err->code) p->split = lm_split_new(tree, lm_tokjson_part(&f, LM_TOKJSON_PRE_TOKENIZER), family == &lm_bpe_json_family, err);
+    /* Falling back to bytes, BPE takes the characters that spell bytes for characters. */
+    int takes_bytes = family == &lm_bpe_json_family && !lm_tree_bool(tree, &tree->nodes[f.model], "byte_fallback", 0, err);
+    if (!err->code) p->split = lm_split_new(tree, lm_tokjson_part(&f, LM_TOKJSON_PRE_TOKENIZER), takes_bytes, err);
     if (!err->code) p->by_parts = lm_normal_is_local(p->normal) && lm_split_drops_spaces(p->split);
     if (is_whole && !err->code) {
         p->added = lm_added_new(t, tree, added, (int)f.n_pieces, p->normal, err);

@@ -138,6 +138,17 @@ void lm_pretok_free(lm_pretok *p) {
 
 const char *lm_pretok_gpt2(void) { return GPT2; }
 
+const char *lm_pretok_tail(const char *pattern, size_t *n) {
+    static const char *const tails[] = { "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+" };
+    for (int i = 0; i < LM_COUNT(tails); i++) {
+        size_t tail_n = strlen(tails[i]);
+        if (*n < tail_n || memcmp(pattern + *n - tail_n, tails[i], tail_n)) continue;
+        *n -= tail_n;
+        return "|" LINES "|" SPACES;
+    }
+    return "";
+}
+
 const char *lm_pretok_linear(const char *pattern, size_t n) {
     for (int i = 0; i < LM_COUNT(g_published); i++) {
         if (strlen(g_published[i].text) == n && !memcmp(g_published[i].text, pattern, n)) return g_published[i].linear;

@@ -1,9 +1,9 @@
 /* regex.c: regular expressions, by PCRE2, held to limits of work and memory.
 **
 ** Two kinds. An anchored one is ours (pretok.c): it matches where it is asked to and calls out as it goes. A searching
-** one came with a tokenizer.json, written for Oniguruma; it is translated: \s is Unicode's White_Space, \w its word
-** characters, \h a hexadecimal digit, "m" lets a dot match a line break, ^ and $ stand at every line. What means
-** something else there and cannot be said here is an error.
+** one came with a tokenizer.json, written for Oniguruma; it is translated: \s is Unicode's White_Space, \w and \b go by
+** its word characters, \h is a hexadecimal digit, a script has no extensions, "m" lets a dot match a line break, ^ and $
+** stand at every line. What means something else there and cannot be said here is an error.
 **
 ** A search tries a few places at a time, against a window of the text that doubles while a match runs into its end, and
 ** asks stop between. The limit of steps holds for each place; one that needs more (a long run gone back over) is tried
@@ -12,12 +12,13 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <stdio.h>
 #include <string.h>
 #include <utf8proc.h>
 
 /* What a match may use. Possessive runs keep next to nothing; others may go back. */
-enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384, STACK_MAX = 1 << 20,
-       PATTERN_MAX = 16384 };
+enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384,
+       STACK_MAX = 1 << 20, PATTERN_MAX = 16384 };
 
 struct lm_regex {
     pcre2_general_context *general;     /* our allocator */
@@ -38,18 +39,32 @@ static void give(void *p, void *arg) {
 /*----------------------------------------------------------------------
 ** Oniguruma's dialect in PCRE2's */
 
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Its \w has the six numbers of Latin-1 in it; within a class, and as [:word:], it has not. */
+#define POSIX_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define WORD POSIX_WORD "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
 static void refuse(const char *what, const char *pattern, size_t n, size_t at, const char *why, lm_err *err) {
     lm_err_set(err, LM_ERROR, "%s: regex '%.*s': %s at byte %zu", what, (int)LM_MIN(n, 60), pattern, why, at);
+}
+
+/* Is it a script's name? PCRE2 takes it for the script's extensions unless told otherwise. */
+static int is_script(const char *name, size_t n) {
+    char pattern[64];
+    int number, length = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
+    PCRE2_SIZE at;
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, (PCRE2_SIZE)length, PCRE2_UTF, &number, &at, NULL);
+    pcre2_code_free(code);
+    return code != NULL;
 }
 
 /* Translate what stands behind a backslash. Return how many bytes of it were read. */
 static size_t translate_escape(const char *p, size_t n, int in_class, lm_buf *out, const char **why, lm_err *err) {
     static const struct { char name; const char *outside, *inside; } g_escapes[] = {
         { 's', "\\p{White_Space}", "\\p{White_Space}" }, { 'S', "\\P{White_Space}", "\\P{White_Space}" },
-        { 'w', "[" WORD "]", WORD }, { 'W', "[^" WORD "]", NULL },
+        { 'w', "[" WORD "]", POSIX_WORD }, { 'W', "[^" WORD "]", NULL },
         { 'h', "[0-9A-Fa-f]", "0-9A-Fa-f" }, { 'H', "[^0-9A-Fa-f]", NULL },
+        { 'b', "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))", "\\x08" },
+        { 'B', "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))", NULL },
     };
     if (!n) return 0;
     for (int i = 0; i < LM_COUNT(g_escapes); i++) {
@@ -59,9 +74,34 @@ static size_t translate_escape(const char *p, size_t n, int in_class, lm_buf *ou
         else lm_buf_append(out, text, strlen(text), err);
         return 1;
     }
+    const char *end = n > 1 && p[1] == '{' && memchr("pPx", *p, 3) ? memchr(p, '}', n) : NULL;
+    size_t taken = end ? (size_t)(end - p) + 1 : 1;
+    if (*p == 'u' && n >= 5) {          /* \uHHHH */
+        lm_buf_print(out, err, "\\x{%.4s}", p + 1);
+        return 5;
+    }
     lm_buf_append(out, "\\", 1, err);
-    lm_buf_append(out, p, 1, err);
-    return 1;
+    if (taken > 4 && taken < 40 && is_script(p + 2, taken - 3)) {
+        lm_buf_print(out, err, "%c{sc:%.*s}", *p, (int)taken - 3, p + 2);
+    } else {
+        lm_buf_append(out, p, taken, err);
+    }
+    return taken;
+}
+
+/* A class by its POSIX name, which goes by Unicode's properties there. */
+static void translate_posix(const char *p, size_t n, lm_buf *out, const char **why, lm_err *err) {
+    static const char *const g_names[][2] = {
+        { "[:alpha:]", "\\p{Alphabetic}" }, { "[:alnum:]", "\\p{Alphabetic}\\p{Nd}" }, { "[:upper:]", "\\p{Uppercase}" },
+        { "[:lower:]", "\\p{Lowercase}" }, { "[:digit:]", "\\p{Nd}" }, { "[:space:]", "\\p{White_Space}" },
+        { "[:word:]", POSIX_WORD }, { "[:xdigit:]", "0-9A-Fa-f" }, { "[:punct:]", "\\p{P}\\p{S}" },
+    };
+    for (int i = 0; i < LM_COUNT(g_names); i++) {
+        if (n != strlen(g_names[i][0]) || memcmp(p, g_names[i][0], n)) continue;
+        lm_buf_append(out, g_names[i][1], strlen(g_names[i][1]), err);
+        return;
+    }
+    *why = "a class of this name";
 }
 
 static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm_err *err) {
@@ -82,7 +122,8 @@ static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm
             if (c == '[' && !end) why = "a class in a class";
             if (end) step = (size_t)(end - (p + i)) + 1;
             if (c == ']' && !class_first) in_class = 0;
-            if (!why) lm_buf_append(out, p + i, step, err);
+            if (end) translate_posix(p + i, step, out, &why, err);
+            else if (!why) lm_buf_append(out, p + i, step, err);
         } else {
             if (c == '[') {
                 in_class = 1;
@@ -129,7 +170,7 @@ static lm_regex *compile(const char *what, const char *pattern, size_t n, const 
     if (!re->code) lm_err_set(err, LM_NOMEM, "out of memory");
     pcre2_compile_context_free(context);
     /* Where memory may not be both written and run there is no JIT: slower, to the same effect. */
-    if (re->code) re->jit = !pcre2_jit_compile(re->code, anchored ? PCRE2_JIT_COMPLETE : PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
+    if (re->code) re->jit = !pcre2_jit_compile(re->code, PCRE2_JIT_COMPLETE | (anchored ? 0 : PCRE2_JIT_PARTIAL_HARD));
     if (!err->code) return re;
     lm_regex_free(re);
     return NULL;
@@ -144,8 +185,10 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
     lm_regex *re = NULL;
     lm_buf code = {0};
     if (n > PATTERN_MAX) lm_err_set(err, LM_ERROR, "%s: a regex of %zu bytes, wanted at most %d", what, n, PATTERN_MAX);
-    if (!err->code) translate(what, pattern, n, &code, err);
-    lm_buf_append(&code, "", 1, err);
+    size_t head_n = n;
+    const char *tail = lm_pretok_tail(pattern, &head_n);
+    if (!err->code) translate(what, pattern, head_n, &code, err);
+    lm_buf_append(&code, tail, strlen(tail) + 1, err);
     if (!err->code) re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT, err);
     lm_buf_clear(&code);
     return re;
@@ -178,13 +221,13 @@ void lm_regex_begin(lm_regex_run *run, lm_stop stop, lm_err *err) {
         run->context = pcre2_match_context_create(general);
         run->stack = pcre2_jit_stack_create(STACK_MIN, STACK_MAX, general);
     }
-    if (!run->match || !run->context || !run->stack) {
+    if (!run->match || !run->context) {
         lm_err_set(err, LM_NOMEM, "out of memory");
         return;
     }
     pcre2_set_heap_limit(run->context, HEAP_KIB);
     pcre2_set_callout(run->context, on_callout, run);
-    pcre2_jit_stack_assign(run->context, NULL, run->stack);
+    if (run->stack) pcre2_jit_stack_assign(run->context, NULL, run->stack);     /* else the machine code has 32 KiB */
 }
 
 void lm_regex_end(lm_regex_run *run) {
@@ -228,11 +271,13 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
                   lm_err *err) {
     size_t window = 4 * LM_STOP_BYTES;
     int alone = 0;
+    run->asked = at;
     while (!err->code) {
         size_t window_end = end - at > window ? at + window : end, next = LM_MIN(at + (alone ? 0 : PLACES), end);
         while (is_within(text, window_end, end)) window_end--;
         while (is_within(text, next, end)) next++;
-        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0), MATCH_LIMIT));
+        size_t limit = SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0);
+        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(limit, MATCH_LIMIT));
         pcre2_set_offset_limit(run->context, next);
         int rc = match(re, run, text, window_end, at, window_end == end ? 0 : PCRE2_PARTIAL_HARD);
         if (rc >= 0) {
@@ -254,8 +299,8 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         } else {
             fail(rc, at, err);
         }
-        if ((run->asked += PLACES) >= LM_STOP_BYTES / 16 || window > 4 * LM_STOP_BYTES) {
-            run->asked = 0;
+        if ((run->places += PLACES) >= LM_STOP_BYTES / 16 || window > 4 * LM_STOP_BYTES) {
+            run->places = 0;
             lm_tok_stopped(run->stop, err);
         }
     }

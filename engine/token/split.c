@@ -296,7 +296,7 @@ int lm_split_next(lm_split_walk *w, const char **piece, size_t *n, lm_err *err) 
         if (!next_of_level(w, &w->p->stages[w->level], &w->levels[w->level], piece, n, &is_first, err)) {
             w->level--;
         } else if (w->level + 1 == w->p->n) {
-            return 1;
+            return tick(w, *n, err);        /* the stages count what they pass over, not every piece */
         } else {
             enter(w, ++w->level, *piece, *n, is_first, err);
         }
@@ -428,6 +428,12 @@ lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, l
 int lm_split_drops_spaces(const lm_split *p) {
     const stage *s = &p->stages[0];
     return p->n && (s->kind == BERT || s->kind == WORDS || (s->kind == SPACES && s->behavior == REMOVED));
+}
+
+int lm_split_asks_first(const lm_split *p) {
+    int asks = 0;
+    for (int i = 0; i < p->n; i++) asks |= p->stages[i].kind == METASPACE && p->stages[i].scheme == LM_MARK_FIRST;
+    return asks;
 }
 
 int lm_split_is_bytes(const lm_split *p) { return p->n && p->stages[p->n - 1].kind == BYTES && !p->stages[p->n - 1].maps; }

@@ -172,7 +172,7 @@ static int32_t read_id(const lm_tok *t, const lm_meta *meta, const char *key, lm
     return -1;
 }
 
-static void read_ends(lm_tok *t, const lm_meta *meta, lm_err *err) {
+static void read_ends(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     t->bos = read_id(t, meta, "tokenizer.ggml.bos_token_id", err);
     t->eos = read_id(t, meta, "tokenizer.ggml.eos_token_id", err);
     int32_t eot = read_id(t, meta, "tokenizer.ggml.eot_token_id", err);
@@ -189,7 +189,7 @@ static void read_ends(lm_tok *t, const lm_meta *meta, lm_err *err) {
     if (t->eos >= 0) t->eog[t->eos] = 1;
     if (eot >= 0) t->eog[eot] = 1;
     const char *key = "tokenizer.ggml.eog_token_ids";
-    const lm_meta_entry *more = lm_tok_array(meta, key, LM_META_I32, err);
+    const lm_meta_entry *more = lm_tok_array(arrays, key, LM_META_I32, err);
     for (uint64_t i = 0; more && i < more->n && !err->code; i++) {
         uint64_t id = lm_reader_le(more->data + 4 * (size_t)i, 4);
         if (id < (uint64_t)t->n) t->eog[id] = 1;
@@ -246,7 +246,7 @@ static void open_gguf(lm_tok *t, const char *kind, size_t n, const lm_meta *meta
     read_tokens(t, arrays, err);
     read_types(t, arrays, err);
     if (!err->code) read_scores(t, arrays, err);
-    if (!err->code) read_ends(t, meta, err);
+    if (!err->code) read_ends(t, meta, arrays, err);
     list_specials(t, err);
     if (err->code) return;
     t->family->open(t, meta, arrays, err);
@@ -269,7 +269,7 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
         open_gguf(t, kind, n, meta, arrays, err);
     } else {
         lm_pipe_open(t, json, json_n, err);
-        if (!err->code) read_ends(t, meta, err);
+        if (!err->code) read_ends(t, meta, arrays, err);
     }
     if (!err->code) return t;
     lm_tok_free(t);
@@ -457,5 +457,7 @@ void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_opt
     for (size_t i = 0; options->add_special && !has_before && i < t->before.n; i++) lm_ids_append(out, t->before.data[i], err);
     if (t->n_pieces) lm_pipe_encode(&c, text, n, options, err);
     else encode_spans(&c, text, n, options, err);
-    for (size_t i = 0; options->add_special && i < t->after.n && !lm_tok_is_done(&c, err); i++) lm_ids_append(out, t->after.data[i], err);
+    for (size_t i = 0; options->add_special && i < t->after.n && !lm_tok_is_done(&c, err); i++) {
+        lm_ids_append(out, t->after.data[i], err);
+    }
 }

@@ -1,4 +1,4 @@
-/* tok.h: what the files of engine/token/ share: the vocabulary, and the pre-tokenizer.
+/* tok.h: what the files of engine/token/ share: the vocabulary, and what each has for the others.
 **
 ** A tokenizer is immutable once built, so that threads may share it: whatever a call to encode needs beside
 ** it lives in that call. */
@@ -123,7 +123,7 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
 void lm_regex_free(lm_regex *re);
 
 /* What matching needs beside the regex; one call to encode has one. Zeros may be ended. */
-typedef struct { lm_stop stop; size_t asked; void *general, *match, *context, *stack; } lm_regex_run;
+typedef struct { lm_stop stop; size_t asked, places; void *general, *match, *context, *stack; } lm_regex_run;
 
 void lm_regex_begin(lm_regex_run *run, lm_stop stop, lm_err *err);
 void lm_regex_end(lm_regex_run *run);
@@ -132,7 +132,12 @@ void lm_regex_end(lm_regex_run *run);
 size_t lm_regex_match(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, lm_err *err);
 
 /* One match after another, as Oniguruma's users find them: an empty one does not follow another at once. */
-typedef struct { const lm_regex *regex; lm_regex_run *run; const char *text; size_t at, end; int has_last; size_t last; } lm_regex_finder;
+typedef struct {
+    const lm_regex *regex;
+    lm_regex_run *run;
+    const char *text; size_t at, end;
+    int has_last; size_t last;          /* where the last match ended */
+} lm_regex_finder;
 
 int lm_regex_find(lm_regex_finder *f, size_t *from, size_t *to, lm_err *err);       /* 0: no more, or err */
 
@@ -155,6 +160,8 @@ const lm_pretok_row *lm_pretok_find(const lm_meta *meta, lm_err *err);
 lm_pretok *lm_pretok_new(const lm_pretok_row *row, lm_err *err);
 void lm_pretok_free(lm_pretok *p);
 const char *lm_pretok_gpt2(void);       /* GPT-2's pattern, for an anchored regex */
+/* The white space at the end of nearly every published pattern, made linear; *n becomes what stands before it. */
+const char *lm_pretok_tail(const char *pattern, size_t *n);
 const char *lm_pretok_linear(const char *pattern, size_t n);    /* the same for a published one; NULL: it is not known */
 
 /* One walk over one text: valid UTF-8 that stays the caller's. */
@@ -248,6 +255,8 @@ void lm_normal_free(lm_normal *p);
 /* Normalize valid UTF-8; what comes out is in scratch, until it is used again, or the text itself. */
 void lm_normal_run(const lm_normal *p, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err);
 void lm_normal_scratch_clear(lm_normal_scratch *scratch);
+/* Is there anything left of the text's first character? Else what comes out does not begin where the text does. */
+int lm_normal_keeps_first(const lm_normal *p, lm_normal_scratch *scratch, const char *text, size_t n, lm_stop stop, lm_err *err);
 int lm_normal_is_local(const lm_normal *p);     /* what it makes of a text is what it makes of the two parts of it, if the
                                                 ** second begins with a space and the first ends with an ASCII letter */
 
@@ -261,6 +270,7 @@ typedef struct lm_split lm_split;
 lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, lm_err *err);
 void lm_split_free(lm_split *p);
 int lm_split_drops_spaces(const lm_split *p);   /* a space is a piece's end, and part of none */
+int lm_split_asks_first(const lm_split *p);     /* it makes a difference where a text begins */
 int lm_split_is_bytes(const lm_split *p);       /* pieces are bytes that the vocabulary spells as characters */
 int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err);   /* LM_MARK_* */
 

@@ -9,9 +9,11 @@
 
 typedef struct { const char *text; const uint32_t *at; } spellings;    /* text end to end, where each begins and ends */
 
+static size_t length_of(const spellings *s, uint32_t id) { return s->at[id + 1] - s->at[id]; }
+
 static int compare_spellings(const void *arg, uint32_t a, uint32_t b) {
     const spellings *s = arg;
-    size_t a_n = s->at[a + 1] - s->at[a], b_n = s->at[b + 1] - s->at[b];
+    size_t a_n = length_of(s, a), b_n = length_of(s, b);
     int order = memcmp(s->text + s->at[a], s->text + s->at[b], LM_MIN(a_n, b_n));
     return order ? order : a_n < b_n ? -1 : a_n > b_n;
 }
@@ -27,10 +29,7 @@ static void add_children(lm_trie *t, const spellings *s, const uint32_t *ids, ra
         while (r.low < r.high && (uint8_t)s->text[s->at[ids[r.low]] + depth] == byte) r.low++;
         range child = { from, r.low };
         int32_t value = -1;
-        while (child.low < child.high && s->at[ids[child.low] + 1] - s->at[ids[child.low]] == depth + 1) {
-            uint32_t id = ids[child.low++];
-            if (value < 0) value = (int32_t)id;
-        }
+        for (; child.low < child.high && length_of(s, ids[child.low]) == depth + 1; child.low++) value = (int32_t)ids[child.low];
         if (!lm_grow((void **)&t->label, t->n, &caps[0], 1, sizeof *t->label, err) ||
             !lm_grow((void **)&t->value, t->n, &caps[1], 1, sizeof *t->value, err) ||
             !lm_grow((void **)ranges, t->n, &caps[2], 1, sizeof **ranges, err)) return;
@@ -40,7 +39,7 @@ static void add_children(lm_trie *t, const spellings *s, const uint32_t *ids, ra
     }
 }
 
-/* Make the trie of n spellings, which ids numbers; ids is put in order. None may be empty; of equals the first counts. */
+/* Make the trie of n spellings, which ids numbers; ids is put in order. None may be empty; of equals the last counts. */
 void lm_trie_init(lm_trie *t, const char *text, const uint32_t *at, uint32_t *ids, size_t n, lm_err *err) {
     spellings s = { text, at };
     range *ranges = NULL;

@@ -181,7 +181,7 @@ void lm_uni_form(int flags, const char *text, size_t n, lm_buf *out, lm_stop sto
     size_t asked = 0;
     for (size_t i = 0; i < n && !err->code;) {
         uint32_t cp;
-        size_t run = lm_tok_ascii(text + i, n - i);
+        size_t run = lm_tok_ascii(text + i, LM_MIN(n - i, LM_STOP_BYTES));
         if (run > 1) {      /* ASCII stays as it is, but the last of it may be about to get a mark */
             end_marks(&f, err);
             flush(&f, err);

@@ -71,9 +71,15 @@ static void append_stretch(lm_tok_call *c, const char *text, size_t n, lm_err *e
     int32_t id = find_piece(u, text, n);
     if (id >= 0 && is_barred(c, id)) id = NO_ID;
     int all = u->falls_back;
-    for (size_t i = 0; id < 0 && i < n && all; i++) all = u->byte[(uint8_t)text[i]] != NO_ID;
-    for (size_t i = 0; id < 0 && i < n && all; i++) lm_ids_append(c->out, u->byte[(uint8_t)text[i]], err);
-    if (id < 0 && all) return;
+    for (size_t i = 0; id < 0 && i < n && all && !err->code; i++) {
+        all = u->byte[(uint8_t)text[i]] != NO_ID;
+        if ((i + 1) % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+    }
+    for (size_t i = 0; id < 0 && i < n && all && !err->code; i++) {
+        lm_ids_append(c->out, u->byte[(uint8_t)text[i]], err);
+        if ((i + 1) % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+    }
+    if (err->code || (id < 0 && all)) return;
     if (id < 0) id = u->unknown;
     if (id >= 0) lm_ids_append(c->out, id, err);
     else lm_err_set(err, LM_ERROR, "unigram: '%.*s' is in no piece, and there is no unknown token", (int)LM_MIN(n, 40), text);
@@ -98,10 +104,12 @@ static void encode_piece(lm_tok_call *c, const char *text, size_t n, lm_err *err
         end = from;
         if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
     }
-    for (size_t at = 0; at < n && !err->code; at = end) {
+    for (size_t at = 0, asked = 0; at < n && !err->code; at = end) {
         end = (size_t)ways[at].score;
         append_stretch(c, text + at, end - at, err);
-        if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+        if (end - asked < LM_STOP_BYTES) continue;
+        asked = end;
+        lm_tok_stopped(c->stop, err);
     }
     if (ways != few) lm_free(ways);
 }
