@@ -6,9 +6,9 @@
 ** and added a column a vector, as anywhere. A stretch of blocks is unpacked once for all columns, and some tiles at once share
 ** what is loaded of a column.
 **
-** Measured (Sapphire Rapids, 3.5 GHz), ns for 16 columns by a tile's block, vnni.c beside it: q8_0 42 and 69, q5_0 41 and 80,
+** Measured on a Sapphire Rapids, ns for 16 columns by a tile's block, vnni.c beside it: q8_0 42 and 69, q5_0 41 and 80,
 ** q4_1 52 and 78, q4_k 51 and 79, q6_k 75 and 100. Of q8_0's 42, loading the columns takes 10, storing the sums 13, scaling and
-** adding them 17: they do not overlap, however the steps are staggered. */
+** adding them 17 (each left out in turn): they hardly overlap, however the steps are staggered. */
 #if defined(__x86_64__)
 #include "kern.h"
 #include "avx512.h"
