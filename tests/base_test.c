@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "harness.h"
 
+#include <time.h>
+
 static uint64_t state = 1;
 static double uniform(void) {
     state = state * 6364136223846793005ull + 1442695040888963407ull;
@@ -74,6 +76,15 @@ static int nested_ask(void *arg) {
     return asked > 3;
 }
 
+/* Items that outlast a slice many times over: the caller gives the pool up in between. */
+static void count_slowly(void *arg, int i) {
+    struct timespec t = { 0, 1000000 };
+    nanosleep(&t, NULL);
+    count_item(arg, i);
+}
+
+static int never(void *arg) { return (void)arg, 0; }
+
 static void check_pool(void) {
     int wrong = 0;
     lm_err err = {0};
@@ -84,6 +95,12 @@ static void check_pool(void) {
             lm_pool_run(count_item, NULL, n, (lm_stop){0}, &err);
             for (int i = 0; i < 257; i++) wrong += counts[i] != (i < n);
         }
+    }
+    for (int threads = 1; threads <= 4; threads++) {
+        lm_threads_set(threads);
+        memset((void *)counts, 0, sizeof counts);
+        lm_pool_run(count_slowly, NULL, 60, (lm_stop){ never, NULL }, &err);
+        for (int i = 0; i < 257; i++) wrong += counts[i] != (i < 60);
     }
     CHECK(!wrong && !err.code, "%d items not run exactly once", wrong);
     for (int i = 0; i < 10 && !err.code; i++) lm_pool_run(count_item, NULL, 5, (lm_stop){ nested_ask, NULL }, &err);

@@ -1,14 +1,18 @@
 /* mem.c: all memory of the engine, through the host's hook, counted, 64-byte aligned.
 **
 ** Each block carries its size and the hook's own pointer in the 16 bytes before it. The limit is checked
-** before the hook is asked, so a host learns of it as LM_NOMEM with both figures, not as a failed malloc. */
+** before the hook is asked, so a host learns of it as LM_NOMEM with both figures, not as a failed malloc.
+** For large blocks the kernel is asked for huge pages: weights are read from end to end for every token, and with small
+** ones the look-ups of addresses take a third of that time (measured in a virtual machine, where they cost most). */
+#define _GNU_SOURCE
 #include "../lmint.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, HUGE_PAGE = 2 << 20, HUGE_FROM = 16 << 20 };
 
 typedef struct { uint64_t n; void *base; } header;
 
@@ -22,6 +26,14 @@ uint64_t lm_mem_peak(void) { return g_peak; }
 void lm_mem_limit_set(uint64_t n_bytes) { g_limit = n_bytes; }
 uint64_t lm_mem_limit(void) { return g_limit; }
 int lm_mem_is_short(void) { return g_limit && g_used > g_limit - g_limit / 16; }
+
+/* A hint about the huge pages that lie in a block wholly: where it is refused, nothing is lost. */
+static void hint_huge(uintptr_t p, size_t n) {
+#ifdef MADV_HUGEPAGE
+    uintptr_t from = (p + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1), to = (p + n) & ~(uintptr_t)(HUGE_PAGE - 1);
+    if (n >= HUGE_FROM) madvise((void *)from, to - from, MADV_HUGEPAGE);
+#endif
+}
 
 static header *header_of(void *p) { return (header *)p - 1; }
 
@@ -44,6 +56,7 @@ void *lm_alloc(size_t n, lm_err *err) {
     while (used > peak && !atomic_compare_exchange_weak(&g_peak, &peak, used)) {}
     uintptr_t p = ((uintptr_t)base + sizeof(header) + ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
     *header_of((void *)p) = (header){ n, base };
+    hint_huge(p, n);
     return (void *)p;
 }
 

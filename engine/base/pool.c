@@ -1,15 +1,17 @@
 /* pool.c: one set of worker threads for the process.
 **
-** A section is a function run over items 0..n-1, handed out by a shared counter; the caller takes items like
-** any worker, so a section ends even when no worker wakes up. Sections come one at a time, callers queue
-** for the pool in order of arrival and hold it only while items run: a caller whose section lasts longer
-** than SLICE_NS closes it, gives the pool up, asks its stop signal, queues again and goes on from the
-** counter. So no lock is held around stop (which may run the host's code), and a long generation cannot
-** starve another connection.
+** A section is a function run over items 0..n-1. Each thread has a share of neighbouring items, from which it goes on to
+** what is left of the others': what it reads lies in a row for the prefetchers, and nobody waits for a slow thread's
+** share. The caller takes items like any worker, so a section ends even when no worker wakes up. Sections come one at a
+** time, callers queue for the pool in order of arrival and hold it only while items run: a caller whose section lasts
+** longer than SLICE_NS closes it, gives the pool up, asks its stop signal, queues again and goes on with what is left.
+** So no lock is held around stop (which may run the host's code), and a long generation cannot starve another connection.
 **
 ** gate = (section number << 16) | (OPEN) | workers inside. A worker enters by adding one while OPEN is set;
 ** the caller closes by clearing OPEN and waits for the count to reach 0; the fields of the section are
-** only written while the gate is closed and empty. Idle workers spin briefly, then sleep on a condition.
+** only written while the gate is closed and empty. Who waits looks often at first (a layer has a dozen sections of some
+** microseconds); soon it yields between looks, as the one it waits for may want this very cpu; an idle worker then sleeps
+** on a condition.
 **
 ** After a fork the child has no workers and perhaps locked locks: a handler, registered with the first
 ** worker, starts it anew. */
@@ -24,9 +26,13 @@
 #include <time.h>
 
 enum { THREADS_MAX = 64, OPEN = 0x8000, INSIDE = 0x7FFF };
-enum { SLICE_NS = 4000000, ASK_NS = 2000000, SPIN_NS = 200000, STACK_BYTES = 256 * 1024 };
+enum { SLICE_NS = 4000000, ASK_NS = 2000000, YIELD_NS = 20000, SPIN_NS = 200000, SPINS = 64, STACK_BYTES = 256 * 1024 };
 
-typedef struct waiter { struct waiter *next; int ready; } waiter;
+/* A thread's share of a section, on a line of its own. */
+typedef struct { _Alignas(64) _Atomic int next; int end; } share;
+
+typedef struct { int next, end; } rest;         /* what is left of one between slices */
+typedef struct waiter { struct waiter *next; } waiter;
 
 static struct {
     pthread_mutex_t lock;           /* guards the queue and started */
@@ -36,9 +42,10 @@ static struct {
     _Atomic int sleeping;           /* of them */
     _Atomic int wanted;             /* threads a section uses, 0 until known */
     _Atomic uint64_t gate;
-    _Atomic int next, end;          /* items handed out, and their number */
     void (*fn)(void *, int);
     void *arg;
+    int n_shares;
+    share shares[THREADS_MAX];
 } g_pool = { .lock = PTHREAD_MUTEX_INITIALIZER, .turn = PTHREAD_COND_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER };
 
 static int64_t now_ns(void) {
@@ -64,12 +71,14 @@ void lm_threads_set(int n) {
     g_pool.wanted = LM_MAX(1, LM_MIN(n, THREADS_MAX));
 }
 
-static void run_items(void (*fn)(void *, int), void *arg, int end, int64_t until) {
-    for (;;) {
-        int i = atomic_fetch_add(&g_pool.next, 1);
-        if (i >= end) return;
-        fn(arg, i);
-        if (until && now_ns() > until) return;
+/* Run items, of the own share first, until none is left or the time is up. */
+static void run_items(int number, int64_t until) {
+    for (int k = 0; k < g_pool.n_shares; k++) {
+        share *s = &g_pool.shares[(number + k) % g_pool.n_shares];
+        for (int i; (i = atomic_fetch_add(&s->next, 1)) < s->end;) {
+            g_pool.fn(g_pool.arg, i);
+            if (until && now_ns() > until) return;
+        }
     }
 }
 
@@ -88,23 +97,28 @@ static int enter_gate(uint64_t *served) {
 static void *worker(void *arg) {
     int number = (int)(intptr_t)arg;
     uint64_t served = 0;
-    int64_t idle_since = now_ns();
+    int64_t idle_since = 0;
+    unsigned spins = 0;
     lm_fp_enter();
     for (;;) {
         if (number < lm_threads() && enter_gate(&served)) {
-            run_items(g_pool.fn, g_pool.arg, g_pool.end, 0);
+            run_items(number, 0);
             atomic_fetch_sub(&g_pool.gate, 1);
-            idle_since = now_ns();
+            idle_since = 0;
             continue;
         }
-        for (int i = 0; i < 64; i++) relax();
-        if (now_ns() - idle_since < SPIN_NS) continue;
+        relax();
+        if (++spins % SPINS) continue;
+        if (!idle_since) idle_since = now_ns();
+        int64_t idle = now_ns() - idle_since;
+        if (idle > YIELD_NS) sched_yield();
+        if (idle < SPIN_NS) continue;
         pthread_mutex_lock(&g_pool.lock);
         g_pool.sleeping++;
         if (!(g_pool.gate & OPEN)) pthread_cond_wait(&g_pool.wake, &g_pool.lock);
         g_pool.sleeping--;
         pthread_mutex_unlock(&g_pool.lock);
-        idle_since = now_ns();
+        idle_since = 0;
     }
     return NULL;
 }
@@ -182,40 +196,55 @@ static void release(void) {
     pthread_mutex_unlock(&g_pool.lock);
 }
 
-/* Run items from first on until all are done or the slice is over; the pool is ours. Return the next item. */
-static int run_slice(void (*fn)(void *, int), void *arg, int first, int n, int64_t until) {
-    g_pool.fn = fn;
-    g_pool.arg = arg;
-    g_pool.next = first;
-    g_pool.end = n;
+static void open_gate(void) {
     uint64_t gate = ((g_pool.gate >> 16) + 1) << 16;
     g_pool.gate = gate | OPEN;
-    if (g_pool.sleeping) {
-        pthread_mutex_lock(&g_pool.lock);
-        pthread_cond_broadcast(&g_pool.wake);
-        pthread_mutex_unlock(&g_pool.lock);
-    }
-    run_items(fn, arg, n, until);
-    int next = atomic_exchange(&g_pool.next, n);     /* nothing more is handed out in this slice */
+    if (!g_pool.sleeping) return;
+    pthread_mutex_lock(&g_pool.lock);
+    pthread_cond_broadcast(&g_pool.wake);
+    pthread_mutex_unlock(&g_pool.lock);
+}
+
+static void close_gate(void) {
     atomic_fetch_and(&g_pool.gate, ~(uint64_t)OPEN);
     for (int spins = 0; g_pool.gate & INSIDE; spins++) {
-        if (spins < 10000) relax();
+        if (spins < 16 * SPINS) relax();
         else sched_yield();
     }
-    return next;
+}
+
+/* Run items until none is left or the slice is over; the pool is ours. Return how many are left. */
+static int run_slice(void (*fn)(void *, int), void *arg, rest *left, int n_shares, int64_t until) {
+    int n = 0;
+    g_pool.fn = fn;
+    g_pool.arg = arg;
+    g_pool.n_shares = n_shares;
+    for (int k = 0; k < n_shares; k++) {
+        g_pool.shares[k].next = left[k].next;
+        g_pool.shares[k].end = left[k].end;
+    }
+    if (n_shares > 1) open_gate();
+    run_items(0, until);
+    for (int k = 0; k < n_shares; k++) {        /* nothing more is handed out in this slice */
+        int next = atomic_exchange(&g_pool.shares[k].next, left[k].end);
+        left[k].next = LM_MIN(next, left[k].end);
+        n += left[k].end - left[k].next;
+    }
+    if (n_shares > 1) close_gate();
+    return n;
 }
 
 void lm_pool_run(void (*fn)(void *arg, int i), void *arg, int n, lm_stop stop, lm_err *err) {
     waiter self;
-    int next = 0;
-    while (next < n && !err->code) {
+    rest left[THREADS_MAX];
+    int n_shares = LM_MIN(lm_threads(), n);
+    for (int k = 0; k < n_shares; k++) left[k] = (rest){ (int)((int64_t)n * k / n_shares), (int)((int64_t)n * (k + 1) / n_shares) };
+    while (n > 0 && !err->code) {
         if (!acquire(&self, stop)) {
             lm_err_set(err, LM_INTERRUPT, "interrupted");
             return;
         }
-        int64_t until = stop.ask ? now_ns() + SLICE_NS : 0;
-        if (n - next == 1) fn(arg, next++);
-        else next = run_slice(fn, arg, next, n, until);
+        n = run_slice(fn, arg, left, n_shares, stop.ask ? now_ns() + SLICE_NS : 0);
         release();
         if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
     }

@@ -19,6 +19,10 @@
 /* Float products take two vectors of rows at a time: a broadcast number of x serves both. */
 enum { HALVES = LM_TILE / LANES, VECTORS = 2, TOGETHER = VECTORS / HALVES, DEPTH = 256 };
 
+/* Tiles are asked for so many bytes before they are read, into the second-level cache: the machine's own prefetchers stop
+** at every 4 KiB. One column reads 18 to 22 GB/s with it where it read 16 (two Sapphire Rapids cores, huge pages). */
+enum { AHEAD = 4096 };
+
 /* Rows of one half of a tile by n columns; n is a constant to the compiler. */
 INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x,
                         int c0, const int n, float *out, size_t stride) {
@@ -34,6 +38,7 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
             if (f.has_min) head_m = vf_half(data + 2 * LM_TILE + 2 * LANES * half);
             data += m->head_bytes;
         }
+        for (int i = 0; i <= LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits) && !half; i++) __builtin_prefetch(data + AHEAD + 64 * i, 0, 2);
         unpack(f, data + 4 * LANES * half, w);
         scale(f, data, half, head_d, head_m, d, min);
         for (int i = 0; i < subs; i++) {

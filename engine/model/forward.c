@@ -9,8 +9,9 @@
 #include <string.h>
 
 /* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
-** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items. */
-enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEMS = 8 };
+** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items, and for few columns
+** fewer: of ITEM_BYTES of tiles, two microseconds. */
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8 };
 
 /* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
@@ -143,7 +144,8 @@ static void add_product(lm_pass *p, const lm_mat *w, float *out) {
 static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
     int tiles = 0, chunk = LM_MAX(CHUNK_BYTES / (p->in.k * (int)sizeof(float)) & ~15, 16), chunks = (n_columns + chunk - 1) / chunk;
     for (int i = 0; i < p->n_products; i++) tiles += p->products[i]->n_tiles;
-    int most = tiles * chunks / (lm_threads() * ITEMS);
+    int least = (int)(ITEM_BYTES / (p->products[0]->tile_bytes * (size_t)LM_MAX(n_columns, 1)));
+    int most = LM_MAX(tiles * chunks / (lm_threads() * ITEMS), least);
     p->n_columns = n_columns;
     p->chunk = chunk;
     p->tiles_an_item = most > 0 ? (most + 1) & ~1 : 1;
@@ -160,7 +162,10 @@ static void rows_item(void *arg, int item) {
     for (int i = first; i < end; i++) p->step(p, i);
 }
 
+/* One row is done at once: its microsecond is not worth a section. */
 static void run_rows(lm_pass *p, void (*step)(lm_pass *p, int i), int n, lm_stop stop, lm_err *err) {
+    if (n == 1 && !err->code) step(p, 0);
+    if (n <= 1) return;
     p->step = step;
     p->n_step = n;
     p->rows_an_item = LM_MAX(n / (lm_threads() * ITEMS), 1);
@@ -398,7 +403,8 @@ static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
     add_product(p, &w[LM_K], p->k);
     add_product(p, &w[LM_V], p->v);
     run_products(p, n, stop, err);
-    lm_pool_run(cache_item, p, p->n_stretches, stop, err);
+    if (p->n_stretches > 1) lm_pool_run(cache_item, p, p->n_stretches, stop, err);
+    else if (!err->code) cache_item(p, 0);
     lm_pool_run(attend_item, p, p->n_parties * (p->heads_split ? m->h.n_heads : m->h.n_kv_heads), stop, err);
     set_input(p, p->mixed, heads, &w[LM_O], 1);
     if (p->in.q) run_rows(p, quantise_row, n, stop, err);
