@@ -270,6 +270,23 @@ size_t lm_utf8_complete(const char *text, size_t n);
 void lm_utf8_repair(lm_buf *out, const char *text, size_t n, lm_err *err);
 
 /*----------------------------------------------------------------------
+** A vocabulary learnt from text: byte-level BPE, cut by GPT-2's pattern (vocab.c says how). */
+typedef struct lm_vocab lm_vocab;
+
+lm_vocab *lm_vocab_new(lm_err *err);
+void lm_vocab_free(lm_vocab *v);
+/* Count the words of a text; no word spans two texts. Invalid UTF-8 counts as for lm_tok_encode. */
+void lm_vocab_add(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_err *err);
+/* Learn, once: until there are size tokens, at least the 256 bytes and an end token, or no pair of tokens occurs twice. */
+void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err);
+size_t lm_vocab_n_words(const lm_vocab *v);                     /* different ones counted */
+int lm_vocab_count(const lm_vocab *v);                          /* tokens; the last is "<|endoftext|>" */
+const char *lm_vocab_piece(const lm_vocab *v, int32_t id, size_t *n);       /* the bytes that it adds to a text */
+int lm_vocab_n_merges(const lm_vocab *v);                       /* in their order; two may make one token */
+void lm_vocab_merge(const lm_vocab *v, int i, int32_t *left, int32_t *right);
+void lm_vocab_write(const lm_vocab *v, lm_buf *meta, lm_err *err);          /* append it as GGUF's metadata */
+
+/*----------------------------------------------------------------------
 ** Chat templates, by recognition: the families are known, there is no Jinja interpreter. */
 typedef struct lm_chat lm_chat;         /* one family's row, static */
 
