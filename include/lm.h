@@ -332,6 +332,25 @@ const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_
 
 const char *lm_arch_task(const lm_meta *meta);                  /* what it is for: "embed" or "generate" */
 
+/* How many parameters a token meets: of experts those that it is sent to; of a table that is only looked up, a row. (The
+** token embeddings, where they are the output too, all count.) */
+int64_t lm_arch_n_active(const lm_meta *meta, const lm_tensor *tensors, int n_tensors);
+
+/* A model to be made, for its metadata and first weights. What is 0 is worked out (create.c says how), but n_vocab. */
+typedef struct {
+    const char *arch;
+    int n_layers, n_embd, n_heads, n_kv_heads, n_ff, n_ctx, n_vocab;
+    int tie_embeddings;                             /* the output is the token embeddings */
+    int share_layers;                               /* so many layers are stored, and taken in turn; 0: each its own */
+    int n_experts, n_active;                        /* of each layer; what a token meets of them */
+    uint64_t seed;
+} lm_design;
+
+/* Check a design, fill in what is 0, append its metadata, all but the tokenizer's, and list its tensors, all f32. */
+lm_tensor *lm_design_list(lm_design *d, lm_buf *meta, int *n_tensors, lm_err *err);     /* to be lm_freed */
+/* The first weights of a tensor of that list: elements [first, first + n). The same on every machine. */
+void lm_design_fill(const lm_design *d, const lm_tensor *t, int64_t first, int64_t n, float *out);
+
 /* Open the model that src describes. Return NULL on failure. The model owns its packed slabs; it borrows
 ** nothing from src. tok becomes the model's when it opens (and stays the caller's when it does not); NULL
 ** for a model without a tokenizer. */

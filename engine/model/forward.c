@@ -229,25 +229,25 @@ static void end_half(lm_pass *p, int i, half_end e) {
 /* What half a layer works on: normed = norm(x), or x itself where there is no such norm; quantised. */
 static float *input_of(const lm_pass *p, const lm_mat *weight) { return weight->data ? p->normed : p->x; }
 
-static void begin_half(lm_pass *p, int i, const lm_mat *weight) {
+static void begin_half(lm_pass *p, int i, const lm_mat *weight, const lm_mat *bias) {
     size_t at = (size_t)i * (size_t)p->m->h.n_embd;
-    if (weight->data) norm(p, p->x + at, weight, NULL, p->normed + at);
+    if (weight->data) norm(p, p->x + at, weight, bias, p->normed + at);
     quantise_row(p, i);
 }
 
 static void attn_norm_row(lm_pass *p, int i) {
     if (p->layer) end_half(p, i, ffn_end(p->m->layer[p->layer - 1]));
-    begin_half(p, i, &p->m->layer[p->layer][LM_ATTN_NORM]);
+    begin_half(p, i, &p->m->layer[p->layer][LM_ATTN_NORM], &p->m->layer[p->layer][LM_ATTN_NORM_BIAS]);
 }
 
 static void ffn_norm_row(lm_pass *p, int i) {
     end_half(p, i, attn_end(p->m->layer[p->layer]));
-    begin_half(p, i, &p->m->layer[p->layer][LM_FFN_NORM]);
+    begin_half(p, i, &p->m->layer[p->layer][LM_FFN_NORM], &p->m->layer[p->layer][LM_FFN_NORM_BIAS]);
 }
 
 static void output_norm_row(lm_pass *p, int i) {
     end_half(p, i, ffn_end(p->m->layer[p->m->h.n_layers - 1]));
-    begin_half(p, i, &p->m->top[LM_OUTPUT_NORM]);
+    begin_half(p, i, &p->m->top[LM_OUTPUT_NORM], &p->m->top[LM_OUTPUT_NORM_BIAS]);
 }
 
 /* Turn the leading n_rot elements of each head by the row's angles (Su et al. 2021). */
