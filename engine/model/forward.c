@@ -32,6 +32,7 @@ struct lm_pass {
     float *gate, *up;                   /* (n, n_ff) */
     float *cosine, *sine;               /* (n, 2, n_rot / 2): of global and of local layers */
     float *logits;                      /* (max_out, n_vocab) */
+    lm_moe *moe;                        /* NULL: the model has no experts */
     lm_columns in;                      /* the columns of the current product */
     int8_t *quants;
     stretch *stretches;
@@ -79,6 +80,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
     for (int i = 0; i < LM_COUNT(parts); at += (parts[i].n * parts[i].size + 63) & ~(size_t)63, i++) {
         *(void **)parts[i].at = (char *)p->memory + at;
     }
+    if (h->n_experts) p->moe = lm_moe_new(h, max_rows, exact, err);
     if (err->code) {
         lm_pass_free(p);
         return NULL;
@@ -88,6 +90,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
 
 void lm_pass_free(lm_pass *p) {
     if (!p) return;
+    lm_moe_free(p->moe);
     lm_free(p->memory);
     lm_free(p);
 }
@@ -407,6 +410,10 @@ static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
 
     set_input(p, input_of(p, &w[LM_FFN_NORM]), m->h.n_embd, &w[LM_GATE], 2);
     run_rows(p, ffn_norm_row, n, stop, err);
+    if (p->moe) {
+        if (!lm_moe_run(p->moe, w, p->normed, n, p->delta, stop, err)) not_finite(p);
+        return;
+    }
     if (w[LM_GATE].data) add_product(p, &w[LM_GATE], p->gate);
     add_product(p, &w[LM_UP], w[LM_GATE].data ? p->up : p->gate);
     run_products(p, n, stop, err);

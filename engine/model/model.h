@@ -147,6 +147,15 @@ int lm_prefix_shrink(lm_model *m);                                  /* give up o
 void lm_prefix_limit(lm_model *m, uint64_t n_bytes);                /* for tests: 0 keeps nothing */
 
 /*----------------------------------------------------------------------
+** The mixture of experts of a layer (moe.c), with its scratch memory. */
+typedef struct lm_moe lm_moe;
+
+lm_moe *lm_moe_new(const lm_hparams *h, int max_rows, int exact, lm_err *err);
+void lm_moe_free(lm_moe *s);
+/* Write what the experts of a layer's weights w make of n rows of n_embd. Return 0 where a number was not finite. */
+int lm_moe_run(lm_moe *s, const lm_mat *w, const float *rows, int n, float *out, lm_stop stop, lm_err *err);
+
+/*----------------------------------------------------------------------
 ** One pass. Rows of one sequence stand together in ascending position; each sequence has room reserved. */
 typedef struct {
     int32_t id;
