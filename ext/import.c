@@ -86,10 +86,11 @@ static int64_t chunk_bytes(const lm_tensor *t) {
     return group > LM_CHUNK_BYTES ? LM_CHUNK_BYTES : LM_CHUNK_BYTES / group * group;
 }
 
-/* What tensor i is stored as: a width that is no multiple of a format's block falls back on halfs. */
+/* What tensor i is stored as: a width that is no multiple of a format's block falls back on halfs. The routers of experts
+** stay: a little noise there sends a token to another expert. */
 static lm_tensor stored_tensor(const import *im, int i, lm_err *err) {
     lm_tensor t = *source_tensor(&im->from, i);
-    if (im->as && t.n_dims > 1) t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
+    if (im->as && t.n_dims > 1 && !strstr(t.name, ".ffn_gate_inp.")) t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
     lm_tensor_measure(&t, err);
     return t;
 }

@@ -1,6 +1,6 @@
 /* vocab_test.c: learning a vocabulary. Its merges are those of `tokenizers` (tests/golden/vocab.json, by make_vocab.py)
 ** and of counting by hand, whatever the order of the texts; what is learnt is a tokenizer that gives every text back;
-** memory is bounded; and it can be stopped. */
+** memory is bounded; it can be stopped; and every allocation may fail. */
 #include "harness.h"
 
 enum { TEXTS_MAX = 300 };
@@ -219,11 +219,45 @@ static void test_bounds(void) {
 }
 
 
+/*----------------------------------------------------------------------
+** Every allocation fails once: of learning, of writing it down, of a design's tensors. */
+static int64_t allocs_left = INT64_MAX;
+
+static void *failing_alloc(uint64_t n) { return allocs_left-- > 0 ? malloc(n) : NULL; }
+
+static void test_no_memory(void) {
+    static const lm_mem_hook hook = { failing_alloc, free };
+    int failed = 0, done = 0;
+    lm_mem_hook_set(&hook);
+    for (int at = 0; !done && at < 10000; at++) {
+        lm_err err = {0};
+        lm_buf meta = {0};
+        int n = 0;
+        lm_design d = { .arch = "llama", .n_layers = 3, .n_embd = 32, .n_heads = 2, .n_ctx = 8, .n_vocab = 300, .n_experts = 3 };
+        allocs_left = at;
+        lm_vocab *v = lm_vocab_new(&err);
+        for (int i = 0; v && i < 3; i++) lm_vocab_add(v, "a text \xFF of words, of words\n", 29, (lm_stop){0}, &err);
+        if (v) lm_vocab_train(v, 300, (lm_stop){0}, &err);
+        if (!err.code) lm_vocab_write(v, &meta, &err);
+        lm_tensor *tensors = lm_design_list(&d, &meta, &n, &err);
+        done = !err.code;
+        failed += err.code == LM_NOMEM;
+        CHECK(done ? n == 3 + 3 * 10 : err.code == LM_NOMEM && !tensors, "allocation %d: %d tensors: %s", at, n, err.msg);
+        lm_free(tensors);
+        lm_vocab_free(v);
+        lm_buf_clear(&meta);
+        CHECK(lm_mem_used() == 0, "allocation %d: %llu bytes left", at, (unsigned long long)lm_mem_used());
+    }
+    CHECK(done && failed > 20, "%d allocations failed", failed);
+    allocs_left = INT64_MAX;
+}
+
 int main(void) {
     test_by_hand();
     test_golden();
     test_tokenizer();
     test_bounds();
+    test_no_memory();
     CHECK(lm_mem_used() == 0, "%llu bytes left", (unsigned long long)lm_mem_used());
     return finish_tests();
 }
