@@ -532,18 +532,19 @@ int64_t lm_arch_n_active(const lm_meta *meta, const lm_tensor *tensors, int n_te
     const char *name = "";
     size_t n = 0;
     int64_t experts = 0, active = 0, all = 0;
-    int has_output = 0;
     lm_err err = {0};
     lm_meta_text(meta, "general.architecture", &name, &n, &err);
+    const lm_arch *arch = lm_arch_get(name, n, &err);
+    int is_tied = arch && !arch->is_encoder;
     snprintf(key, sizeof key, "%.*s.expert_count", (int)LM_MIN(n, 64), name);
     lm_meta_int(meta, key, &experts, &err);
     snprintf(key, sizeof key, "%.*s.expert_used_count", (int)LM_MIN(n, 64), name);
     lm_meta_int(meta, key, &active, &err);
-    for (int i = 0; i < n_tensors; i++) has_output |= !strcmp(tensors[i].name, "output.weight");
+    for (int i = 0; i < n_tensors; i++) is_tied &= strcmp(tensors[i].name, "output.weight") != 0;
     for (int i = 0; i < n_tensors; i++) {
         const lm_tensor *t = &tensors[i];
         int is_look_up = !strcmp(t->name, "position_embd.weight") || !strcmp(t->name, "token_types.weight") ||
-                         (has_output && !strcmp(t->name, "token_embd.weight"));
+                         (!is_tied && !strcmp(t->name, "token_embd.weight"));
         if (is_look_up) all += t->ne[0];
         else if (t->n_dims > 2 && experts > 0 && active <= experts) all += t->n_params / experts * active;
         else all += t->n_params;
