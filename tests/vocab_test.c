@@ -194,8 +194,8 @@ static void test_bounds(void) {
         lm_vocab_add(v, text, N - 1 - (size_t)i, (lm_stop){0}, &err);
         for (size_t k = 0; k < N; k += 13) text[k] = (char)('a' + draw(&state) % 26);
     }
-    CHECK(!err.code && lm_vocab_n_words(v) == (16 << 20) / 256, "%zu words, wanted %d: %s", lm_vocab_n_words(v), (16 << 20) / 256, err.msg);
-    CHECK(lm_mem_used() - before < 40 << 20, "%llu bytes for 16 MiB of words", (unsigned long long)(lm_mem_used() - before));
+    CHECK(!err.code && lm_vocab_n_words(v) == (8 << 20) / 256, "%zu words, wanted %d: %s", lm_vocab_n_words(v), (8 << 20) / 256, err.msg);
+    CHECK(lm_mem_used() - before < 24 << 20, "%llu bytes for 8 MiB of words", (unsigned long long)(lm_mem_used() - before));
     lm_vocab_free(v);
 
     for (int asks = 0, stopped = 1; stopped && asks < 4000; asks = 2 * asks + 1) {

@@ -18,7 +18,7 @@
 ** is longer than WORD_MAX bytes counts as several words. */
 #include "../token/tok.h"
 
-enum { N_BYTES = 256, WORD_MAX = 256, WORDS_MAX = 16 << 20, NONE = -1, COUNT_MIN = 2 };
+enum { N_BYTES = 256, WORD_MAX = 256, WORDS_MAX = 8 << 20, NONE = -1, COUNT_MIN = 2, CHUNK = 1 << 14 };
 
 static const char end_token[] = "<|endoftext|>";
 
@@ -33,6 +33,9 @@ typedef struct {
 } pair;
 typedef struct { int64_t urgency; int32_t pair; } entry;
 
+/* Items that stay where they are: growing one array of millions would copy for longer than stop may wait. */
+typedef struct { char **chunks; size_t n, cap; } pile;
+
 struct lm_vocab {
     uint64_t seed;                      /* of hashes */
     lm_regex *pattern;
@@ -40,9 +43,8 @@ struct lm_vocab {
     word *words; size_t n_words, words_cap;
     lm_tok_word *slots; size_t n_slots;         /* words by their bytes */
     int32_t *symbols;                   /* the words' tokens, each where its byte was */
-    pair *pairs; size_t n_pairs, pairs_cap;
+    pile pairs, links;
     int32_t *by_ids; size_t n_by_ids;   /* pairs by left and right */
-    link *links; size_t n_links, links_cap;
     int32_t free_links;
     entry *heap; size_t n_heap, heap_cap;
     lm_ids risen;                       /* pairs whose count this step has raised */
@@ -51,14 +53,33 @@ struct lm_vocab {
     lm_ids piece_at;                    /* where each begins, one more than tokens */
     lm_tok_word *by_bytes; size_t n_by_bytes;   /* tokens by what they spell */
     lm_ids merges;                      /* left, right, left, … */
-    size_t work;                        /* done since stop was asked */
+    lm_stop stop; size_t work;          /* the call's; done since it was asked */
 };
 
-static void worked(lm_vocab *v, size_t n, lm_stop stop, lm_err *err) {
+static void worked(lm_vocab *v, size_t n, lm_err *err) {
     v->work += n;
     if (v->work < LM_STOP_BYTES) return;
     v->work = 0;
-    lm_tok_stopped(stop, err);
+    lm_tok_stopped(v->stop, err);
+}
+
+static pair *pair_at(const lm_vocab *v, int32_t i) { return (pair *)(void *)v->pairs.chunks[i / CHUNK] + i % CHUNK; }
+static link *link_at(const lm_vocab *v, int32_t i) { return (link *)(void *)v->links.chunks[i / CHUNK] + i % CHUNK; }
+
+/* The index of a new item, or NONE. */
+static int32_t add_item(pile *p, size_t size, lm_err *err) {
+    if (p->n % CHUNK == 0) {
+        if (!lm_grow((void **)&p->chunks, p->n / CHUNK, &p->cap, 1, sizeof *p->chunks, err)) return NONE;
+        char *chunk = lm_alloc(CHUNK * size, err);
+        if (!chunk) return NONE;
+        p->chunks[p->n / CHUNK] = chunk;
+    }
+    return (int32_t)p->n++;
+}
+
+static void free_pile(pile *p) {
+    for (size_t i = 0; i * CHUNK < p->n; i++) lm_free(p->chunks[i]);
+    lm_free(p->chunks);
 }
 
 /*----------------------------------------------------------------------
@@ -104,6 +125,7 @@ static void grow_slots(lm_vocab *v, lm_err *err) {
     for (size_t i = 0; i < v->n_words; i++) {
         const char *text = word_of(v, (int32_t)i, &n);
         find_slot(v, slots, n_slots, text, n, word_of)->id = (int32_t)i;
+        worked(v, 4, err);
     }
     lm_free(v->slots);
     v->slots = slots;
@@ -126,12 +148,12 @@ static void add_word(lm_vocab *v, const char *text, size_t n, lm_err *err) {
     v->words[v->n_words++] = (word){ (uint32_t)at, (uint32_t)n, 1 };
 }
 
-static void add_words(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_err *err) {
+static void add_words(lm_vocab *v, const char *text, size_t n, lm_err *err) {
     lm_regex_run run;
-    lm_regex_begin(&run, stop, err);
+    lm_regex_begin(&run, v->stop, err);
     for (size_t at = 0; at < n && !err->code;) {
         size_t end = lm_regex_match(v->pattern, &run, text, at, n, err);
-        worked(v, end - at, stop, err);
+        worked(v, end - at, err);
         for (; at < end && !err->code; at += LM_MIN(end - at, WORD_MAX)) add_word(v, text + at, LM_MIN(end - at, WORD_MAX), err);
     }
     lm_regex_end(&run);
@@ -140,12 +162,13 @@ static void add_words(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_
 void lm_vocab_add(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_err *err) {
     lm_buf repaired = {0};
     if (err->code || !n) return;
+    v->stop = stop;
     if (!lm_tok_is_valid(text, n, stop, err)) {
         lm_utf8_repair(&repaired, text, n, err);
         text = repaired.data;
         n = repaired.n;
     }
-    add_words(v, text, n, stop, err);
+    add_words(v, text, n, err);
     lm_buf_clear(&repaired);
 }
 
@@ -158,46 +181,47 @@ static size_t pair_slot(const lm_vocab *v, int32_t left, int32_t right) {
     key = (key ^ key >> 32) * 0xD6E8FEB86659FD93u;
     size_t slot = (size_t)(key >> 32) & (v->n_by_ids - 1);
     for (int32_t id; (id = v->by_ids[slot]) != NONE; slot = (slot + 1) & (v->n_by_ids - 1)) {
-        if (v->pairs[id].left == left && v->pairs[id].right == right) break;
+        if (pair_at(v, id)->left == left && pair_at(v, id)->right == right) break;
     }
     return slot;
 }
 
 static void grow_by_ids(lm_vocab *v, lm_err *err) {
-    if (v->n_pairs + 1 <= v->n_by_ids / 4 * 3) return;
-    size_t n = lm_tok_slots(2 * (v->n_pairs + 1));
+    if (v->pairs.n + 1 <= v->n_by_ids / 4 * 3) return;
+    size_t n = lm_tok_slots(2 * (v->pairs.n + 1));
     int32_t *grown = lm_alloc(n * sizeof *grown, err);
     if (!grown) return;
     lm_free(v->by_ids);
     v->by_ids = grown;
     v->n_by_ids = n;
     for (size_t i = 0; i < n; i++) grown[i] = NONE;
-    for (size_t i = 0; i < v->n_pairs; i++) grown[pair_slot(v, v->pairs[i].left, v->pairs[i].right)] = (int32_t)i;
+    for (int32_t i = 0; i < (int32_t)v->pairs.n; i++) {
+        grown[pair_slot(v, pair_at(v, i)->left, pair_at(v, i)->right)] = i;
+        worked(v, 4, err);
+    }
 }
 
 static void list_word(lm_vocab *v, pair *p, int32_t w, lm_err *err) {
     int32_t at = v->free_links;
-    if (p->links != NONE && v->links[p->links].word == w) return;
-    if (at != NONE) {
-        v->free_links = v->links[at].next;
-    } else {
-        if (!lm_grow((void **)&v->links, v->n_links, &v->links_cap, 1, sizeof *v->links, err)) return;
-        at = (int32_t)v->n_links++;
-    }
-    v->links[at] = (link){ w, p->links };
+    if (p->links != NONE && link_at(v, p->links)->word == w) return;
+    if (at != NONE) v->free_links = link_at(v, at)->next;
+    else at = add_item(&v->links, sizeof(link), err);
+    if (at == NONE) return;
+    *link_at(v, at) = (link){ w, p->links };
     p->links = at;
 }
 
 /* A pair stands in word w once more. */
 static void raise_pair(lm_vocab *v, int32_t left, int32_t right, int32_t w, lm_err *err) {
     grow_by_ids(v, err);
-    if (!lm_grow((void **)&v->pairs, v->n_pairs, &v->pairs_cap, 1, sizeof *v->pairs, err)) return;
+    if (err->code) return;
     int32_t *id = &v->by_ids[pair_slot(v, left, right)];
     if (*id == NONE) {
-        *id = (int32_t)v->n_pairs++;
-        v->pairs[*id] = (pair){ .left = left, .right = right, .links = NONE, .step = NONE, .merge = NONE };
+        *id = add_item(&v->pairs, sizeof(pair), err);
+        if (*id == NONE) return;
+        *pair_at(v, *id) = (pair){ .left = left, .right = right, .links = NONE, .step = NONE, .merge = NONE };
     }
-    pair *p = &v->pairs[*id];
+    pair *p = pair_at(v, *id);
     p->count += v->words[w].count;
     list_word(v, p, w, err);
     if (p->step == v->step) return;
@@ -206,7 +230,7 @@ static void raise_pair(lm_vocab *v, int32_t left, int32_t right, int32_t w, lm_e
 }
 
 static void lower_pair(lm_vocab *v, int32_t left, int32_t right, int32_t w) {
-    v->pairs[v->by_ids[pair_slot(v, left, right)]].count -= v->words[w].count;
+    pair_at(v, v->by_ids[pair_slot(v, left, right)])->count -= v->words[w].count;
 }
 
 /*----------------------------------------------------------------------
@@ -215,18 +239,18 @@ static void lower_pair(lm_vocab *v, int32_t left, int32_t right, int32_t w) {
 static int64_t urgency(const pair *p) { return p->merge == NONE ? p->count : p->count ? INT64_MAX - p->merge : 0; }
 
 static int is_before(const lm_vocab *v, entry a, entry b) {
-    const pair *p = &v->pairs[a.pair], *q = &v->pairs[b.pair];
+    const pair *p = pair_at(v, a.pair), *q = pair_at(v, b.pair);
     if (a.urgency != b.urgency) return a.urgency > b.urgency;
     return p->left != q->left ? p->left < q->left : p->right < q->right;
 }
 
 static void push(lm_vocab *v, int32_t id, lm_err *err) {
-    entry x = { urgency(&v->pairs[id]), id };
+    entry x = { urgency(pair_at(v, id)), id };
     if (x.urgency < COUNT_MIN || !lm_grow((void **)&v->heap, v->n_heap, &v->heap_cap, 1, sizeof *v->heap, err)) return;
     size_t i = v->n_heap++;
     for (; i && is_before(v, x, v->heap[(i - 1) / 4]); i = (i - 1) / 4) v->heap[i] = v->heap[(i - 1) / 4];
     v->heap[i] = x;
-    v->pairs[id].queued = x.urgency;
+    pair_at(v, id)->queued = x.urgency;
 }
 
 static entry pop(lm_vocab *v) {
@@ -248,7 +272,8 @@ static entry pop(lm_vocab *v) {
 static int32_t take_best(lm_vocab *v, lm_err *err) {
     while (v->n_heap && !err->code) {
         entry e = pop(v);
-        pair *p = &v->pairs[e.pair];
+        pair *p = pair_at(v, e.pair);
+        worked(v, 64, err);
         if (e.urgency != p->queued) continue;
         p->queued = 0;
         if (e.urgency == urgency(p)) return e.pair;
@@ -307,34 +332,37 @@ static void merge_word(lm_vocab *v, int32_t w, int32_t left, int32_t right, int3
 
 static void push_risen(lm_vocab *v, lm_err *err) {
     for (size_t i = 0; i < v->risen.n && !err->code; i++) {
-        const pair *p = &v->pairs[v->risen.data[i]];
+        const pair *p = pair_at(v, v->risen.data[i]);
         if (urgency(p) > p->queued) push(v, v->risen.data[i], err);
+        worked(v, 16, err);
     }
     v->risen.n = 0;
     v->step++;
 }
 
-static void merge_pair(lm_vocab *v, int32_t id, lm_stop stop, lm_err *err) {
-    int32_t left = v->pairs[id].left, right = v->pairs[id].right, at = v->pairs[id].links, made = join(v, left, right, err);
-    v->pairs[id].links = NONE;
-    if (v->pairs[id].merge == NONE) {
-        v->pairs[id].merge = lm_vocab_n_merges(v);
+static void merge_pair(lm_vocab *v, int32_t id, lm_err *err) {
+    pair *p = pair_at(v, id);
+    int32_t left = p->left, right = p->right, at = p->links, made = join(v, left, right, err);
+    p->links = NONE;
+    if (p->merge == NONE) {
+        p->merge = lm_vocab_n_merges(v);
         lm_ids_append(&v->merges, left, err);
         lm_ids_append(&v->merges, right, err);
     }
     while (at != NONE && !err->code) {
-        link l = v->links[at];
-        worked(v, v->words[l.word].n * 16, stop, err);
-        merge_word(v, l.word, left, right, made, err);
-        v->links[at].next = v->free_links;      /* not before: a merge may list this very word anew */
+        link *l = link_at(v, at);
+        int32_t next = l->next;
+        worked(v, v->words[l->word].n * 16, err);
+        merge_word(v, l->word, left, right, made, err);
+        l->next = v->free_links;        /* not before: a merge may list this very word anew */
         v->free_links = at;
-        at = l.next;
+        at = next;
     }
     push_risen(v, err);
 }
 
 /* Every word as its bytes' tokens, every pair counted. */
-static void begin(lm_vocab *v, lm_stop stop, lm_err *err) {
+static void begin(lm_vocab *v, lm_err *err) {
     int32_t id_of[N_BYTES];
     for (int c = 0, id = 0; c < 2 * N_BYTES; c++) {
         for (int byte = 0; byte < N_BYTES; byte++) {
@@ -350,7 +378,7 @@ static void begin(lm_vocab *v, lm_stop stop, lm_err *err) {
         int32_t *s = v->symbols + x->at;
         for (uint32_t i = 0; i < x->n; i++) s[i] = id_of[(uint8_t)v->bytes.data[x->at + i]];
         for (uint32_t i = 0; i + 1 < x->n; i++) raise_pair(v, s[i], s[i + 1], (int32_t)w, err);
-        worked(v, x->n * 16, stop, err);
+        worked(v, x->n * 16, err);
     }
     lm_buf_clear(&v->bytes);
     push_risen(v, err);
@@ -360,12 +388,13 @@ void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err) {
     if (err->code) return;
     if (size < N_BYTES + 1 || size > 1 << 24) lm_err_set(err, LM_ERROR, "a vocabulary of %d tokens: expected %d to %d", size, N_BYTES + 1, 1 << 24);
     if (v->piece_at.n) lm_err_set(err, LM_ERROR, "a vocabulary is trained once");
+    v->stop = stop;
     size_t most = LM_MIN((size_t)LM_MAX(size, 0), v->bytes.n + N_BYTES + 1);
     v->n_by_bytes = lm_tok_slots(most);
     v->by_bytes = new_slots(v->n_by_bytes, err);
     lm_ids_append(&v->piece_at, 0, err);
-    if (!err->code) begin(v, stop, err);
-    for (int32_t id; lm_vocab_count(v) < size && !err->code && (id = take_best(v, err)) != NONE;) merge_pair(v, id, stop, err);
+    if (!err->code) begin(v, err);
+    for (int32_t id; lm_vocab_count(v) < size && !err->code && (id = take_best(v, err)) != NONE;) merge_pair(v, id, err);
 }
 
 lm_vocab *lm_vocab_new(lm_err *err) {
@@ -386,9 +415,9 @@ void lm_vocab_free(lm_vocab *v) {
     lm_free(v->words);
     lm_free(v->slots);
     lm_free(v->symbols);
-    lm_free(v->pairs);
+    free_pile(&v->pairs);
+    free_pile(&v->links);
     lm_free(v->by_ids);
-    lm_free(v->links);
     lm_free(v->heap);
     lm_ids_clear(&v->risen);
     lm_buf_clear(&v->pieces);
