@@ -282,7 +282,7 @@ void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err);
 size_t lm_vocab_n_words(const lm_vocab *v);                     /* different ones counted */
 int lm_vocab_count(const lm_vocab *v);                          /* tokens; the last is "<|endoftext|>" */
 const char *lm_vocab_piece(const lm_vocab *v, int32_t id, size_t *n);       /* the bytes that it adds to a text */
-int lm_vocab_n_merges(const lm_vocab *v);                       /* in their order; two may make one token */
+int lm_vocab_n_merges(const lm_vocab *v);                       /* in their order: merge i makes token 256 + i */
 void lm_vocab_merge(const lm_vocab *v, int i, int32_t *left, int32_t *right);
 void lm_vocab_write(const lm_vocab *v, lm_buf *meta, lm_err *err);          /* append it as GGUF's metadata */
 

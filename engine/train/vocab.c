@@ -10,8 +10,8 @@
 ** found out when its entry comes up, and put back lower; one that has risen gets a new entry, and the old one is passed
 ** over when it comes up.
 **
-** Two merges may make one token (ab c, a bc). The later one may bring back pairs that were merged before; they are merged
-** again at once, as encoding would, and not listed a second time.
+** No two merges make the same token, and a pair that was merged never comes back: a stretch of bytes that no token crosses the
+** ends of is merged as if it stood alone, hence everywhere in the same way, and to one token as soon as two are left of it.
 **
 ** Ids: the bytes in the order of the characters that spell them, as GPT-2 has them, then the merges in theirs, then the
 ** end token. Memory is bounded: of different words there are at most WORDS_MAX bytes, later ones are not counted; what
@@ -26,12 +26,11 @@ typedef struct { uint32_t at, n; int64_t count; } word;         /* its bytes, la
 typedef struct { int32_t word, next; } link;
 typedef struct {
     int32_t left, right;
-    int64_t count, queued;              /* now; its urgency in the heap's entry, 0: it has none */
+    int64_t count, queued;              /* now; in the heap's entry, 0: it has none */
     int32_t links;                      /* the words it was seen in, a list; a word may stand there twice */
-    int32_t step;                       /* the last that raised the count */
-    int32_t merge;                      /* its number among the merges, or NONE */
+    int32_t merge;                      /* the last that raised the count */
 } pair;
-typedef struct { int64_t urgency; int32_t pair; } entry;
+typedef struct { int64_t count; int32_t pair; } entry;
 
 /* Items that stay where they are: growing one array of millions would copy for longer than stop may wait. */
 typedef struct { char **chunks; size_t n, cap; } pile;
@@ -47,11 +46,9 @@ struct lm_vocab {
     int32_t *by_ids; size_t n_by_ids;   /* pairs by left and right */
     int32_t free_links;
     entry *heap; size_t n_heap, heap_cap;
-    lm_ids risen;                       /* pairs whose count this step has raised */
-    int32_t step;
+    lm_ids risen;                       /* pairs whose count this merge has raised */
     lm_buf pieces;                      /* what each token spells, in bytes, end to end */
     lm_ids piece_at;                    /* where each begins, one more than tokens */
-    lm_tok_word *by_bytes; size_t n_by_bytes;   /* tokens by what they spell */
     lm_ids merges;                      /* left, right, left, … */
     lm_stop stop; size_t work;          /* the call's; done since it was asked */
 };
@@ -85,46 +82,33 @@ static void free_pile(pile *p) {
 /*----------------------------------------------------------------------
 ** Counting words */
 
-static const char *word_of(const void *arg, int32_t id, size_t *n) {
-    const lm_vocab *v = arg;
+static const char *word_of(const lm_vocab *v, int32_t id, size_t *n) {
     *n = v->words[id].n;
     return v->bytes.data + v->words[id].at;
 }
 
-static const char *piece_of(const void *arg, int32_t id, size_t *n) {
-    const lm_vocab *v = arg;
-    *n = (size_t)(v->piece_at.data[id + 1] - v->piece_at.data[id]);
-    return v->pieces.data + v->piece_at.data[id];
-}
-
 /* The slot that has the text, or the free one where it would go. */
-static lm_tok_word *find_slot(const lm_vocab *v, lm_tok_word *slots, size_t n_slots, const char *text, size_t n,
-                              const char *(*spell)(const void *arg, int32_t id, size_t *n)) {
+static lm_tok_word *find_slot(const lm_vocab *v, lm_tok_word *slots, size_t n_slots, const char *text, size_t n) {
     uint64_t hash = lm_tok_hash(v->seed, text, n);
     uint32_t tag = (uint32_t)(hash >> 32);
     for (size_t i = (size_t)hash & (n_slots - 1);; i = (i + 1) & (n_slots - 1)) {
         size_t other_n;
         if (slots[i].id == NONE) return slots[i].tag = tag, &slots[i];
         if (slots[i].tag != tag) continue;
-        const char *other = spell(v, slots[i].id, &other_n);
+        const char *other = word_of(v, slots[i].id, &other_n);
         if (other_n == n && !memcmp(other, text, n)) return &slots[i];
     }
-}
-
-static lm_tok_word *new_slots(size_t n, lm_err *err) {
-    lm_tok_word *slots = lm_alloc(n * sizeof *slots, err);
-    for (size_t i = 0; i < n && slots; i++) slots[i] = (lm_tok_word){ 0, NONE };
-    return slots;
 }
 
 static void grow_slots(lm_vocab *v, lm_err *err) {
     size_t n_slots = lm_tok_slots(2 * (v->n_words + 1)), n;
     if (v->n_words + 1 <= v->n_slots / 4 * 3) return;
-    lm_tok_word *slots = new_slots(n_slots, err);
+    lm_tok_word *slots = lm_alloc(n_slots * sizeof *slots, err);
     if (!slots) return;
+    for (size_t i = 0; i < n_slots; i++) slots[i] = (lm_tok_word){ 0, NONE };
     for (size_t i = 0; i < v->n_words; i++) {
         const char *text = word_of(v, (int32_t)i, &n);
-        find_slot(v, slots, n_slots, text, n, word_of)->id = (int32_t)i;
+        find_slot(v, slots, n_slots, text, n)->id = (int32_t)i;
         worked(v, 4, err);
     }
     lm_free(v->slots);
@@ -135,7 +119,7 @@ static void grow_slots(lm_vocab *v, lm_err *err) {
 static void add_word(lm_vocab *v, const char *text, size_t n, lm_err *err) {
     grow_slots(v, err);
     if (err->code) return;
-    lm_tok_word *slot = find_slot(v, v->slots, v->n_slots, text, n, word_of);
+    lm_tok_word *slot = find_slot(v, v->slots, v->n_slots, text, n);
     if (slot->id != NONE) {
         v->words[slot->id].count++;
         return;
@@ -219,13 +203,13 @@ static void raise_pair(lm_vocab *v, int32_t left, int32_t right, int32_t w, lm_e
     if (*id == NONE) {
         *id = add_item(&v->pairs, sizeof(pair), err);
         if (*id == NONE) return;
-        *pair_at(v, *id) = (pair){ .left = left, .right = right, .links = NONE, .step = NONE, .merge = NONE };
+        *pair_at(v, *id) = (pair){ .left = left, .right = right, .links = NONE, .merge = NONE };
     }
     pair *p = pair_at(v, *id);
     p->count += v->words[w].count;
     list_word(v, p, w, err);
-    if (p->step == v->step) return;
-    p->step = v->step;
+    if (p->merge == (int32_t)v->merges.n) return;
+    p->merge = (int32_t)v->merges.n;
     lm_ids_append(&v->risen, *id, err);
 }
 
@@ -234,23 +218,21 @@ static void lower_pair(lm_vocab *v, int32_t left, int32_t right, int32_t w) {
 }
 
 /*----------------------------------------------------------------------
-** The heap: most first, of equals the lowest ids; before all, what was merged before, in that order. */
-
-static int64_t urgency(const pair *p) { return p->merge == NONE ? p->count : p->count ? INT64_MAX - p->merge : 0; }
+** The heap: most first, of equals the lowest ids. */
 
 static int is_before(const lm_vocab *v, entry a, entry b) {
     const pair *p = pair_at(v, a.pair), *q = pair_at(v, b.pair);
-    if (a.urgency != b.urgency) return a.urgency > b.urgency;
+    if (a.count != b.count) return a.count > b.count;
     return p->left != q->left ? p->left < q->left : p->right < q->right;
 }
 
 static void push(lm_vocab *v, int32_t id, lm_err *err) {
-    entry x = { urgency(pair_at(v, id)), id };
-    if (x.urgency < COUNT_MIN || !lm_grow((void **)&v->heap, v->n_heap, &v->heap_cap, 1, sizeof *v->heap, err)) return;
+    entry x = { pair_at(v, id)->count, id };
+    if (x.count < COUNT_MIN || !lm_grow((void **)&v->heap, v->n_heap, &v->heap_cap, 1, sizeof *v->heap, err)) return;
     size_t i = v->n_heap++;
     for (; i && is_before(v, x, v->heap[(i - 1) / 4]); i = (i - 1) / 4) v->heap[i] = v->heap[(i - 1) / 4];
     v->heap[i] = x;
-    pair_at(v, id)->queued = x.urgency;
+    pair_at(v, id)->queued = x.count;
 }
 
 static entry pop(lm_vocab *v) {
@@ -274,9 +256,9 @@ static int32_t take_best(lm_vocab *v, lm_err *err) {
         entry e = pop(v);
         pair *p = pair_at(v, e.pair);
         worked(v, 64, err);
-        if (e.urgency != p->queued) continue;
+        if (e.count != p->queued) continue;
         p->queued = 0;
-        if (e.urgency == urgency(p)) return e.pair;
+        if (e.count == p->count) return e.pair;
         push(v, e.pair, err);
     }
     return NONE;
@@ -285,24 +267,25 @@ static int32_t take_best(lm_vocab *v, lm_err *err) {
 /*----------------------------------------------------------------------
 ** Merging */
 
-/* The token that spells n bytes, a new one unless there is one. */
-static int32_t add_piece(lm_vocab *v, const char *bytes, size_t n, lm_err *err) {
-    lm_tok_word *slot = find_slot(v, v->by_bytes, v->n_by_bytes, bytes, n, piece_of);
-    if (slot->id != NONE) return slot->id;
-    int32_t id = (int32_t)v->piece_at.n - 1;
+static void add_piece(lm_vocab *v, const char *bytes, size_t n, lm_err *err) {
     lm_buf_append(&v->pieces, bytes, n, err);
     lm_ids_append(&v->piece_at, (int32_t)v->pieces.n, err);
-    if (!err->code) slot->id = id;
-    return id;
 }
 
-static int32_t join(lm_vocab *v, int32_t left, int32_t right, lm_err *err) {
-    char bytes[WORD_MAX];
+static const char *piece_of(const lm_vocab *v, int32_t id, size_t *n) {
+    *n = (size_t)(v->piece_at.data[id + 1] - v->piece_at.data[id]);
+    return v->pieces.data + v->piece_at.data[id];
+}
+
+static void add_merge(lm_vocab *v, int32_t left, int32_t right, lm_err *err) {
+    char bytes[WORD_MAX];               /* the two stand in one word */
     size_t left_n, right_n;
     const char *a = piece_of(v, left, &left_n), *b = piece_of(v, right, &right_n);
     memcpy(bytes, a, left_n);
-    memcpy(bytes + left_n, b, right_n);         /* together within a word, so at most WORD_MAX */
-    return add_piece(v, bytes, left_n + right_n, err);
+    memcpy(bytes + left_n, b, right_n);
+    add_piece(v, bytes, left_n + right_n, err);
+    lm_ids_append(&v->merges, left, err);
+    lm_ids_append(&v->merges, right, err);
 }
 
 /* Put made for left, right throughout word w. */
@@ -333,22 +316,17 @@ static void merge_word(lm_vocab *v, int32_t w, int32_t left, int32_t right, int3
 static void push_risen(lm_vocab *v, lm_err *err) {
     for (size_t i = 0; i < v->risen.n && !err->code; i++) {
         const pair *p = pair_at(v, v->risen.data[i]);
-        if (urgency(p) > p->queued) push(v, v->risen.data[i], err);
+        if (p->count > p->queued) push(v, v->risen.data[i], err);
         worked(v, 16, err);
     }
     v->risen.n = 0;
-    v->step++;
 }
 
 static void merge_pair(lm_vocab *v, int32_t id, lm_err *err) {
     pair *p = pair_at(v, id);
-    int32_t left = p->left, right = p->right, at = p->links, made = join(v, left, right, err);
+    int32_t left = p->left, right = p->right, at = p->links, made = (int32_t)v->piece_at.n - 1;
+    add_merge(v, left, right, err);
     p->links = NONE;
-    if (p->merge == NONE) {
-        p->merge = lm_vocab_n_merges(v);
-        lm_ids_append(&v->merges, left, err);
-        lm_ids_append(&v->merges, right, err);
-    }
     while (at != NONE && !err->code) {
         link *l = link_at(v, at);
         int32_t next = l->next;
@@ -389,9 +367,6 @@ void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err) {
     if (size < N_BYTES + 1 || size > 1 << 24) lm_err_set(err, LM_ERROR, "a vocabulary of %d tokens: expected %d to %d", size, N_BYTES + 1, 1 << 24);
     if (v->piece_at.n) lm_err_set(err, LM_ERROR, "a vocabulary is trained once");
     v->stop = stop;
-    size_t most = LM_MIN((size_t)LM_MAX(size, 0), v->bytes.n + N_BYTES + 1);
-    v->n_by_bytes = lm_tok_slots(most);
-    v->by_bytes = new_slots(v->n_by_bytes, err);
     lm_ids_append(&v->piece_at, 0, err);
     if (!err->code) begin(v, err);
     for (int32_t id; lm_vocab_count(v) < size && !err->code && (id = take_best(v, err)) != NONE;) merge_pair(v, id, err);
@@ -422,7 +397,6 @@ void lm_vocab_free(lm_vocab *v) {
     lm_ids_clear(&v->risen);
     lm_buf_clear(&v->pieces);
     lm_ids_clear(&v->piece_at);
-    lm_free(v->by_bytes);
     lm_ids_clear(&v->merges);
     lm_free(v);
 }
