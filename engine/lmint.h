@@ -8,8 +8,9 @@
 **     3 token    regex unicode trie                 what the others stand on
 **               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
-**     4 model    arch model kv prefix forward       what a model is, its cache, one pass through it
+**     4 model    arch create model kv prefix moe forward    what a model is, a new one, its cache, one pass through it
 **     5 run      batch sample embed                 sequences advancing together; texts to vectors
+**     6 train    vocab                              a vocabulary from text
 */
 #ifndef LMINT_H
 #define LMINT_H
@@ -39,6 +40,7 @@ double lm_exp(double x);
 double lm_log(double x);                            /* x > 0 */
 double lm_pow(double x, double y);                  /* x > 0 */
 void lm_sincos(double x, double *sine, double *cosine);     /* |x| < 2^30 */
+double lm_uniform(uint64_t seed, uint64_t t);       /* the t-th number in [0, 1) of a seed's stream */
 float lm_f16_to_f32(uint16_t h);
 uint16_t lm_f32_to_f16(float x);                    /* to nearest, ties to even; NaN stays NaN */
 uint16_t lm_f32_to_bf16(float x);                   /* likewise */
@@ -71,6 +73,10 @@ uint64_t lm_reader_le(const uint8_t *p, size_t n_bytes);        /* little-endian
 /* meta.c */
 lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err);
 void lm_meta_adopt(lm_meta *m, void *bytes);
+/* Append entries: n_bytes of a number, little-endian; "arch.key" (arch may be empty) and a type; a whole text. */
+void lm_meta_put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err);
+void lm_meta_put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err);
+void lm_meta_put_text(lm_buf *out, const char *key, const char *text, size_t n, lm_err *err);
 
 /* file.c */
 typedef struct { int fd; uint64_t n; } lm_file;     /* n: bytes, when it was opened */

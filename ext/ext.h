@@ -5,7 +5,7 @@
 **     value.c        between sqlite3_value and the engine; errors
 **     options.c      JSON options, a table per function
 **     store.c        models as rows: look-up, reading and checking
-**     import.c       a GGUF file or a folder to rows
+**     import.c       a GGUF file or a folder, or a model made here, to rows
 **     export.c       rows to a GGUF file
 **     cells.c        one tensor's numbers, read and written by place
 **     share.c        one copy of a model per process
@@ -86,7 +86,7 @@ void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name)
 
 /*======================================================================
 ** options.c */
-enum { LM_OPT_INT, LM_OPT_REAL, LM_OPT_BOOL, LM_OPT_TEXT, LM_OPT_TEXTS };
+enum { LM_OPT_INT, LM_OPT_REAL, LM_OPT_BOOL, LM_OPT_TEXT, LM_OPT_TEXTS, LM_OPT_JSON /* a text or an object, as JSON text */ };
 
 typedef struct {
     const char *name;
@@ -102,6 +102,7 @@ typedef struct { char **items; size_t *ns; int n; } lm_texts;
 ** allocated, to be freed by lm_options_clear. NULL json changes nothing. given, if not NULL, gets a bit per
 ** table row that was there. */
 void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err);
+void lm_options_parse(const lm_option *table, void *into, lm_text json, uint64_t *given, lm_err *err);    /* the same */
 void lm_options_clear(const lm_option *table, void *options);
 int lm_distance(const char *a, const char *b);      /* Levenshtein's (1966), between two names; 99 for long ones */
 
@@ -149,6 +150,7 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
 
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
+void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err);    /* is it attached? */
 /* Create the tables in schema if they are missing. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
 
@@ -157,6 +159,18 @@ void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
 ** is NULL. */
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err);
 const char *lm_path_tail(const char *path, size_t *n);      /* the last name in it, *n bytes */
+
+/* A model that was made here, in place of one that is read; tensors are read in order, from front to back. */
+typedef struct {
+    const char *function;                   /* whose work it is: for messages, and for lm_model.source */
+    const lm_meta *meta;
+    const lm_tensor *tensors; int n_tensors;
+    void (*read)(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err);
+    void *arg;
+} lm_made;
+void lm_import_made(lm_conn *c, const lm_made *made, const char *schema, const char *name, lm_err *err);
+/* May a model be called so? Is this a place to write one in? Asked before long work; importing asks again. */
+void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err);
 
 /*======================================================================
 ** export.c: a model's rows as a GGUF file at path, which must not be there unless overwrite says so. */
@@ -274,7 +288,8 @@ enum { LM_VECTOR_SUBTYPE = 223, LM_RESULT_SUBTYPE = 0x1000000 /* SQLITE_RESULT_S
 void lm_result_vector(sqlite3_context *ctx, const void *floats, size_t n_bytes);
 
 /*======================================================================
-** query.c: prepare a query that was given to `name` as an argument; it must give the columns that are described. */
+** query.c: prepare a query that was given to `name` as an argument; it must give the columns that are described (n_columns 0:
+** any). */
 sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_columns, const char *columns, lm_err *err);
 
 /* What a table begins with, in place of its cursor, that gives a row for each row (key, text) of a query. */
@@ -355,6 +370,7 @@ int lm_func_generate_register(lm_conn *c);
 int lm_func_embed_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);
+int lm_func_create_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);
 int lm_vtab_stream_register(lm_conn *c);
 int lm_vtab_tokens_register(lm_conn *c);

@@ -12,14 +12,6 @@ static const lm_option import_table[] = {
     { NULL, 0, 0, 0, 0, NULL },
 };
 
-static void check_schema(lm_conn *c, const char *schema, lm_err *err) {
-    const char *name;
-    for (int i = 0; (name = sqlite3_db_name(c->db, i)) != NULL; i++) {
-        if (!sqlite3_stricmp(name, schema)) return;
-    }
-    lm_err_set(err, LM_ERROR, "option \"schema\": no database %.60s is attached", schema);
-}
-
 /* A file's name without its folder and its .gguf; or a folder's. */
 static char *stem(const char *path) {
     size_t n;
@@ -39,7 +31,7 @@ static void import(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         char *by_file = o.name ? NULL : stem(path.text);
         const char *name = o.name ? o.name : by_file;
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
-        check_schema(c, schema, &err);
+        lm_store_check_schema(c, schema, &err);
         if (!name) lm_err_set(&err, LM_NOMEM, "out of memory");
         if (!err.code) lm_import(c, path.text, schema, name, o.dtype, &err);
         if (!err.code) lm_result_text(ctx, name, strlen(name));

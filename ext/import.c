@@ -1,4 +1,4 @@
-/* import.c: a GGUF file or a Hugging Face folder becomes rows, as one transaction. Tensors are stored bit for bit; or, where
+/* import.c: a GGUF file or a Hugging Face folder, or a model made here, becomes rows, as one transaction. Tensors are stored bit for bit; or, where
 ** a dtype is asked for, every matrix is decoded and stored in that: plain numbers, which lm_weights can then write, or
 ** q8_0. */
 #include "ext.h"
@@ -9,7 +9,7 @@
 
 /*----------------------------------------------------------------------
 ** What is imported: a file or a folder, of which one is open. */
-typedef struct { lm_gguf *gguf; lm_hf *hf; } source;
+typedef struct { lm_gguf *gguf; lm_hf *hf; const lm_made *made; } source;
 
 static source open_source(const char *path, lm_err *err) {
     struct stat st;
@@ -26,12 +26,15 @@ static void close_source(source *f) {
     lm_hf_close(f->hf);
 }
 
-static const lm_meta *source_meta(const source *f) { return f->hf ? lm_hf_meta(f->hf) : lm_gguf_meta(f->gguf); }
-static int source_n_tensors(const source *f) { return f->hf ? lm_hf_n_tensors(f->hf) : lm_gguf_n_tensors(f->gguf); }
-static const lm_tensor *source_tensor(const source *f, int i) { return f->hf ? lm_hf_tensor(f->hf, i) : lm_gguf_tensor(f->gguf, i); }
+static const lm_meta *source_meta(const source *f) { return f->made ? f->made->meta : f->hf ? lm_hf_meta(f->hf) : lm_gguf_meta(f->gguf); }
+static int source_n_tensors(const source *f) { return f->made ? f->made->n_tensors : f->hf ? lm_hf_n_tensors(f->hf) : lm_gguf_n_tensors(f->gguf); }
+static const lm_tensor *source_tensor(const source *f, int i) {
+    return f->made ? &f->made->tensors[i] : f->hf ? lm_hf_tensor(f->hf, i) : lm_gguf_tensor(f->gguf, i);
+}
 
 static void source_read(const source *f, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
-    if (f->hf) lm_hf_read(f->hf, i, offset, dst, n, err);
+    if (f->made) f->made->read(f->made->arg, i, offset, dst, n, err);
+    else if (f->hf) lm_hf_read(f->hf, i, offset, dst, n, err);
     else lm_gguf_read(f->gguf, i, offset, dst, n, err);
 }
 
@@ -74,7 +77,7 @@ typedef struct {
     lm_digest root;
     uint8_t *buffer;                    /* LM_CHUNK_BYTES */
     uint8_t *raw; float *floats;        /* STRETCH elements on their way */
-    int64_t n_params, n_bytes;
+    int64_t n_params, n_active, n_bytes;
 } import;
 
 /* How many bytes of t a chunk holds. */
@@ -83,10 +86,11 @@ static int64_t chunk_bytes(const lm_tensor *t) {
     return group > LM_CHUNK_BYTES ? LM_CHUNK_BYTES : LM_CHUNK_BYTES / group * group;
 }
 
-/* What tensor i is stored as: a width that is no multiple of a format's block falls back on halfs. */
+/* What tensor i is stored as: a width that is no multiple of a format's block falls back on halfs. The routers of experts
+** stay: a little noise there sends a token to another expert. */
 static lm_tensor stored_tensor(const import *im, int i, lm_err *err) {
     lm_tensor t = *source_tensor(&im->from, i);
-    if (im->as && t.n_dims > 1) t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
+    if (im->as && t.n_dims > 1 && !strstr(t.name, ".ffn_gate_inp.")) t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
     lm_tensor_measure(&t, err);
     return t;
 }
@@ -216,7 +220,7 @@ static void import_finish(import *im, lm_err *err) {
     char text[2 * LM_DIGEST_BYTES + 1];
     lm_digest_end(&im->root, digest);
     lm_hex(digest, text);
-    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?1, n_bytes = ?2, digest = ?3,"
+    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?5, n_bytes = ?2, digest = ?3,"
                                          " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
                                          " WHERE id = ?4", im->schema);
     if (!stmt) return;
@@ -224,6 +228,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_int64(stmt, 2, im->n_bytes);
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
+    sqlite3_bind_int64(stmt, 5, im->n_active);
     run(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
@@ -245,6 +250,7 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
     for (int i = 0; i < n && tensors; i++) tensors[i] = *source_tensor(&im->from, i);
     const char *arch = tensors ? lm_arch_import(source_meta(&im->from), tensors, n, &hparams, err) : NULL;
+    if (arch) im->n_active = lm_arch_n_active(source_meta(&im->from), tensors, n);
     lm_free(tensors);
     if (arch) {
         lm_root_init(&im->root);
@@ -281,20 +287,40 @@ static void undo(lm_conn *c, sqlite3_stmt *abandon) {
     if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
 }
 
+static void begin(lm_conn *c, const char *function, lm_err *err) {
+    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) == SQLITE_OK) return;
+    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
+    lm_conn_fail(c, err);
+}
+
+void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
+    begin(c, function, err);
+    lm_conn_exec(c, err, "RELEASE lm_import");
+    if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
+}
+
 /* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
-void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
-    import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
-    im.from = open_source(path, err);
-    const char *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
+static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
+    lm_conn *c = im->c;
+    const char *schema = im->schema, *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
     sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
-    if (!err->code && sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) != SQLITE_OK) {
-        if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "lm_import: call it in a SELECT of its own");
-        lm_conn_fail(c, err);
-    } else if (!err->code) {
-        import_all(&im, path, name, err);
+    begin(c, function, err);
+    if (!err->code) {
+        import_all(im, path, name, err);
         lm_conn_exec(c, err, "RELEASE lm_import");
         if (err->code) undo(c, abandon);
     }
     sqlite3_finalize(abandon);
+}
+
+void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
+    import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
+    im.from = open_source(path, err);
+    import_rows(&im, "lm_import", path, name, err);
     close_source(&im.from);
+}
+
+void lm_import_made(lm_conn *c, const lm_made *made, const char *schema, const char *name, lm_err *err) {
+    import im = { .c = c, .schema = schema, .from = { .made = made } };
+    import_rows(&im, made->function, made->function, name, err);
 }

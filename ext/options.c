@@ -4,7 +4,8 @@
 
 #include <stdio.h>
 
-static const char *const type_names[] = { "an integer", "a number", "true or false", "a text", "a text or an array of texts" };
+static const char *const type_names[] = { "an integer", "a number", "true or false", "a text", "a text or an array of texts",
+                                          "a text or an object" };
 
 int lm_distance(const char *a, const char *b) {
     int row[64], n = (int)strlen(b);
@@ -65,6 +66,19 @@ static char *copy(const lm_buf *text, lm_err *err) {
     return s;
 }
 
+/* The value just begun, as JSON text. */
+static char *copy_json(lm_json *j, int kind, lm_err *err) {
+    lm_buf text = {0};
+    size_t start = j->pos - 1;
+    lm_json_skip(j, kind, err);
+    if (kind == LM_JSON_TEXT) lm_json_quote(&text, j->string.data, j->string.n, err);
+    else lm_buf_append(&text, j->text + start, j->pos - start, err);
+    lm_buf_append(&text, "", 1, err);
+    if (!err->code) return text.data;
+    lm_buf_clear(&text);
+    return NULL;
+}
+
 static void add_text(lm_texts *texts, const lm_buf *text, lm_err *err) {
     char **items = lm_realloc(texts->items, sizeof *items * (size_t)(texts->n + 1), err);
     if (items) texts->items = items;
@@ -107,15 +121,23 @@ static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_
             if (ok) add_text(at, &j->string, err);
         }
         break;
+    case LM_OPT_JSON:
+        ok = kind == LM_JSON_TEXT || kind == LM_JSON_OBJECT;
+        if (ok) *(char **)at = copy_json(j, kind, err);
+        break;
     }
     if (!ok) wrong(o, err);
 }
 
 void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err) {
-    lm_json j;
     lm_text text;
     if (given) *given = 0;
     if (err->code || !json || !lm_value_text(json, &text, "options", err)) return;
+    lm_options_parse(table, into, text, given, err);
+}
+
+void lm_options_parse(const lm_option *table, void *into, lm_text text, uint64_t *given, lm_err *err) {
+    lm_json j;
     lm_json_init(&j, text.text, text.n);
     int kind = lm_json_next(&j, err);
     if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "options: expected a JSON object such as {\"%s\": …}", table->name);
@@ -142,7 +164,7 @@ void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, ui
 void lm_options_clear(const lm_option *table, void *options) {
     for (const lm_option *o = table; o->name; o++) {
         void *at = (char *)options + o->at;
-        if (o->type == LM_OPT_TEXT) {
+        if (o->type == LM_OPT_TEXT || o->type == LM_OPT_JSON) {
             lm_free(*(char **)at);
             *(char **)at = NULL;
         } else if (o->type == LM_OPT_TEXTS) {

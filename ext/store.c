@@ -78,6 +78,14 @@ int lm_store_exists(lm_conn *c, const char *schema, lm_err *err) {
     return !err->code;
 }
 
+void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err) {
+    const char *name;
+    for (int i = 0; (name = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        if (!sqlite3_stricmp(name, schema)) return;
+    }
+    lm_err_set(err, LM_ERROR, "option \"schema\": no database %.60s is attached", schema);
+}
+
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
     lm_buf sql = {0};
     char *prefix = sqlite3_mprintf("\"%w\".", schema);

@@ -270,6 +270,23 @@ size_t lm_utf8_complete(const char *text, size_t n);
 void lm_utf8_repair(lm_buf *out, const char *text, size_t n, lm_err *err);
 
 /*----------------------------------------------------------------------
+** A vocabulary learnt from text: byte-level BPE, cut by GPT-2's pattern (vocab.c says how). */
+typedef struct lm_vocab lm_vocab;
+
+lm_vocab *lm_vocab_new(lm_err *err);
+void lm_vocab_free(lm_vocab *v);
+/* Count the words of a text; no word spans two texts. Invalid UTF-8 counts as for lm_tok_encode. */
+void lm_vocab_add(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_err *err);
+/* Learn, once: until there are size tokens, at least the 256 bytes and an end token, or no pair of tokens occurs twice. */
+void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err);
+size_t lm_vocab_n_words(const lm_vocab *v);                     /* different ones counted */
+int lm_vocab_count(const lm_vocab *v);                          /* tokens; the last is "<|endoftext|>" */
+const char *lm_vocab_piece(const lm_vocab *v, int32_t id, size_t *n);       /* the bytes that it adds to a text */
+int lm_vocab_n_merges(const lm_vocab *v);                       /* in their order: merge i makes token 256 + i */
+void lm_vocab_merge(const lm_vocab *v, int i, int32_t *left, int32_t *right);
+void lm_vocab_write(const lm_vocab *v, lm_buf *meta, lm_err *err);          /* append it as GGUF's metadata */
+
+/*----------------------------------------------------------------------
 ** Chat templates, by recognition: the families are known, there is no Jinja interpreter. */
 typedef struct lm_chat lm_chat;         /* one family's row, static */
 
@@ -314,6 +331,25 @@ typedef struct {
 const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_tensors, lm_buf *hparams, lm_err *err);
 
 const char *lm_arch_task(const lm_meta *meta);                  /* what it is for: "embed" or "generate" */
+
+/* How many parameters a token meets: of experts those that it is sent to; of a table that is only looked up, a row. (The
+** token embeddings, where they are the output too, all count.) */
+int64_t lm_arch_n_active(const lm_meta *meta, const lm_tensor *tensors, int n_tensors);
+
+/* A model to be made, for its metadata and first weights. What is 0 is worked out (create.c says how), but n_vocab. */
+typedef struct {
+    const char *arch;
+    int n_layers, n_embd, n_heads, n_kv_heads, n_ff, n_ctx, n_vocab;
+    int tie_embeddings;                             /* the output is the token embeddings */
+    int share_layers;                               /* so many layers are stored, and taken in turn; 0: each its own */
+    int n_experts, n_active;                        /* of each layer; what a token meets of them */
+    uint64_t seed;
+} lm_design;
+
+/* Check a design, fill in what is 0, append its metadata, all but the tokenizer's, and list its tensors, all f32. */
+lm_tensor *lm_design_list(lm_design *d, lm_buf *meta, int *n_tensors, lm_err *err);     /* to be lm_freed */
+/* The first weights of a tensor of that list: elements [first, first + n). The same on every machine. */
+void lm_design_fill(const lm_design *d, const lm_tensor *t, int64_t first, int64_t n, float *out);
 
 /* Open the model that src describes. Return NULL on failure. The model owns its packed slabs; it borrows
 ** nothing from src. tok becomes the model's when it opens (and stays the caller's when it does not); NULL

@@ -83,12 +83,12 @@ static void put(lm_buf *b, const char *key, int type, const void *bytes, size_t 
     lm_buf_append(b, bytes, n, err);
 }
 
-/* Import tests/golden/arch_gemma3.gguf with one entry more (in place of its own); want stands in the JSON or the error. */
-static void check_import(int line, const char *key, int type, const void *bytes, size_t n, const char *want) {
+/* Import a file with one entry more (in place of its own); want stands in the JSON or the error. */
+static void check_import_of(const char *path, int line, const char *key, int type, const void *bytes, size_t n, const char *want) {
     lm_err err = {0};
     lm_buf raw = {0}, hparams = {0};
     lm_tensor tensors[128];
-    lm_gguf *g = lm_gguf_open("tests/golden/arch_gemma3.gguf", &err);
+    lm_gguf *g = lm_gguf_open(path, &err);
     const lm_meta *meta = g ? lm_gguf_meta(g) : NULL;
     for (size_t i = 0; i < lm_meta_count(meta); i++) {
         const lm_meta_entry *e = lm_meta_at(meta, i);
@@ -104,6 +104,36 @@ static void check_import(int line, const char *key, int type, const void *bytes,
     lm_buf_clear(&raw);
     lm_buf_clear(&hparams);
     lm_gguf_close(g);
+}
+
+static void check_import(int line, const char *key, int type, const void *bytes, size_t n, const char *want) {
+    check_import_of("tests/golden/arch_gemma3.gguf", line, key, type, bytes, n, want);
+}
+
+/* Experts and shared layers: what the tensors must then be. */
+static void test_shares(void) {
+    static const char moe[] = "tests/golden/arch_llama_moe.gguf", shared[] = "tests/golden/arch_llama_shared.gguf", gpt2[] = "tests/golden/arch_gpt2.gguf";
+    uint32_t zero = 0, one = 1, three = 3, six = 6, much = 2000;
+    float half = 0.5f;
+#define OF(path, key, value, want) check_import_of(path, __LINE__, key, LM_META_U32, &(value), 4, want)
+    check_import_of(moe, __LINE__, "nothing", 0, NULL, 0, "\"n_experts\":5,\"n_active\":2,");
+    OF(moe, "llama.expert_used_count", three, "\"n_active\":3,");
+    OF(moe, "llama.expert_used_count", six, "n_active 6 of 5 experts");
+    OF(moe, "llama.expert_used_count", zero, "n_active 0 of 5 experts");
+    OF(moe, "llama.expert_count", six, "tensor blk.0.ffn_gate_inp.weight: shape [32,5,1,1], expected [32,6,1,1]");
+    OF(moe, "llama.expert_count", much, "llama.expert_count 2000 is out of range (0 to 1024)");
+    OF(moe, "llama.expert_count", zero, "n_active 2 of 0 experts");
+    OF(moe, "llama.feed_forward_length", three, "expected [32,3,5,1]");
+    OF(moe, "llama.share_layers", one, "tensor blk.1.attn_norm.weight has no place in a llama model of 1 layers");
+    check_import_of(moe, __LINE__, "llama.expert_weights_scale", LM_META_F32, &half, 4, "llama.expert_weights_scale 0.5 is not supported");
+    check_import_of(shared, __LINE__, "nothing", 0, NULL, 0, "\"share_layers\":2}");
+    OF(shared, "llama.share_layers", three, "tensor blk.2.attn_norm.weight is missing");
+    OF(shared, "llama.share_layers", six, "share_layers 6 is more than n_layers 5");
+    OF(shared, "llama.expert_count", six, "n_active 0 of 6 experts");
+    check_import_of(gpt2, __LINE__, "nothing", 0, NULL, 0, "\"n_rot\":0,");
+    OF(gpt2, "gpt2.attention.head_count_kv", one, "queries, keys and values in one, but n_kv_heads 1 is not n_heads 3");
+    OF(gpt2, "gpt2.expert_count", three, "gpt2.expert_count 3 is not supported");
+#undef OF
 }
 
 static void test_imports(void) {
@@ -163,9 +193,10 @@ int main(void) {
         check_model(file, &g);
         lm_ids_clear(&g.ids);
     }
-    CHECK(!err.code && models >= 11, "tests/golden/arch.json: %d models: %s", models, err.msg);
+    CHECK(!err.code && models >= 14, "tests/golden/arch.json: %d models: %s", models, err.msg);
     lm_json_clear(&j);
     test_imports();
+    test_shares();
     CHECK(lm_mem_used() == 0, "%llu bytes left", (unsigned long long)lm_mem_used());
     return finish_tests();
 }

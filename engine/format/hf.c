@@ -394,38 +394,22 @@ static void open_files(lm_hf *hf, const char *folder, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** Metadata */
-static void put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err) {
-    for (int i = 0; i < n_bytes; i++) lm_buf_append(out, &(uint8_t){ (uint8_t)(x >> 8 * i) }, 1, err);
-}
-
-static void put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err) {
-    put(out, strlen(arch) + strlen(key) + (*arch != 0), 8, err);
-    lm_buf_print(out, err, "%s%s%s", arch, *arch ? "." : "", key);
-    put(out, (uint64_t)type, 4, err);
-}
-
-static void put_text(lm_buf *out, const char *key, const char *text, size_t n, lm_err *err) {
-    put_key(out, "", key, LM_META_TEXT, err);
-    put(out, n, 8, err);
-    lm_buf_append(out, text, n, err);
-}
-
 static void put_int(lm_buf *out, const char *arch, const char *key, double x, lm_err *err) {
     if (x == 0) return;
     if (!(x >= 0 && x <= 4294967295.0 && x == (double)(uint32_t)x)) {
         lm_err_set(err, LM_ERROR, "config.json: %s %g: expected a whole number", key, x);
         return;
     }
-    put_key(out, arch, key, LM_META_U32, err);
-    put(out, (uint32_t)x, 4, err);
+    lm_meta_put_key(out, arch, key, LM_META_U32, err);
+    lm_meta_put(out, (uint32_t)x, 4, err);
 }
 
 /* A token's id, which may be 0. */
 static void put_id(lm_buf *out, const char *key, double id, lm_err *err) {
     if (!(id >= 0 && id <= INT32_MAX)) lm_err_set(err, LM_ERROR, "config.json: %s %g: expected a token id", key, id);
     if (err->code) return;
-    put_key(out, "", key, LM_META_U32, err);
-    put(out, (uint32_t)id, 4, err);
+    lm_meta_put_key(out, "", key, LM_META_U32, err);
+    lm_meta_put(out, (uint32_t)id, 4, err);
 }
 
 static void put_real(lm_buf *out, const char *arch, const char *key, double x, lm_err *err) {
@@ -433,8 +417,8 @@ static void put_real(lm_buf *out, const char *arch, const char *key, double x, l
     uint32_t bits;
     if (x == 0) return;
     memcpy(&bits, &f, 4);
-    put_key(out, arch, key, LM_META_F32, err);
-    put(out, bits, 4, err);
+    lm_meta_put_key(out, arch, key, LM_META_F32, err);
+    lm_meta_put(out, bits, 4, err);
 }
 
 static void check_act(const lm_hf *hf, const char *arch, lm_err *err) {
@@ -447,10 +431,10 @@ static void put_ends(lm_buf *out, const config *c, lm_err *err) {
     if (c->bos_token_id >= 0) put_id(out, "tokenizer.ggml.bos_token_id", c->bos_token_id, err);
     if (!c->n_ends) return;
     put_id(out, "tokenizer.ggml.eos_token_id", c->ends[0], err);
-    put_key(out, "", "tokenizer.ggml.eog_token_ids", LM_META_ARRAY, err);
-    put(out, LM_META_I32, 4, err);
-    put(out, (uint64_t)c->n_ends, 8, err);
-    for (int i = 0; i < c->n_ends; i++) put(out, (uint32_t)c->ends[i], 4, err);
+    lm_meta_put_key(out, "", "tokenizer.ggml.eog_token_ids", LM_META_ARRAY, err);
+    lm_meta_put(out, LM_META_I32, 4, err);
+    lm_meta_put(out, (uint64_t)c->n_ends, 8, err);
+    for (int i = 0; i < c->n_ends; i++) lm_meta_put(out, (uint32_t)c->ends[i], 4, err);
 }
 
 static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer, size_t tokenizer_n, lm_err *err) {
@@ -462,7 +446,7 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
     /* Where sentence-transformers sets no length the tokenizer's counts, unless it is the placeholder 1e30. */
     double n_text = c->max_seq_length != 0 ? c->max_seq_length : c->model_max_length < c->max_position_embeddings - offset ? c->model_max_length : 0;
     check_act(hf, a, err);
-    put_text(&out, "general.architecture", a, strlen(a), err);
+    lm_meta_put_text(&out, "general.architecture", a, strlen(a), err);
     put_int(&out, a, "context_length", c->max_position_embeddings - offset, err);
     put_int(&out, a, "embedding_length", c->hidden_size, err);
     put_int(&out, a, "block_count", c->num_hidden_layers, err);
@@ -486,8 +470,8 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
     }
     put_int(&out, a, "pooling_type", c->pooling_mode_lasttoken != 0 ? 3 : c->pooling_mode_cls_token != 0 ? 2 : c->pooling_mode_mean_tokens != 0, err);
     put_int(&out, a, "text_length", n_text, err);
-    if (tokenizer) put_text(&out, "tokenizer.huggingface.json", tokenizer, tokenizer_n, err);
-    if (hf->chat_template.n) put_text(&out, "tokenizer.chat_template", hf->chat_template.data, hf->chat_template.n, err);
+    if (tokenizer) lm_meta_put_text(&out, "tokenizer.huggingface.json", tokenizer, tokenizer_n, err);
+    if (hf->chat_template.n) lm_meta_put_text(&out, "tokenizer.chat_template", hf->chat_template.data, hf->chat_template.n, err);
     put_ends(&out, c, err);
     if (!err->code) hf->meta = lm_meta_new(out.data, out.n, err);
     lm_buf_clear(&out);

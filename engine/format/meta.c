@@ -302,3 +302,22 @@ int lm_meta_next_text(const lm_meta_entry *e, size_t *pos, const char **out, siz
     *pos += 8 + *n;
     return 1;
 }
+
+/*----------------------------------------------------------------------
+** Writing */
+
+void lm_meta_put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err) {
+    for (int i = 0; i < n_bytes; i++) lm_buf_append(out, &(uint8_t){ (uint8_t)(x >> 8 * i) }, 1, err);
+}
+
+void lm_meta_put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err) {
+    lm_meta_put(out, strlen(arch) + strlen(key) + (*arch != 0), 8, err);
+    lm_buf_print(out, err, "%s%s%s", arch, *arch ? "." : "", key);
+    lm_meta_put(out, (uint64_t)type, 4, err);
+}
+
+void lm_meta_put_text(lm_buf *out, const char *key, const char *text, size_t n, lm_err *err) {
+    lm_meta_put_key(out, "", key, LM_META_TEXT, err);
+    lm_meta_put(out, n, 8, err);
+    lm_buf_append(out, text, n, err);
+}

@@ -22,9 +22,14 @@
     { "blk.%d.attn_q_norm.weight", LM_Q_NORM, LM_DIM_1, LM_DIM_HEAD, 0 },   \
     { "blk.%d.attn_k_norm.weight", LM_K_NORM, LM_DIM_1, LM_DIM_HEAD, 0 }
 #define GLU                                                                 \
-    { "blk.%d.ffn_gate.weight", LM_GATE, LM_DIM_FF, LM_DIM_EMBD, 0 },       \
-    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, 0 },           \
-    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, 0 }
+    { "blk.%d.ffn_gate.weight", LM_GATE, LM_DIM_FF, LM_DIM_EMBD, LM_DENSE },\
+    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, LM_DENSE },    \
+    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, LM_DENSE }
+#define EXPERTS                                                             \
+    { "blk.%d.ffn_gate_inp.weight", LM_ROUTER, LM_DIM_EXPERTS, LM_DIM_EMBD, LM_SPARSE },    \
+    { "blk.%d.ffn_gate_exps.weight", LM_GATE_EXPS, LM_DIM_FF, LM_DIM_EMBD, LM_EXPERTS },    \
+    { "blk.%d.ffn_up_exps.weight", LM_UP_EXPS, LM_DIM_FF, LM_DIM_EMBD, LM_EXPERTS },        \
+    { "blk.%d.ffn_down_exps.weight", LM_DOWN_EXPS, LM_DIM_EMBD, LM_DIM_FF, LM_EXPERTS }
 
 static const lm_tensor_row top[] = {
     { "token_embd.weight", LM_TOKEN_EMBD, LM_DIM_VOCAB, LM_DIM_EMBD, 0 },
@@ -33,9 +38,28 @@ static const lm_tensor_row top[] = {
     { "rope_freqs.weight", LM_ROPE_FREQS, LM_DIM_1, LM_DIM_ROT_HALF, 1 },
 };
 
-/* Touvron et al. 2023; Mistral's window (Jiang et al. 2023) comes with n_window. */
+/* Touvron et al. 2023; Mistral's window (Jiang et al. 2023) comes with n_window, Mixtral's experts (2024) with n_experts. */
 static const lm_tensor_row llama_layer[] = {
-    ATTN_NORM, ATTENTION, QKV_BIAS(1), { "blk.%d.attn_output.bias", LM_O_BIAS, LM_DIM_1, LM_DIM_EMBD, 1 }, FFN_NORM, GLU,
+    ATTN_NORM, ATTENTION, QKV_BIAS(1), { "blk.%d.attn_output.bias", LM_O_BIAS, LM_DIM_1, LM_DIM_EMBD, 1 }, FFN_NORM, GLU, EXPERTS,
+};
+
+/* Radford et al. 2019. */
+static const lm_tensor_row gpt2_layer[] = {
+    ATTN_NORM, { "blk.%d.attn_norm.bias", LM_ATTN_NORM_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.attn_qkv.weight", LM_Q, LM_DIM_HEADS, LM_DIM_EMBD, LM_THIRDS },
+    { "blk.%d.attn_qkv.bias", LM_Q_BIAS, LM_DIM_1, LM_DIM_HEADS, LM_THIRDS },
+    { "blk.%d.attn_output.weight", LM_O, LM_DIM_EMBD, LM_DIM_HEADS, 0 }, { "blk.%d.attn_output.bias", LM_O_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    FFN_NORM, { "blk.%d.ffn_norm.bias", LM_FFN_NORM_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "blk.%d.ffn_up.weight", LM_UP, LM_DIM_FF, LM_DIM_EMBD, 0 }, { "blk.%d.ffn_up.bias", LM_UP_BIAS, LM_DIM_1, LM_DIM_FF, 0 },
+    { "blk.%d.ffn_down.weight", LM_DOWN, LM_DIM_EMBD, LM_DIM_FF, 0 }, { "blk.%d.ffn_down.bias", LM_DOWN_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+};
+
+static const lm_tensor_row gpt2_top[] = {
+    { "token_embd.weight", LM_TOKEN_EMBD, LM_DIM_VOCAB, LM_DIM_EMBD, 0 },
+    { "position_embd.weight", LM_POS_EMBD, LM_DIM_POSITIONS, LM_DIM_EMBD, 0 },
+    { "output_norm.weight", LM_OUTPUT_NORM, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "output_norm.bias", LM_OUTPUT_NORM_BIAS, LM_DIM_1, LM_DIM_EMBD, 0 },
+    { "output.weight", LM_OUTPUT, LM_DIM_VOCAB, LM_DIM_EMBD, 1 },
 };
 
 /* Yang et al. 2024, 2025. */
@@ -70,6 +94,8 @@ static const lm_tensor_row bert_top[] = {
 static const lm_arch archs[] = {
     { .name = "llama", .defaults = { .rope = LM_ROPE_PAIRS },
       .layer = llama_layer, .n_layer = LM_COUNT(llama_layer), .top = top, .n_top = LM_COUNT(top) },
+    { .name = "gpt2", .has_positions = 1, .defaults = { .act = LM_ACT_GELU, .norm = LM_NORM_LAYER },
+      .layer = gpt2_layer, .n_layer = LM_COUNT(gpt2_layer), .top = gpt2_top, .n_top = LM_COUNT(gpt2_top) },
     { .name = "qwen2", .defaults = { .rope = LM_ROPE_HALVES },
       .layer = qwen2_layer, .n_layer = LM_COUNT(qwen2_layer), .top = top, .n_top = LM_COUNT(top) },
     { .name = "qwen3", .defaults = { .rope = LM_ROPE_HALVES },
@@ -85,6 +111,14 @@ int lm_hparams_is_local(const lm_hparams *h, int layer) {
     return h->n_window && !(h->window_period && layer % h->window_period == h->window_period - 1);
 }
 
+int lm_hparams_n_stored(const lm_hparams *h) { return h->share_layers ? h->share_layers : h->n_layers; }
+
+int lm_arch_has_experts(const lm_arch *arch) {
+    int i = 0;
+    while (i < arch->n_layer && arch->layer[i].how != LM_EXPERTS) i++;
+    return i < arch->n_layer;
+}
+
 const lm_arch *lm_arch_find(const char *name) {
     for (int i = 0; i < LM_COUNT(archs); i++) {
         if (!strcmp(archs[i].name, name)) return &archs[i];
@@ -92,7 +126,7 @@ const lm_arch *lm_arch_find(const char *name) {
     return NULL;
 }
 
-static const lm_arch *get_arch(const char *name, size_t n, lm_err *err) {
+const lm_arch *lm_arch_get(const char *name, size_t n, lm_err *err) {
     lm_buf known = {0};
     for (int i = 0; i < LM_COUNT(archs); i++) {
         if (strlen(archs[i].name) == n && !memcmp(archs[i].name, name, n)) return &archs[i];
@@ -147,6 +181,9 @@ static const field fields[] = {
     INT(n_types, NULL, 0, 1024, 0, 0),
     WORD(pooling, 0, "mean", "cls", "last"),
     INT(n_text, "text_length", 0, 16777216, 0, 0),
+    INT(n_experts, "expert_count", 0, 1024, 0, 0),
+    INT(n_active, "expert_used_count", 0, 1024, 0, 0),
+    INT(share_layers, "share_layers", 0, 512, 0, 0),
 };
 
 static int get_int(const lm_hparams *h, const field *f) { return *(const int *)((const char *)h + f->at); }
@@ -172,6 +209,12 @@ static void check_hparams(const lm_hparams *h, lm_err *err) {
     }
     if (h->n_positions && h->n_ctx > h->n_positions) {
         lm_err_set(err, LM_ERROR, "n_ctx %d is more than the %d positions there are", h->n_ctx, h->n_positions);
+    }
+    if (h->n_experts ? h->n_active < 1 || h->n_active > h->n_experts : h->n_active) {
+        lm_err_set(err, LM_ERROR, "n_active %d of %d experts", h->n_active, h->n_experts);
+    }
+    if (h->share_layers > h->n_layers) {
+        lm_err_set(err, LM_ERROR, "share_layers %d is more than n_layers %d", h->share_layers, h->n_layers);
     }
     if ((int64_t)h->n_heads * h->head_dim > 1 << 20) {
         lm_err_set(err, LM_ERROR, "n_heads %d x head_dim %d is too large", h->n_heads, h->head_dim);
@@ -269,14 +312,14 @@ static int import_pattern(lm_hparams *h, const char *arch, const lm_meta *meta, 
 }
 
 /* What would change the numbers, and is not there to do so, must not be passed over. */
-static void refuse_unsupported(const lm_meta *meta, const char *arch, lm_err *err) {
+static void refuse_unsupported(const lm_meta *meta, const lm_arch *arch, lm_err *err) {
     static const char *const keys[] = { "expert_count", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
-                                        "residual_scale", "embedding_scale" };
-    for (int i = 0; i < LM_COUNT(keys) && !err->code; i++) {
+                                        "residual_scale", "embedding_scale", "expert_weights_scale" };
+    for (int i = lm_arch_has_experts(arch); i < LM_COUNT(keys) && !err->code; i++) {
         char key[128];
         int64_t count = 0;
         double real = 0;
-        snprintf(key, sizeof key, "%s.%s", arch, keys[i]);
+        snprintf(key, sizeof key, "%s.%s", arch->name, keys[i]);
         if (i == 0) lm_meta_int(meta, key, &count, err);
         else lm_meta_real(meta, key, &real, err);
         if (count || real != 0) lm_err_set(err, LM_ERROR, "%s %g is not supported", key, (double)count + real);
@@ -324,7 +367,7 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
         if (has_pattern && fields[i].at == offsetof(lm_hparams, window_period)) continue;
         import_field(h, &fields[i], arch->name, meta, err);
     }
-    refuse_unsupported(meta, arch->name, err);
+    refuse_unsupported(meta, arch, err);
     if (err->code) return;
     int64_t value_dim = 0;
     if (!h->n_kv_heads) h->n_kv_heads = h->n_heads;
@@ -332,7 +375,7 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
         lm_err_set(err, LM_ERROR, "%s.embedding_length %d is not a multiple of attention.head_count %d", arch->name, h->n_embd, h->n_heads);
     }
     if (!h->head_dim) h->head_dim = h->n_embd / h->n_heads;
-    if (!h->n_rot && !arch->is_encoder) h->n_rot = h->head_dim;
+    if (!h->n_rot && !arch->is_encoder && !arch->has_positions) h->n_rot = h->head_dim;
     h->causal = !arch->is_encoder;
     double eps = 0;
     snprintf(key, sizeof key, "%s.attention.layer_norm_epsilon", arch->name);
@@ -369,20 +412,34 @@ static int64_t dim(const lm_hparams *h, int which) {
     case LM_DIM_ROT_HALF: return h->n_rot / 2;
     case LM_DIM_POSITIONS: return h->n_positions;
     case LM_DIM_TYPES: return h->n_types;
+    case LM_DIM_EXPERTS: return h->n_experts;
     default: return 1;
     }
 }
 
+void lm_arch_shape(const lm_tensor_row *row, const lm_hparams *h, int64_t ne[LM_DIMS_MAX]) {
+    int is_vector = row->rows == LM_DIM_1;
+    ne[0] = dim(h, row->cols);
+    ne[1] = dim(h, row->rows);
+    ne[2] = row->how == LM_EXPERTS ? h->n_experts : 1;
+    ne[3] = 1;
+    if (row->how == LM_THIRDS) ne[!is_vector] *= 3;
+}
+
 static void check_shape(const lm_tensor *t, const lm_tensor_row *row, const lm_hparams *h, lm_err *err) {
-    int64_t cols = dim(h, row->cols), rows = dim(h, row->rows);
-    if (t->ne[0] == cols && t->ne[1] == rows && t->ne[2] == 1 && t->ne[3] == 1) {
+    int64_t ne[LM_DIMS_MAX];
+    lm_arch_shape(row, h, ne);
+    if (row->how == LM_THIRDS && h->n_kv_heads != h->n_heads) {
+        lm_err_set(err, LM_ERROR, "tensor %s: queries, keys and values in one, but n_kv_heads %d is not n_heads %d", t->name, h->n_kv_heads, h->n_heads);
+    }
+    if (!memcmp(t->ne, ne, sizeof ne)) {
         if (row->rows == LM_DIM_1 && t->dtype != LM_F32) {
             lm_err_set(err, LM_ERROR, "tensor %s: type %s, expected f32", t->name, lm_dtype_find(t->dtype)->name);
         }
         return;
     }
-    lm_err_set(err, LM_ERROR, "tensor %s: shape [%lld,%lld,%lld,%lld], expected [%lld,%lld,1,1]", t->name, (long long)t->ne[0],
-               (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], (long long)cols, (long long)rows);
+    lm_err_set(err, LM_ERROR, "tensor %s: shape [%lld,%lld,%lld,%lld], expected [%lld,%lld,%lld,1]", t->name, (long long)t->ne[0],
+               (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], (long long)ne[0], (long long)ne[1], (long long)ne[2]);
 }
 
 /* Read "blk.<layer>." at the front of a name. Return the layer, or -1 when the name is of another form. */
@@ -393,34 +450,48 @@ static int layer_of(const char *name, int n_layers) {
     return name[i] == '.' && i > 4 && (name[4] != '0' || i == 5) && layer < n_layers ? layer : -1;
 }
 
+int lm_arch_needs(const lm_tensor_row *row, const lm_hparams *h) {
+    return row->how == LM_DENSE ? !h->n_experts : row->how == LM_SPARSE || row->how == LM_EXPERTS ? h->n_experts : row->how != LM_OPTIONAL;
+}
+
+const lm_tensor_row *lm_arch_row(const lm_arch *arch, const lm_hparams *h, const char *name, int *layer) {
+    *layer = layer_of(name, lm_hparams_n_stored(h));
+    const lm_tensor_row *rows = *layer < 0 ? arch->top : arch->layer;
+    const char *tail = *layer < 0 ? name : strchr(name + 4, '.');
+    for (int r = 0; r < (*layer < 0 ? arch->n_top : arch->n_layer); r++) {
+        const char *want = *layer < 0 ? rows[r].name : rows[r].name + strlen("blk.%d");
+        if (!strcmp(want, tail)) return rows[r].how == LM_OPTIONAL || lm_arch_needs(&rows[r], h) ? &rows[r] : NULL;
+    }
+    return NULL;
+}
+
 void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at, lm_err *err) {
-    int n_layer_slots = h->n_layers * LM_LAYER_SLOTS;
+    int n_layer_slots = h->n_layers * LM_LAYER_SLOTS, n_stored = lm_hparams_n_stored(h);
     for (int i = 0; i < n_layer_slots + LM_TOP_SLOTS; i++) at[i] = -1;
     for (int t = 0; t < n_tensors && !err->code; t++) {
         const char *name = tensors[t].name;
-        int layer = layer_of(name, h->n_layers), found = 0;
-        const lm_tensor_row *rows = layer < 0 ? arch->top : arch->layer;
-        for (int r = 0; r < (layer < 0 ? arch->n_top : arch->n_layer) && !found; r++) {
-            const char *tail = layer < 0 ? name : strchr(name + 4, '.');
-            found = !strcmp(layer < 0 ? rows[r].name : rows[r].name + strlen("blk.%d"), tail);
-            if (!found) continue;
-            int *slot = &at[layer < 0 ? n_layer_slots + rows[r].slot : layer * LM_LAYER_SLOTS + rows[r].slot];
-            if (*slot >= 0) lm_err_set(err, LM_ERROR, "tensor %s stands twice", name);
-            *slot = t;
-            check_shape(&tensors[t], &rows[r], h, err);
+        int layer;
+        const lm_tensor_row *row = lm_arch_row(arch, h, name, &layer);
+        if (!row) {
+            lm_err_set(err, LM_ERROR, "tensor %s has no place in a %s model of %d layers", name, arch->name, n_stored);
+            break;
         }
-        if (!found) lm_err_set(err, LM_ERROR, "tensor %s has no place in a %s model of %d layers", name, arch->name, h->n_layers);
+        int *slot = &at[layer < 0 ? n_layer_slots + row->slot : layer * LM_LAYER_SLOTS + row->slot];
+        if (*slot >= 0) lm_err_set(err, LM_ERROR, "tensor %s stands twice", name);
+        for (int i = 0; i < (row->how == LM_THIRDS ? 3 : 1); i++) slot[i] = t;
+        check_shape(&tensors[t], row, h, err);
     }
-    for (int layer = 0; layer <= h->n_layers && !err->code; layer++) {
-        int is_top = layer == h->n_layers;
+    for (int layer = 0; layer <= n_stored && !err->code; layer++) {
+        int is_top = layer == n_stored, first = is_top ? n_layer_slots : layer * LM_LAYER_SLOTS;
         const lm_tensor_row *rows = is_top ? arch->top : arch->layer;
         for (int r = 0; r < (is_top ? arch->n_top : arch->n_layer); r++) {
             char name[LM_NAME_MAX + 1];
-            if (rows[r].optional || at[layer * LM_LAYER_SLOTS + rows[r].slot] >= 0) continue;
+            if (!lm_arch_needs(&rows[r], h) || at[first + rows[r].slot] >= 0) continue;
             snprintf(name, sizeof name, rows[r].name, layer);
             lm_err_set(err, LM_ERROR, "tensor %s is missing", name);
         }
     }
+    for (int i = n_stored * LM_LAYER_SLOTS; i < n_layer_slots; i++) at[i] = at[i - n_stored * LM_LAYER_SLOTS];
 }
 
 const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_tensors, lm_buf *hparams, lm_err *err) {
@@ -431,7 +502,7 @@ const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_
         lm_err_set(err, LM_ERROR, "general.architecture is missing");
         return NULL;
     }
-    const lm_arch *arch = get_arch(name, n, err);
+    const lm_arch *arch = lm_arch_get(name, n, err);
     if (!arch) return NULL;
     import_hparams(&h, arch, meta, tensors, n_tensors, err);
     if (err->code) return NULL;
@@ -450,8 +521,33 @@ const char *lm_arch_task(const lm_meta *meta) {
     int64_t pooling = 0;
     lm_err err = {0};
     if (!lm_meta_text(meta, "general.architecture", &name, &n, &err)) return "generate";
-    const lm_arch *arch = get_arch(name, n, &err);
+    const lm_arch *arch = lm_arch_get(name, n, &err);
     snprintf(key, sizeof key, "%.*s.pooling_type", (int)LM_MIN(n, 64), name);
     lm_meta_int(meta, key, &pooling, &err);
     return pooling || (arch && arch->is_encoder) ? "embed" : "generate";
+}
+
+int64_t lm_arch_n_active(const lm_meta *meta, const lm_tensor *tensors, int n_tensors) {
+    char key[128];
+    const char *name = "";
+    size_t n = 0;
+    int64_t experts = 0, active = 0, all = 0;
+    lm_err err = {0};
+    lm_meta_text(meta, "general.architecture", &name, &n, &err);
+    const lm_arch *arch = lm_arch_get(name, n, &err);
+    int is_tied = arch && !arch->is_encoder;
+    snprintf(key, sizeof key, "%.*s.expert_count", (int)LM_MIN(n, 64), name);
+    lm_meta_int(meta, key, &experts, &err);
+    snprintf(key, sizeof key, "%.*s.expert_used_count", (int)LM_MIN(n, 64), name);
+    lm_meta_int(meta, key, &active, &err);
+    for (int i = 0; i < n_tensors; i++) is_tied &= strcmp(tensors[i].name, "output.weight") != 0;
+    for (int i = 0; i < n_tensors; i++) {
+        const lm_tensor *t = &tensors[i];
+        int is_look_up = !strcmp(t->name, "position_embd.weight") || !strcmp(t->name, "token_types.weight") ||
+                         (!is_tied && !strcmp(t->name, "token_embd.weight"));
+        if (is_look_up) all += t->ne[0];
+        else if (t->n_dims > 2 && experts > 0 && active <= experts) all += t->n_params / experts * active;
+        else all += t->n_params;
+    }
+    return all;
 }

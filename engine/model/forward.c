@@ -33,6 +33,7 @@ struct lm_pass {
     float *gate, *up;                   /* (n, n_ff) */
     float *cosine, *sine;               /* (n, 2, n_rot / 2): of global and of local layers */
     float *logits;                      /* (max_out, n_vocab) */
+    lm_moe *moe;                        /* NULL: the model has no experts */
     lm_columns in;                      /* the columns of the current product */
     int8_t *quants;
     stretch *stretches;
@@ -80,6 +81,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
     for (int i = 0; i < LM_COUNT(parts); at += (parts[i].n * parts[i].size + 63) & ~(size_t)63, i++) {
         *(void **)parts[i].at = (char *)p->memory + at;
     }
+    if (h->n_experts) p->moe = lm_moe_new(h, max_rows, exact, err);
     if (err->code) {
         lm_pass_free(p);
         return NULL;
@@ -89,6 +91,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
 
 void lm_pass_free(lm_pass *p) {
     if (!p) return;
+    lm_moe_free(p->moe);
     lm_free(p->memory);
     lm_free(p);
 }
@@ -234,25 +237,25 @@ static void end_half(lm_pass *p, int i, half_end e) {
 /* What half a layer works on: normed = norm(x), or x itself where there is no such norm; quantised. */
 static float *input_of(const lm_pass *p, const lm_mat *weight) { return weight->data ? p->normed : p->x; }
 
-static void begin_half(lm_pass *p, int i, const lm_mat *weight) {
+static void begin_half(lm_pass *p, int i, const lm_mat *weight, const lm_mat *bias) {
     size_t at = (size_t)i * (size_t)p->m->h.n_embd;
-    if (weight->data) norm(p, p->x + at, weight, NULL, p->normed + at);
+    if (weight->data) norm(p, p->x + at, weight, bias, p->normed + at);
     quantise_row(p, i);
 }
 
 static void attn_norm_row(lm_pass *p, int i) {
     if (p->layer) end_half(p, i, ffn_end(p->m->layer[p->layer - 1]));
-    begin_half(p, i, &p->m->layer[p->layer][LM_ATTN_NORM]);
+    begin_half(p, i, &p->m->layer[p->layer][LM_ATTN_NORM], &p->m->layer[p->layer][LM_ATTN_NORM_BIAS]);
 }
 
 static void ffn_norm_row(lm_pass *p, int i) {
     end_half(p, i, attn_end(p->m->layer[p->layer]));
-    begin_half(p, i, &p->m->layer[p->layer][LM_FFN_NORM]);
+    begin_half(p, i, &p->m->layer[p->layer][LM_FFN_NORM], &p->m->layer[p->layer][LM_FFN_NORM_BIAS]);
 }
 
 static void output_norm_row(lm_pass *p, int i) {
     end_half(p, i, ffn_end(p->m->layer[p->m->h.n_layers - 1]));
-    begin_half(p, i, &p->m->top[LM_OUTPUT_NORM]);
+    begin_half(p, i, &p->m->top[LM_OUTPUT_NORM], &p->m->top[LM_OUTPUT_NORM_BIAS]);
 }
 
 /* Turn the leading n_rot elements of each head by the row's angles (Su et al. 2021). */
@@ -413,6 +416,10 @@ static void run_layer(lm_pass *p, int layer, lm_stop stop, lm_err *err) {
 
     set_input(p, input_of(p, &w[LM_FFN_NORM]), m->h.n_embd, &w[LM_GATE], 2);
     run_rows(p, ffn_norm_row, n, stop, err);
+    if (p->moe) {
+        if (!lm_moe_run(p->moe, w, p->normed, n, p->delta, stop, err)) not_finite(p);
+        return;
+    }
     if (w[LM_GATE].data) add_product(p, &w[LM_GATE], p->gate);
     add_product(p, &w[LM_UP], w[LM_GATE].data ? p->up : p->gate);
     run_products(p, n, stop, err);

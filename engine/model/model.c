@@ -7,21 +7,39 @@ enum { SLAB_MAX = 1 << 30, READ_BYTES = 1 << 20 };
 
 static uint64_t round_up(uint64_t n) { return (n + 63) & ~(uint64_t)63; }
 
-/* Describe the weight of a tensor, all but its place in memory. */
-static void shape_weight(lm_mat *m, const lm_tensor *t, int is_vector, lm_err *err) {
-    if (is_vector) {
-        *m = (lm_mat){ .dtype = LM_F32, .rows = 1, .cols = (int)t->ne[0], .n_tiles = 1, .tile_bytes = (size_t)t->n_bytes };
-    } else {
-        lm_mat_init(m, t->dtype, t->ne[1], t->ne[0], err);
-    }
-    if (lm_mat_bytes(m) > SLAB_MAX) lm_err_set(err, LM_ERROR, "tensor %s: over 1 GiB", t->name);
+/* What a tensor becomes: a weight, or several of one shape, each beginning at a cache line. Three slots' have a lm_mat each,
+** experts share one. */
+typedef struct { lm_mat *mat; int n_mats, n_parts; } place;
+
+static uint64_t part_bytes(const place *p) { return round_up(lm_mat_bytes(p->mat)); }
+static uint64_t place_bytes(const place *p) { return part_bytes(p) * (uint64_t)p->n_parts; }
+
+lm_mat lm_model_expert(const lm_mat *first, int expert) {
+    lm_mat m = *first;
+    m.data += round_up(lm_mat_bytes(first)) * (uint64_t)expert;
+    return m;
 }
 
-/* Give every weight its place. slots[i] is tensor i's weight. */
-static void place_weights(lm_model *m, lm_mat **slots, int n, lm_err *err) {
+/* Describe a tensor's weights, all but their place in memory. */
+static void shape_weights(place *p, const lm_tensor *t, lm_err *err) {
+    p->n_parts = p->n_mats > 1 ? p->n_mats : (int)t->ne[2];
+    for (int i = 0; i < p->n_mats; i++) {
+        lm_mat *m = &p->mat[i];
+        if (t->n_dims == 1) {
+            int64_t n = t->ne[0] / p->n_mats;
+            *m = (lm_mat){ .dtype = LM_F32, .rows = 1, .cols = (int)n, .n_tiles = 1, .tile_bytes = (size_t)n * sizeof(float) };
+        } else {
+            lm_mat_init(m, t->dtype, t->ne[1] / p->n_mats, t->ne[0], err);
+        }
+    }
+    if (!err->code && place_bytes(p) > SLAB_MAX) lm_err_set(err, LM_ERROR, "tensor %s: over 1 GiB", t->name);
+}
+
+/* Give every weight its place. */
+static void place_weights(lm_model *m, const place *places, int n, lm_err *err) {
     for (int i = 0, first = 0; i < n && !err->code; first = i) {
         uint64_t bytes = 0, at = 0;
-        while (i < n && bytes + round_up(lm_mat_bytes(slots[i])) <= SLAB_MAX) bytes += round_up(lm_mat_bytes(slots[i++]));
+        while (i < n && bytes + place_bytes(&places[i]) <= SLAB_MAX) bytes += place_bytes(&places[i++]);
         void **slabs = lm_realloc(m->slabs, sizeof *slabs * (size_t)(m->n_slabs + 1), err);
         if (!slabs) return;
         m->slabs = slabs;
@@ -29,22 +47,24 @@ static void place_weights(lm_model *m, lm_mat **slots, int n, lm_err *err) {
         if (!slab) return;
         m->slabs[m->n_slabs++] = slab;
         m->n_bytes += bytes;
-        for (; first < i; at += round_up(lm_mat_bytes(slots[first++]))) slots[first]->data = slab + at;
+        for (; first < i; at += place_bytes(&places[first++])) {
+            for (int k = 0; k < places[first].n_mats; k++) places[first].mat[k].data = slab + at + part_bytes(&places[first]) * (uint64_t)k;
+        }
     }
 }
 
-/* Read tensor i in stretches of whole groups of 16 rows and pack them. */
-static void read_weight(const lm_source *src, int i, lm_mat *m, uint8_t *buffer, size_t capacity, lm_stop stop, lm_err *err) {
+/* Read one part of tensor i, its bytes from offset on, in stretches of whole groups of 16 rows and pack them. */
+static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, uint8_t *buffer, size_t capacity, lm_stop stop, lm_err *err) {
     const lm_tensor *t = &src->tensors[i];
     if (m->block_bytes == 0) {
-        src->read(src->arg, i, 0, m->data, (size_t)t->n_bytes, err);
+        src->read(src->arg, i, offset, m->data, m->tile_bytes, err);
         return;
     }
-    size_t row_bytes = (size_t)(t->n_bytes / t->ne[1]);
+    size_t row_bytes = (size_t)(t->n_bytes / (t->n_params / t->ne[0]));
     int step = (int)LM_MAX(capacity / row_bytes / LM_TILE * LM_TILE, LM_TILE);
     for (int row = 0; row < m->rows && !err->code; row += step) {
         int n = LM_MIN(step, m->rows - row);
-        src->read(src->arg, i, (int64_t)row * (int64_t)row_bytes, buffer, (size_t)n * row_bytes, err);
+        src->read(src->arg, i, offset + (int64_t)row * (int64_t)row_bytes, buffer, (size_t)n * row_bytes, err);
         if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         for (int r = 0; r < n && !err->code; r += LM_TILE) {
             lm_mat_pack(m, row + r, LM_MIN(LM_TILE, n - r), buffer + (size_t)r * row_bytes);
@@ -52,13 +72,19 @@ static void read_weight(const lm_source *src, int i, lm_mat *m, uint8_t *buffer,
     }
 }
 
-static void read_weights(const lm_source *src, lm_mat **slots, lm_stop stop, lm_err *err) {
+static void read_weights(const lm_source *src, const place *places, lm_stop stop, lm_err *err) {
     size_t capacity = READ_BYTES;
     for (int i = 0; i < src->n_tensors; i++) {
-        capacity = LM_MAX(capacity, (size_t)(src->tensors[i].n_bytes / src->tensors[i].ne[1]) * LM_TILE);
+        const lm_tensor *t = &src->tensors[i];
+        capacity = LM_MAX(capacity, (size_t)(t->n_bytes / (t->n_params / t->ne[0])) * LM_TILE);
     }
     uint8_t *buffer = lm_alloc(capacity, err);
-    for (int i = 0; i < src->n_tensors && !err->code; i++) read_weight(src, i, slots[i], buffer, capacity, stop, err);
+    for (int i = 0; i < src->n_tensors && !err->code; i++) {
+        for (int k = 0; k < places[i].n_parts && !err->code; k++) {
+            lm_mat part = lm_model_expert(places[i].mat, k);
+            read_part(src, i, &part, src->tensors[i].n_bytes / places[i].n_parts * k, buffer, capacity, stop, err);
+        }
+    }
     lm_free(buffer);
 }
 
@@ -81,25 +107,26 @@ static void set_frequencies(lm_model *m, lm_err *err) {
 }
 
 static void fill(lm_model *m, const lm_source *src, lm_stop stop, lm_err *err) {
-    int n_slots = m->h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS;
+    int n_layers = m->h.n_layers, n_stored = lm_hparams_n_stored(&m->h), n_slots = n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS;
     int *at = lm_alloc(sizeof *at * (size_t)n_slots, err);
-    lm_mat **slots = lm_calloc((size_t)LM_MAX(src->n_tensors, 1), sizeof *slots, err);
-    m->layer = lm_calloc((size_t)m->h.n_layers, sizeof *m->layer, err);
+    place *places = lm_calloc((size_t)LM_MAX(src->n_tensors, 1), sizeof *places, err);
+    m->layer = lm_calloc((size_t)n_layers, sizeof *m->layer, err);
     if (at) lm_arch_bind(m->arch, &m->h, src->tensors, src->n_tensors, at, err);
     for (int s = 0; s < n_slots && !err->code; s++) {
-        int layer = s / LM_LAYER_SLOTS, is_top = layer >= m->h.n_layers;
-        lm_mat *weight = is_top ? &m->top[s - m->h.n_layers * LM_LAYER_SLOTS] : &m->layer[layer][s % LM_LAYER_SLOTS];
-        if (at[s] < 0) continue;
-        const lm_tensor *t = &src->tensors[at[s]];
-        slots[at[s]] = weight;
-        shape_weight(weight, t, t->ne[1] == 1 && t->n_dims == 1, err);
+        int layer = s / LM_LAYER_SLOTS, is_top = layer >= n_layers;
+        lm_mat *weight = is_top ? &m->top[s - n_layers * LM_LAYER_SLOTS] : &m->layer[layer][s % LM_LAYER_SLOTS];
+        if (at[s] < 0 || (layer >= n_stored && !is_top)) continue;
+        place *p = &places[at[s]];
+        if (!p->n_mats++) p->mat = weight;
     }
-    if (!err->code) place_weights(m, slots, src->n_tensors, err);
-    if (!err->code) read_weights(src, slots, stop, err);
+    for (int i = 0; i < src->n_tensors && !err->code; i++) shape_weights(&places[i], &src->tensors[i], err);
+    if (!err->code) place_weights(m, places, src->n_tensors, err);
+    if (!err->code) read_weights(src, places, stop, err);
+    for (int l = n_stored; l < n_layers && !err->code; l++) memcpy(m->layer[l], m->layer[l - n_stored], sizeof *m->layer);
     if (!err->code) set_frequencies(m, err);
     if (!err->code && !m->top[LM_OUTPUT].data) m->top[LM_OUTPUT] = m->top[LM_TOKEN_EMBD];
     lm_free(at);
-    lm_free(slots);
+    lm_free(places);
 }
 
 lm_model *lm_model_open(const lm_source *src, lm_tok *tok, lm_stop stop, lm_err *err) {

@@ -9,11 +9,12 @@
 ** Architectures. A row of the table says how the one decoder behaves; hyper-parameters say how large it is. */
 
 /* Weights of a layer, then those of the whole model. A vector is a matrix of one row. */
-enum { LM_ATTN_NORM, LM_Q, LM_K, LM_V, LM_O, LM_Q_BIAS, LM_K_BIAS, LM_V_BIAS, LM_O_BIAS, LM_Q_NORM, LM_K_NORM,
-       LM_ATTN_POST_NORM, LM_ATTN_OUT_NORM, LM_ATTN_OUT_NORM_BIAS, LM_FFN_NORM, LM_GATE, LM_UP, LM_UP_BIAS, LM_DOWN, LM_DOWN_BIAS,
-       LM_FFN_POST_NORM, LM_FFN_OUT_NORM, LM_FFN_OUT_NORM_BIAS, LM_LAYER_SLOTS };
-enum { LM_TOKEN_EMBD, LM_POS_EMBD, LM_TYPE_EMBD, LM_EMBD_NORM, LM_EMBD_NORM_BIAS, LM_OUTPUT_NORM, LM_OUTPUT, LM_ROPE_FREQS,
-       LM_TOP_SLOTS };
+enum { LM_ATTN_NORM, LM_ATTN_NORM_BIAS, LM_Q, LM_K, LM_V, LM_O, LM_Q_BIAS, LM_K_BIAS, LM_V_BIAS, LM_O_BIAS, LM_Q_NORM, LM_K_NORM,
+       LM_ATTN_POST_NORM, LM_ATTN_OUT_NORM, LM_ATTN_OUT_NORM_BIAS, LM_FFN_NORM, LM_FFN_NORM_BIAS, LM_GATE, LM_UP, LM_UP_BIAS,
+       LM_DOWN, LM_DOWN_BIAS, LM_ROUTER, LM_GATE_EXPS, LM_UP_EXPS, LM_DOWN_EXPS, LM_FFN_POST_NORM, LM_FFN_OUT_NORM,
+       LM_FFN_OUT_NORM_BIAS, LM_LAYER_SLOTS };
+enum { LM_TOKEN_EMBD, LM_POS_EMBD, LM_TYPE_EMBD, LM_EMBD_NORM, LM_EMBD_NORM_BIAS, LM_OUTPUT_NORM, LM_OUTPUT_NORM_BIAS, LM_OUTPUT,
+       LM_ROPE_FREQS, LM_TOP_SLOTS };
 
 enum { LM_ROPE_PAIRS, LM_ROPE_HALVES };     /* which elements turn together: (2i, 2i+1), or (i, i + n_rot/2) */
 enum { LM_ACT_SILU, LM_ACT_GELU, LM_ACT_GELU_ERF };     /* of the gate, or where there is none of what goes up */
@@ -35,18 +36,25 @@ typedef struct {
     int n_positions;                        /* rows of the position table (0: none) */
     int n_types;                            /* rows of the token type table; type 0 is added to every position */
     int pooling, n_text;                    /* of embeddings: LM_POOL_*; the most tokens of a text, 0: n_ctx */
+    int n_experts, n_active;                /* of a layer, 0: none; and of those, what a token meets */
+    int share_layers;                       /* so many layers are stored, layer l is the (l mod share_layers)-th; 0: all are */
 } lm_hparams;
 
 int lm_hparams_is_local(const lm_hparams *h, int layer);
+int lm_hparams_n_stored(const lm_hparams *h);       /* layers */
 
 /* What a dimension of a tensor must be. */
 enum { LM_DIM_1, LM_DIM_EMBD, LM_DIM_HEADS, LM_DIM_KV, LM_DIM_HEAD, LM_DIM_FF, LM_DIM_VOCAB, LM_DIM_ROT_HALF,
-       LM_DIM_POSITIONS, LM_DIM_TYPES };
+       LM_DIM_POSITIONS, LM_DIM_TYPES, LM_DIM_EXPERTS };
+
+/* When a tensor is there, and how it is laid out. DENSE and SPARSE: without and with experts. EXPERTS: with them, a matrix
+** each behind the other. THIRDS: three slots from `slot` on, one's rows below the other's. */
+enum { LM_NEEDED, LM_OPTIONAL, LM_DENSE, LM_SPARSE, LM_EXPERTS, LM_THIRDS };
 
 typedef struct {
     const char *name;                       /* with %d for the layer in a layer's row */
     int slot, rows, cols;                   /* LM_DIM_*; rows LM_DIM_1 for a vector */
-    int optional;
+    int how;
 } lm_tensor_row;
 
 typedef struct {
@@ -54,18 +62,26 @@ typedef struct {
     lm_hparams defaults;                    /* where the metadata is silent */
     int scales_embd;                        /* embd_scale is sqrt(n_embd) */
     int is_encoder;                         /* for embeddings: no output, no rope, not causal */
+    int has_positions;                      /* a table of them, no rope */
     int wide_layers;                        /* a model of so many layers has attn_scale sqrt(n_heads / n_embd) */
     const lm_tensor_row *layer; int n_layer;
     const lm_tensor_row *top; int n_top;
 } lm_arch;
 
 const lm_arch *lm_arch_find(const char *name);
+const lm_arch *lm_arch_get(const char *name, size_t n, lm_err *err);
+int lm_arch_has_experts(const lm_arch *arch);
+
+/* The row that describes a tensor of h; *layer gets its layer, -1: the whole model's. NULL: it has no place there. */
+const lm_tensor_row *lm_arch_row(const lm_arch *arch, const lm_hparams *h, const char *name, int *layer);
+int lm_arch_needs(const lm_tensor_row *row, const lm_hparams *h);   /* is it there without fail? */
+void lm_arch_shape(const lm_tensor_row *row, const lm_hparams *h, int64_t ne[LM_DIMS_MAX]);
 
 /* Read the JSON form; every field is checked against its range. */
 void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_t n, lm_err *err);
 
-/* Match tensors to slots: at[layer * LM_LAYER_SLOTS + slot], then LM_TOP_SLOTS at the end, hold tensor
-** indexes or -1. An unknown name, a missing tensor, or a wrong shape is an error. */
+/* Match tensors to slots: at[layer * LM_LAYER_SLOTS + slot], for all layers of a pass, then LM_TOP_SLOTS at the end, hold
+** tensor indexes or -1. A tensor of three slots stands in each; one of several layers likewise. An unknown name, a missing tensor, or a wrong shape is an error. */
 void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at, lm_err *err);
 
 /*----------------------------------------------------------------------
@@ -81,7 +97,7 @@ typedef struct {
 struct lm_model {
     const lm_arch *arch;
     lm_hparams h;
-    lm_mat (*layer)[LM_LAYER_SLOTS];        /* (n_layers); an absent weight has no data */
+    lm_mat (*layer)[LM_LAYER_SLOTS];        /* (n_layers); an absent weight has no data; of experts the first */
     lm_mat top[LM_TOP_SLOTS];               /* LM_OUTPUT falls back to LM_TOKEN_EMBD */
     double *inv_freq[2];                    /* (n_rot / 2): radians a position, scale included; those of local
                                             ** layers, NULL where they are the same */
@@ -90,6 +106,8 @@ struct lm_model {
     lm_tok *tok;
     lm_prefix prefix;
 };
+
+lm_mat lm_model_expert(const lm_mat *first, int expert);
 
 /* A vector's elements: float vectors are packed as a tile of which only lane 0 is used, then made flat. */
 const float *lm_model_vector(const lm_mat *m);
@@ -127,6 +145,15 @@ int lm_prefix_length(lm_model *m, const int32_t *ids, int n);
 void lm_prefix_keep(lm_kv *kv, const int32_t *ids, int n);
 int lm_prefix_shrink(lm_model *m);                                  /* give up one page; 0: there is none */
 void lm_prefix_limit(lm_model *m, uint64_t n_bytes);                /* for tests: 0 keeps nothing */
+
+/*----------------------------------------------------------------------
+** The mixture of experts of a layer (moe.c), with its scratch memory. */
+typedef struct lm_moe lm_moe;
+
+lm_moe *lm_moe_new(const lm_hparams *h, int max_rows, int exact, lm_err *err);
+void lm_moe_free(lm_moe *s);
+/* Write what the experts of a layer's weights w make of n rows of n_embd. Return 0 where a number was not finite. */
+int lm_moe_run(lm_moe *s, const lm_mat *w, const float *rows, int n, float *out, lm_stop stop, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** One pass. Rows of one sequence stand together in ascending position; each sequence has room reserved. */

@@ -12,17 +12,6 @@ void lm_sampler_clear(lm_sampler *s) {
     *s = (lm_sampler){0};
 }
 
-/* The t-th number in [0, 1) of a seed's stream: splitmix64 (Steele, Lea and Flood 2014) at an index. */
-static double uniform(uint64_t seed, uint64_t t) {
-    uint64_t z = seed + (t + 1) * 0x9E3779B97F4A7C15ull;
-    for (int round = 0; round < 2; round++) {
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-    }
-    return (double)(z >> 11) * 0x1p-53;
-}
-
 /* Make each recent id less likely, once (Keskar et al. 2019). */
 static void penalise(float *logits, int n, double penalty, const int32_t *recent, size_t n_recent) {
     size_t first = n_recent > LM_PENALTY_LAST ? n_recent - LM_PENALTY_LAST : 0;
@@ -102,7 +91,7 @@ static int32_t draw_filtered(lm_sampler *s, int n, const lm_gen_options *o, doub
 static int32_t draw(lm_sampler *s, int n, const lm_gen_options *o, uint64_t t) {
     const lm_kern *kern = lm_kern_get();
     float scale = (float)(1.0 / o->temperature);
-    double u = uniform(o->seed, t), mass = 0;
+    double u = lm_uniform(o->seed, t), mass = 0;
     int top = kern->argmax(s->logits, n);
     /* Relative to the best, so that a tiny temperature cannot overflow. */
     float best = s->logits[top];

@@ -3,6 +3,7 @@
 
     make_arch.py            (needs numpy and gguf; the tests only read what it writes)
     make_arch.py --check    (also needs llama_cpp: compares with llama.cpp what is there, and writes nothing)
+    make_arch.py NAME...    makes those models only, and leaves the others' entries as they are
 
 The models have F32 tensors and no tokenizer (tokenizer.ggml.model is "no_vocab", so <arch>.vocab_size is there).
 The log-probabilities are those of reference() below, in float64, which follows a file's own metadata and tensors.
@@ -13,12 +14,13 @@ after all the ids; and "top1_each", the likeliest [id, ln p] after each of them.
 
 A sliding window of n lets a position see itself and the n - 1 before it.
 
-llama.cpp (llama_cpp 0.3.36) agrees, but for three things, which --check works around:
+llama.cpp (llama_cpp 0.3.36) agrees, but for four things, of which --check works around three:
  - it ignores llama.attention.sliding_window (arch_mistral): there, what leaves the window is removed from its cache
    before each token;
  - it refuses a llama whose rope.dimension_count is not its head size (arch_llama_partial): there, it is given a model
    that turns all dimensions, with frequency factors that come to the same;
- - it may look GELU up in a table of f16 (arch_gemma3*): there, the comparison is also made with such a table.
+ - it may look GELU up in a table of f16 (arch_gemma3*, arch_gpt2): there, the comparison is also made with such a table;
+ - it knows no layers that are stored once and used again (arch_llama_shared: llama.share_layers, ours).
 """
 import argparse
 import ctypes
@@ -32,6 +34,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 N_IDS = 90
 N_VOCAB = 90
+N_CTX = 256
 
 # Sizes are as large as files below 150 kB permit. "head" is left out of a file where it is n_embd / heads.
 LLAMA = dict(arch="llama", layers=2, embd=48, ff=64, heads=4, kv=2, base=10000.0, eps=1e-5)
@@ -49,6 +52,9 @@ MODELS = {
     "gemma3_linear": dict(GEMMA3, linear=8.0),
     "qwen2": dict(LLAMA, arch="qwen2", kv=1, base=1000000.0, eps=1e-6, bias=["attn_q", "attn_k", "attn_v"]),
     "qwen3": dict(LLAMA, arch="qwen3", heads=2, kv=1, head=16, base=1000000.0, eps=1e-6, qk_norm=True),
+    "gpt2": dict(arch="gpt2", layers=2, embd=36, ff=64, heads=3, kv=3, eps=1e-5),
+    "llama_shared": dict(LLAMA, layers=5, share=2),
+    "llama_moe": dict(LLAMA, layers=2, embd=32, ff=24, experts=5, active=2),
 }
 
 
@@ -58,6 +64,7 @@ def random_tensors(spec, rng):
     """Name -> array (rows are outputs), scaled so that attention is peaked and the distributions are not flat."""
     embd, ff = spec["embd"], spec["ff"]
     head = spec.get("head", embd // spec["heads"])
+    is_gpt2 = spec["arch"] == "gpt2"
     tensors = {}
 
     def matrix(name, n_out, n_in, gain):
@@ -65,19 +72,26 @@ def random_tensors(spec, rng):
 
     def norm(name, n):
         tensors[name + ".weight"] = 1 + rng.normal(0, 0.2, n)
+        if is_gpt2:
+            tensors[name + ".bias"] = rng.normal(0, 0.2, n)
 
     tensors["token_embd.weight"] = rng.normal(0, 3 / np.sqrt(embd), (N_VOCAB, embd))
+    if is_gpt2:
+        tensors["position_embd.weight"] = rng.normal(0, 1 / np.sqrt(embd), (N_CTX, embd))
     norm("output_norm", embd)
     if spec.get("untied"):
         matrix("output", N_VOCAB, embd, 3)
     if "factors" in spec:
         tensors["rope_freqs.weight"] = np.array(spec["factors"])
-    for i in range(spec["layers"]):
+    for i in range(spec.get("share", spec["layers"])):
         at = f"blk.{i}."
         norm(at + "attn_norm", embd)
-        matrix(at + "attn_q", spec["heads"] * head, embd, 1.4)
-        matrix(at + "attn_k", spec["kv"] * head, embd, 1.4)
-        matrix(at + "attn_v", spec["kv"] * head, embd, 1)
+        if is_gpt2:
+            matrix(at + "attn_qkv", 3 * embd, embd, 1.4)
+        else:
+            matrix(at + "attn_q", spec["heads"] * head, embd, 1.4)
+            matrix(at + "attn_k", spec["kv"] * head, embd, 1.4)
+            matrix(at + "attn_v", spec["kv"] * head, embd, 1)
         matrix(at + "attn_output", embd, spec["heads"] * head, 1)
         for name in spec.get("bias", []):
             tensors[at + name + ".bias"] = rng.normal(0, 0.5, len(tensors[at + name + ".weight"]))
@@ -88,9 +102,19 @@ def random_tensors(spec, rng):
             norm(at + "post_attention_norm", embd)
             norm(at + "post_ffw_norm", embd)
         norm(at + "ffn_norm", embd)
-        matrix(at + "ffn_gate", ff, embd, 1.2)
+        if "experts" in spec:
+            matrix(at + "ffn_gate_inp", spec["experts"], embd, 1.5)
+            for name, n_out, n_in, gain in ("gate", ff, embd, 1.2), ("up", ff, embd, 1), ("down", embd, ff, 1):
+                shape = spec["experts"], n_out, n_in
+                tensors[f"{at}ffn_{name}_exps.weight"] = rng.normal(0, gain / np.sqrt(n_in), shape)
+            continue
+        if not is_gpt2:
+            matrix(at + "ffn_gate", ff, embd, 1.2)
         matrix(at + "ffn_up", ff, embd, 1)
         matrix(at + "ffn_down", embd, ff, 1)
+        if is_gpt2:
+            for name in "attn_qkv", "attn_output", "ffn_up", "ffn_down":
+                tensors[at + name + ".bias"] = rng.normal(0, 0.3, len(tensors[at + name + ".weight"]))
     return {name: array.astype(np.float32) for name, array in tensors.items()}
 
 
@@ -100,14 +124,22 @@ def write_model(path, name, spec, tensors):
     out.add_file_type(gguf.LlamaFileType.ALL_F32)
     out.add_tokenizer_model("no_vocab")
     out.add_vocab_size(N_VOCAB)
-    out.add_context_length(256)
+    out.add_context_length(N_CTX)
     out.add_block_count(spec["layers"])
     out.add_embedding_length(spec["embd"])
     out.add_feed_forward_length(spec["ff"])
     out.add_head_count(spec["heads"])
     out.add_head_count_kv(spec["kv"])
-    out.add_layer_norm_rms_eps(spec["eps"])
-    out.add_rope_freq_base(spec["base"])
+    if spec["arch"] == "gpt2":
+        out.add_layer_norm_eps(spec["eps"])
+    else:
+        out.add_layer_norm_rms_eps(spec["eps"])
+        out.add_rope_freq_base(spec["base"])
+    if "share" in spec:
+        out.add_uint32(f"{spec['arch']}.share_layers", spec["share"])
+    if "experts" in spec:
+        out.add_expert_count(spec["experts"])
+        out.add_expert_used_count(spec["active"])
     if "head" in spec:
         out.add_key_length(spec["head"])
         out.add_value_length(spec["head"])
@@ -139,6 +171,11 @@ def read_model(path):
 
 def rms_norm(x, weight, eps):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def layer_norm(x, weight, bias, eps):
+    x = x - np.mean(x, axis=-1, keepdims=True)
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight + bias
 
 
 def silu(x):
@@ -180,44 +217,67 @@ def attention(q, k, v, window):
 def reference(meta, tensors, ids, gelu=gelu):
     """ln p of every token after each of ids: [position, token]."""
     arch = meta["general.architecture"]
-    is_gemma = arch == "gemma3"
-    eps = meta["attention.layer_norm_rms_epsilon"]
+    is_gemma, is_gpt2 = arch == "gemma3", arch == "gpt2"
+    eps = meta["attention.layer_norm_epsilon" if is_gpt2 else "attention.layer_norm_rms_epsilon"]
     heads, kv = meta["attention.head_count"], meta["attention.head_count_kv"]
     head = meta.get("attention.key_length", meta["embedding_length"] // heads)
     n_rot = meta.get("rope.dimension_count", head)
     linear = 1 / meta["rope.scaling.factor"] if meta.get("rope.scaling.type") == "linear" else 1.0
     factors = tensors.get("rope_freqs.weight", 1.0)
-    activation = gelu if is_gemma else silu
+    activation = gelu if is_gemma or is_gpt2 else silu
 
     def linear_map(name, x):
         return x @ tensors[name + ".weight"].T + tensors.get(name + ".bias", 0.0)
 
     def norm(name, x):
+        if is_gpt2:
+            return layer_norm(x, tensors[name + ".weight"], tensors[name + ".bias"], eps)
         return rms_norm(x, tensors[name + ".weight"], eps)
 
+    def feed_forward(at, x):
+        if is_gpt2:
+            return linear_map(at + "ffn_down", activation(linear_map(at + "ffn_up", x)))
+        return linear_map(at + "ffn_down", activation(linear_map(at + "ffn_gate", x)) * linear_map(at + "ffn_up", x))
+
+    def experts(at, x):
+        """Each row by the experts with the largest router logits, weighted by a softmax over those."""
+        out = np.zeros_like(x)
+        for i, logits in enumerate(linear_map(at + "ffn_gate_inp", x)):
+            chosen = np.argsort(-logits, kind="stable")[:meta["expert_used_count"]]
+            weight = np.exp(logits[chosen] - logits[chosen].max())
+            for e, w in zip(chosen, weight / weight.sum()):
+                gate, up, down = (tensors[f"{at}ffn_{name}_exps.weight"][e] for name in ("gate", "up", "down"))
+                out[i] += w * (down @ (activation(gate @ x[i]) * (up @ x[i])))
+        return out
+
     x = tensors["token_embd.weight"][ids]
+    if is_gpt2:
+        x = x + tensors["position_embd.weight"][:len(ids)]
     if is_gemma:
         x = x * np.sqrt(meta["embedding_length"])
     for i in range(meta["block_count"]):
-        at = f"blk.{i}."
-        base, scale, window = meta["rope.freq_base"], linear, meta.get("attention.sliding_window")
+        at = f"blk.{i % meta.get('share_layers', 512)}."
+        base, scale, window = meta.get("rope.freq_base"), linear, meta.get("attention.sliding_window")
         if is_gemma and i % 6 == 5:  # a global layer
             window = None
         elif is_gemma:
             base, scale = 10000.0, 1.0
 
         h = norm(at + "attn_norm", x)
-        q = linear_map(at + "attn_q", h).reshape(len(ids), heads, head)
-        k = linear_map(at + "attn_k", h).reshape(len(ids), kv, head)
-        v = linear_map(at + "attn_v", h).reshape(len(ids), kv, head)
+        if is_gpt2:
+            q, k, v = np.split(linear_map(at + "attn_qkv", h), 3, axis=-1)
+        else:
+            q, k, v = (linear_map(at + name, h) for name in ("attn_q", "attn_k", "attn_v"))
+        q, k, v = (y.reshape(len(ids), -1, head) for y in (q, k, v))
         if at + "attn_q_norm.weight" in tensors:
             q, k = norm(at + "attn_q_norm", q), norm(at + "attn_k_norm", k)
-        q, k = (rope(y, n_rot, base, scale, factors, halves=arch != "llama") for y in (q, k))
+        if not is_gpt2:
+            q, k = (rope(y, n_rot, base, scale, factors, halves=arch != "llama") for y in (q, k))
         h = linear_map(at + "attn_output", attention(q, k, v, window))
         x = x + (norm(at + "post_attention_norm", h) if is_gemma else h)
 
         h = norm(at + "ffn_norm", x)
-        h = linear_map(at + "ffn_down", activation(linear_map(at + "ffn_gate", h)) * linear_map(at + "ffn_up", h))
+        h = experts(at, h) if "expert_count" in meta else feed_forward(at, h)
         x = x + (norm(at + "post_ffw_norm", h) if is_gemma else h)
 
     return log_softmax(linear_map("output" if "output.weight" in tensors else "token_embd", norm("output_norm", x)))
@@ -313,13 +373,18 @@ def check():
         elif "rot" in spec:
             with tempfile.TemporaryDirectory() as folder:
                 report("by frequency factors", llama_cpp_logprob(with_all_dimensions(name, folder), ids))
-        elif spec["arch"] == "gemma3":
+        elif spec["arch"] in ("gemma3", "gpt2"):
             report("with GELU in f16 in the reference", theirs, reference(meta, tensors, ids, gelu_f16))
 
 
-def make():
+def make(names):
     entries = []
+    with open(os.path.join(HERE, "arch.json")) as file:
+        before = {entry["file"]: entry for entry in json.load(file)}
     for seed, (name, spec) in enumerate(MODELS.items()):
+        if names and name not in names:
+            entries.append(before[f"arch_{name}.gguf"])
+            continue
         rng = np.random.default_rng(1000 + seed)
         path = os.path.join(HERE, f"arch_{name}.gguf")
         write_model(path, name, spec, random_tensors(spec, rng))
@@ -339,4 +404,6 @@ def make():
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare with llama.cpp")
-    check() if parser.parse_args().check else make()
+    parser.add_argument("names", nargs="*", help="which models to make; none: all")
+    args = parser.parse_args()
+    check() if args.check else make(args.names)
