@@ -1,6 +1,6 @@
 /* blas.c: products of float matrices, for training, over the pool.
 **
-** b is packed in panels (k, 64) (the last one narrower), and so is an a whose rows stand 1 apart; then blocks of c are
+** b is packed in panels (k, 64) (the last one narrower), an a whose rows stand 1 apart in panels (k, 12); then blocks of c are
 ** worked out by the kernels' tile, k in stretches that the caches hold. An output is one chain of fmas over ascending k,
 ** wherever it is cut, so results do not depend on threads, on kernels or on sizes: that is why OpenBLAS, whose sums are its own
 ** affair, does not serve here, and it is the slower at the shapes of small models besides (grads.h has the figures;
@@ -9,7 +9,8 @@
 
 #include <string.h>
 
-enum { DEPTH = 256, ROWS = 192, STRIPE = 64, ITEM_OPS = 12 << 20, PRODUCTS_MAX = 8, PIECE = 256 };
+enum { DEPTH = 256, ROWS = 192, STRIPE = 64, ITEM_OPS = 24 << 20, PRODUCTS_MAX = 8, PIECE = 256 };
+enum { BAND = 12 };     /* rows of a panel of a: whole blocks of the tile, of 12 rows or twice 6 */
 
 typedef struct {
     const lm_train_kern *kern;
@@ -21,6 +22,7 @@ typedef struct {
 static int panels_of(int n) { return (n + LM_PANEL - 1) / LM_PANEL; }
 static size_t width_of(int n, int panel) { return (size_t)(LM_MIN(n - panel * LM_PANEL, LM_PANEL) + 15) & ~(size_t)15; }
 size_t lm_packed_floats(int k, int n) { return (size_t)k * (((size_t)n + 15) & ~(size_t)15); }
+static size_t band_floats(int k, int m) { return (size_t)k * (size_t)((m + BAND - 1) / BAND * BAND); }
 
 /*----------------------------------------------------------------------
 ** Packing. */
@@ -78,6 +80,19 @@ static void pack_turned(const lm_product *p, int panel) {
     zero_columns(out, width, p->k, n);
 }
 
+/* Columns first..end-1 of an a whose rows stand 1 apart, into all its bands. */
+static void pack_bands(const lm_product *p, int first, int end) {
+    for (int band = 0; band < p->m; band += BAND) {
+        float *out = p->packed_a + (size_t)band * (size_t)p->k + (size_t)first * BAND;
+        const float *from = p->a + (size_t)first * p->ak + band;
+        int n = LM_MIN(p->m - band, BAND);
+        for (int i = first; i < end; i++, out += BAND, from += p->ak) {
+            if (n == BAND) memcpy(out, from, BAND * sizeof *out);
+            else memcpy(out, from, (size_t)n * sizeof *out);
+        }
+    }
+}
+
 static void pack_item(void *arg, int item) {
     const run *u = arg;
     int at = 0;
@@ -89,16 +104,14 @@ static void pack_item(void *arg, int item) {
     } else if (at < u->n) {
         pack_rows(u, p, part * STRIPE, LM_MIN(part * STRIPE + STRIPE, p->k));
     } else {
-        for (int i = part * STRIPE; i < LM_MIN(part * STRIPE + STRIPE, p->k); i++) {
-            lay_row(u->kern, p->a + (size_t)i * p->ak, 0, p->m, i, p->k, p->m, p->packed_a);
-        }
+        pack_bands(p, part * STRIPE, LM_MIN(part * STRIPE + STRIPE, p->k));
     }
 }
 
 /*----------------------------------------------------------------------
 ** Multiplying. */
 
-/* Rows r0..r1-1 by panels p0..p1-1. An a that is packed is walked panel by panel. */
+/* Rows r0..r1-1 by panels p0..p1-1. An a that is packed is walked band by band. */
 static void multiply_part(const lm_train_kern *kern, const lm_product *p, int r0, int r1, int p0, int p1) {
     for (int k0 = 0; k0 < p->k; k0 += DEPTH) {
         int depth = LM_MIN(DEPTH, p->k - k0);
@@ -110,9 +123,9 @@ static void multiply_part(const lm_train_kern *kern, const lm_product *p, int r0
                 size_t ak = p->ak;
                 n = r1 - r;
                 if (p->packed_a) {
-                    ak = width_of(p->m, r / LM_PANEL);
-                    a = p->packed_a + (size_t)(r / LM_PANEL * LM_PANEL) * (size_t)p->k + (size_t)k0 * ak + r % LM_PANEL;
-                    n = LM_MIN(n, LM_PANEL - r % LM_PANEL);
+                    ak = BAND;
+                    a = p->packed_a + (size_t)r * (size_t)p->k + (size_t)k0 * BAND;
+                    n = LM_MIN(n, BAND);
                 }
                 kern->tile(a, p->ar, ak, b, depth, p->c + (size_t)r * p->stride + first, p->stride, n, cols, p->add || k0);
             }
@@ -145,7 +158,7 @@ void lm_products_run(lm_product *products, int n, float *packed, lm_stop stop, l
         lm_product *p = &products[i];
         u.first_item[n + i] = items;
         p->packed_a = p->ar == 1 && p->ak != 1 ? packed : NULL;
-        if (p->packed_a) packed += lm_packed_floats(p->k, p->m), items += (p->k + STRIPE - 1) / STRIPE;
+        if (p->packed_a) packed += band_floats(p->k, p->m), items += (p->k + STRIPE - 1) / STRIPE;
     }
     u.first_item[2 * n] = items;
     lm_pool_run(pack_item, &u, items, stop, err);

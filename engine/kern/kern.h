@@ -183,7 +183,7 @@ typedef struct {
 
 enum { LM_PANEL = 64 };                             /* columns of b that are worked on at a time */
 
-size_t lm_packed_floats(int k, int n);              /* room that a packed b takes, or an a whose rows stand 1 apart */
+size_t lm_packed_floats(int k, int n);              /* room that a packed b takes; an a (n, k) takes no more than k x (n + 11) */
 /* Run products that do not wait for each other, 8 at most. packed is room for their b and for each a with ar 1. */
 void lm_products_run(lm_product *products, int n, float *packed, lm_stop stop, lm_err *err);
 /* For use within an item of the pool: pack b (k, n), or b given by its columns; then multiply by k of its `depth` rows, from
