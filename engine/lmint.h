@@ -4,13 +4,14 @@
 **
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
 **     2 kern     quant pack kern (scalar avx2 vnni amx) number formats, packing, the kernel table
+**               blas                               products of float matrices, for training
 **     3 format   file reader meta gguf gguf_write safetensors hf     bytes of a file to a checked tensor list, and back
 **     3 token    regex unicode trie                 what the others stand on
 **               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
 **     4 model    arch create model kv prefix moe forward    what a model is, a new one, its cache, one pass through it
 **     5 run      batch sample embed                 sequences advancing together; texts to vectors
-**     6 train    vocab                              a vocabulary from text
+**     6 train    vocab train grad optim             a vocabulary from text; parameters that learn: forward and back, AdamW
 */
 #ifndef LMINT_H
 #define LMINT_H
@@ -52,7 +53,7 @@ void lm_fp_leave(unsigned saved);
 void lm_pool_run(void (*fn)(void *arg, int i), void *arg, int n, lm_stop stop, lm_err *err);
 
 /*======================================================================
-** Floor 2: kern, in kern/kern.h (only floors 2, 4 and 5 include it) */
+** Floor 2: kern, in kern/kern.h (only floors 2, 4, 5 and 6 include it) */
 
 /*======================================================================
 ** Floor 3: format */

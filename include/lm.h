@@ -426,4 +426,77 @@ int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
 /* How a sequence ended when it did so without a token (max_tokens 0): LM_FINISH_LENGTH, else as given. */
 int lm_batch_finish(const lm_batch *b, int seq);
 
+/*----------------------------------------------------------------------
+** Training. A trainer holds a model's parameters as float32, with their gradients and AdamW's two moments (16 bytes a
+** parameter), and moves them down the gradient of the mean of -ln p(next id). It begins with the tensors of a source, whatever
+** their number format, under the same names and shapes. With lora_rank > 0 the source's tensors stay as they are, and what is
+** trained instead is an adapter: for each matrix W of the layers that lora_targets names, A and B, with W x + (alpha / rank)
+** B (A x) in the place of W x.
+**
+** Results do not depend on the number of threads, and a run that is taken up again from values, moments and step count
+** goes on bit for bit as if it had never stopped, where lm_train_math() says the same: nothing else has a state. */
+typedef struct lm_trainer lm_trainer;
+
+typedef struct {
+    int batch_tokens;                   /* most tokens computed at once; what activations are sized for; 0: 4096 */
+    int recompute;                      /* keep only what enters each layer and compute the rest twice */
+    double beta1, beta2, eps;           /* of AdamW (Loshchilov and Hutter 2017) */
+    double weight_decay;
+    int decay_all;                      /* of every parameter; else of matrices only */
+    double clip;                        /* of the gradients' norm over all parameters; 0: off */
+    double dropout;                     /* of embeddings and of what each half layer adds; 0: off */
+    uint64_t seed;                      /* of dropout (which depends on step and place alone) and of a new adapter's A */
+    int lora_rank;                      /* 0: train all parameters */
+    double lora_alpha;                  /* 0: the rank */
+    const char *lora_targets;           /* comma-separated: q k v o gate up down; NULL: "q,k,v,o,gate,up,down" */
+} lm_train_options;
+
+/* What the trainer will hold at most, in bytes: parameters, activations, scratch. lm_trainer_new checks the same figure
+** against the memory limit before it allocates. */
+uint64_t lm_trainer_bytes(const lm_source *src, const lm_train_options *options, lm_err *err);
+
+/* Check the source as lm_model_open does, then read its tensors. Return NULL on failure; an architecture that cannot be
+** trained is an error that says so. Borrows nothing, but for a LoRA's source: it must outlive the trainer. */
+lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options, lm_stop stop, lm_err *err);
+void lm_trainer_free(lm_trainer *t);
+
+/* What is trained, in the source's order (an adapter's: after their matrix, "<name>.lora_a" (rank rows) and "<name>.lora_b"),
+** as f32: n_params floats row after row. LM_TRAIN_VALUE, M and V are what a checkpoint must hold, beside the step count. They
+** may be written between steps (to resume, to go back to the best), and are the trainer's. */
+enum { LM_TRAIN_VALUE, LM_TRAIN_GRAD, LM_TRAIN_M, LM_TRAIN_V };
+int lm_trainer_n_tensors(const lm_trainer *t);
+const lm_tensor *lm_trainer_tensor(const lm_trainer *t, int i);
+float *lm_trainer_data(lm_trainer *t, int i, int what);
+int64_t lm_trainer_step_count(const lm_trainer *t);             /* steps taken */
+void lm_trainer_step_count_set(lm_trainer *t, int64_t n);       /* with the moments of that step */
+
+/* Sequences to learn from. Each attends to itself alone, from position 0; every id but its first is a target. */
+typedef struct {
+    const int32_t *ids;                 /* all sequences' ids, end to end */
+    const float *weights;               /* of each id as a target, >= 0: 0 for a prompt's; NULL: all 1 */
+    const int *lengths; int n;          /* of the sequences, each 1 to the lesser of n_ctx and batch_tokens */
+} lm_train_batch;
+
+typedef struct {
+    double loss;                        /* sum of weight * -ln p / sum of weights */
+    double weight;                      /* sum of weights */
+    double grad_norm;                   /* before clipping */
+} lm_train_result;
+
+/* Take one step with learning rate lr down the gradient of the batch's loss, in as many parts as batch_tokens wants. A batch
+** without a target, a bad id or length, a loss or gradient that is not finite is an error, with every value and moment as it
+** was. After LM_INTERRUPT the trainer is good for nothing but to be freed. */
+void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_train_result *out, lm_stop stop, lm_err *err);
+
+/* The loss alone (no dropout, grad_norm 0); and the loss and its gradients, which LM_TRAIN_GRAD then shows. */
+void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err);
+void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err);
+
+/* The learning rate of step `step` (from 0) of n_steps: up in a straight line over n_warmup steps, then constant, or down
+** half a cosine towards 0. */
+typedef struct { double lr; int64_t n_warmup, n_steps; int cosine; } lm_schedule;
+double lm_schedule_rate(const lm_schedule *s, int64_t step);
+
+const char *lm_train_math(void);        /* what else results depend on: kernels and BLAS, for lm_run to record */
+
 #endif

@@ -97,8 +97,8 @@ INLINE void glu(float *gate, const float *up, int n, const int is_gelu) {
     if (i < n) v16_store_part(gate + i, glu_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i), is_gelu), n - i);
 }
 
-/* 1 + erf(x) by Abramowitz and Stegun's 7.1.26 (within 2e-7), for gelu's first form: x/2 (1 + erf(x / sqrt 2)). */
-INLINE v16 gelu_erf_lanes(v16 x) {
+/* The normal distribution's integral, (1 + erf(x / sqrt 2)) / 2, erf by Abramowitz and Stegun's 7.1.26 (within 2e-7). */
+INLINE v16 normal_lanes(v16 x) {
     v16 y = v16_mul(x, v16_set(0.70710678f)), size = v16_max(y, v16_sub(v16_set(0), y));
     v16 t = v16_div(v16_set(1.0f), v16_fma(size, v16_set(0.3275911f), v16_set(1.0f)));
     v16 p = v16_fma(t, v16_set(1.061405429f), v16_set(-1.453152027f));
@@ -108,8 +108,11 @@ INLINE v16 gelu_erf_lanes(v16 x) {
     p = v16_mul(v16_mul(p, t), v16_exp(v16_sub(v16_set(0), v16_mul(y, y))));      /* 1 - erf(|y|) */
     v16 above = v16_sub(v16_set(2.0f), p);      /* where y > 0 */
     v16 both = v16_add(v16_zero_below(above, y, 0), v16_sub(p, v16_zero_below(p, y, 0)));
-    return v16_mul(v16_mul(x, v16_set(0.5f)), both);
+    return v16_mul(both, v16_set(0.5f));
 }
+
+/* gelu's first form */
+INLINE v16 gelu_erf_lanes(v16 x) { return v16_mul(x, normal_lanes(x)); }
 
 static void act(float *x, int n, int is_erf) {
     for (int i = 0; i < n; i += 16) {

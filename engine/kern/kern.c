@@ -57,4 +57,9 @@ const lm_kern *lm_kern_get(void) {
     return best;
 }
 
+const lm_train_kern *lm_train_kern_get(void) {
+    const lm_kern *kern = lm_kern_get();
+    return kern == &lm_scalar_kern ? &lm_scalar_train : kern == &lm_avx2_kern ? &lm_avx2_train : &lm_vnni_train;
+}
+
 const char *lm_kernels(void) { return lm_kern_get()->name; }

@@ -127,6 +127,71 @@ void lm_amx_multiply(const lm_mat *w, int first, int end, const lm_columns *x, i
 const lm_kern *lm_kern_get(void);
 int lm_kern_supported(const lm_kern *kern);         /* can this cpu run it? */
 
+/*----------------------------------------------------------------------
+** Training (grads.h says what each does). */
+enum { LM_ACT_SILU, LM_ACT_GELU, LM_ACT_GELU_ERF };     /* of the gate, or where there is none of what goes up */
+
+typedef struct {
+    float rate, keep;               /* learning rate / (1 - beta1^t); 1 - learning rate * decay */
+    float beta1, beta2, eps;
+    float unbias, clip;             /* 1 / sqrt(1 - beta2^t); what gradients are multiplied by */
+} lm_adamw;
+
+typedef struct {
+    void (*tile)(const float *a, size_t ar, size_t ak, const float *b, int k, float *c, size_t stride, int rows, int cols, int add);
+    void (*lay)(const float *x, int n, float *out);
+    void (*norm)(const float *x, const float *weight, const float *bias, int is_layer, float eps, int n, float *out, float *stat);
+    void (*norm_backward)(const float *x, const float *weight, const float *stat, int is_layer, const float *dy, int n, float *dx, int add,
+                          float *d_weight, float *d_bias);
+    void (*act)(const float *gate, const float *up, int n, float *out, int act);
+    void (*act_backward)(const float *gate, const float *up, const float *d, int n, float *d_gate, float *d_up, int act);
+    float (*softmax)(float *x, int n, float scale);
+    void (*softmax_again)(float *x, int n, float scale, float log_sum);
+    void (*softmax_backward)(const float *p, float *dp, int n, float dot, float scale);
+    double (*cross_entropy)(float *x, int n, int target, float scale);
+    float (*dot)(const float *x, const float *y, int n);
+    void (*turn)(float *x, int n_heads, int head_dim, int n_rot, int pairs, const float *cosine, const float *sine, float sign);
+    void (*drop)(float *x, int n, uint32_t key, uint32_t threshold, float scale);
+    void (*add)(float *x, const float *y, int n);
+    void (*add_scaled)(float *x, const float *y, int n, float by);
+    double (*sum_squares)(const float *x, size_t n);
+    void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const lm_adamw *o);
+} lm_train_kern;
+
+extern const lm_train_kern lm_scalar_train, lm_avx2_train, lm_vnni_train;
+const lm_train_kern *lm_train_kern_get(void);       /* that of lm_kern_get()'s set */
+
+/* blas.c: products of float matrices over the pool. c (m, n) = a . b, or c + a . b. Rows that a weight matrix has are stacked
+** from up to 3 matrices of the same number of columns, floats or of another format. */
+typedef struct {
+    const void *rows; const lm_dtype *dtype;        /* NULL: floats, stride apart */
+    int n; size_t stride;
+} lm_stack;
+
+typedef struct {
+    int m, n, k;
+    const float *a; size_t ar, ak;                  /* element (i, j) of a is a[i * ar + j * ak]; ar or ak is 1 */
+    lm_stack b[3];                                  /* b's rows, or where b_turned is set its columns */
+    int b_turned;
+    float *c; size_t stride;
+    int add;                                        /* to what is in c */
+    int same_b;                                     /* b is that of the product before it in the list */
+    float *packed_b;                                /* room for b, kept by the caller; NULL: lm_products_run's own */
+    int is_packed;                                  /* and b is there */
+    float *packed_a;                                /* lm_products_run's */
+} lm_product;
+
+enum { LM_PANEL = 64 };                             /* columns of b that are worked on at a time */
+
+size_t lm_packed_floats(int k, int n);              /* room that a packed b takes; an a (n, k) takes no more than k x (n + 11) */
+/* Run products that do not wait for each other, 8 at most. packed is room for their b and for each a with ar 1. */
+void lm_products_run(lm_product *products, int n, float *packed, lm_stop stop, lm_err *err);
+/* For use within an item of the pool: pack b (k, n), or b given by its columns; then multiply by k of its `depth` rows, from
+** row `from` on. */
+void lm_pack(const lm_train_kern *kern, const float *b, size_t stride, int k, int n, int turned, float *packed);
+void lm_multiply(const lm_train_kern *kern, const float *a, size_t ar, size_t ak, const float *packed, int depth, int from, int k, int m, int n,
+                 float *c, size_t stride, int add);
+
 /* pack.c */
 void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err);    /* all but data */
 size_t lm_mat_bytes(const lm_mat *m);

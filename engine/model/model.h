@@ -17,7 +17,6 @@ enum { LM_TOKEN_EMBD, LM_POS_EMBD, LM_TYPE_EMBD, LM_EMBD_NORM, LM_EMBD_NORM_BIAS
        LM_ROPE_FREQS, LM_TOP_SLOTS };
 
 enum { LM_ROPE_PAIRS, LM_ROPE_HALVES };     /* which elements turn together: (2i, 2i+1), or (i, i + n_rot/2) */
-enum { LM_ACT_SILU, LM_ACT_GELU, LM_ACT_GELU_ERF };     /* of the gate, or where there is none of what goes up */
 enum { LM_NORM_RMS, LM_NORM_LAYER };
 
 typedef struct {
