@@ -1,12 +1,16 @@
 #!/bin/sh
 # Our speed beside llama.cpp's and sqlite-ai's, in turn, ROUNDS (5) times, two threads each: one table of medians, and in
 # build/bench/ every sample (bench.db, bench.json) and two charts (SVG=folder puts them elsewhere). About ten minutes.
-#     ONLY="decode embed"   some of the parts decode batch rows embed start growth
+#     ONLY="decode embed"   some of the parts decode batch rows embed start growth (limits come along)
 #     PYTHON=python3        the one with llama-cpp-python, gguf, sqlite-ai and tokenizers; what it lacks is left out, and said
 set -eu
 rounds=${ROUNDS:-5} only=${ONLY:-all} python=${PYTHON:-python3} svg=${SVG:-build/bench}
 smollm2=models/SmolLM2-135M-Instruct.Q4_1.gguf gemma3=models/gemma-3-270m-q4_k_m.gguf minilm=models/all-MiniLM-L6-v2
 texts=tests/bench/texts.jsonl dir=build/bench db=build/bench/bench.db
+parts="limits decode batch rows embed start growth"
+for part in $only; do
+    case " all $parts " in *" $part "*) ;; *) echo "ONLY=$part: no such part (have: $parts)" >&2; exit 1 ;; esac
+done
 mkdir -p $dir "$svg"
 rm -f $db
 sqlite3 $db "CREATE TABLE sample(round, who, work, value)" "CREATE TABLE fact(key, value)"
@@ -46,8 +50,8 @@ keep() {
 }
 # SQL as a user runs it, on a database of ours; and by sqlite-ai.
 ours() { { printf '%s\n' '.load build/lm' '.read tests/bench/clock.sql' "INSERT INTO answer SELECT lm_config('threads', 2);"; cat; } | sqlite3 "$dir/$1.db"; }
-by_ai() { { printf '%s\n' ".load $ai" '.read tests/bench/clock.sql'; cat; } | sqlite3 :memory: 2>/dev/null; }
-peer() { TRIES=1 "$python" tests/bench/llamacpp_bench.py "$@" 2>/dev/null; }
+by_ai() { { printf '%s\n' ".load $ai" '.read tests/bench/clock.sql'; cat; } | sqlite3 :memory: 2>/dev/null || echo "failed: sqlite-ai"; }
+peer() { TRIES=1 "$python" tests/bench/llamacpp_bench.py "$@" 2>/dev/null || echo "failed: llama.cpp: llamacpp_bench.py $*"; }
 ai_model="INSERT INTO answer SELECT llm_model_load('$smollm2', 'gpu_layers=0');
 INSERT INTO answer SELECT llm_context_create_textgen('n_threads=2,n_threads_batch=2,context_size=1024,n_predict=32');
 INSERT INTO answer SELECT llm_sampler_create();
@@ -92,7 +96,7 @@ batch() {
     if [ -n "$llamacpp" ]; then peer $smollm2 rows=32 | keep llama.cpp batch_; fi
 }
 
-# Ours answers all 64 rows; sqlite-ai, to which they cost the same each, four; llama.cpp, for whom has no sqlite-ai, one.
+# Ours answers all 64 rows; sqlite-ai, to which they cost the same each, four; llama.cpp, where there is no sqlite-ai, one.
 rows() {
     with smollm2 || return 0
     for call in "batch generate_batch OVER(ROWS_BETWEEN_CURRENT_ROW_AND_63_FOLLOWING)" "scan generate"; do
@@ -115,7 +119,7 @@ INSERT INTO answer SELECT llm_text_generate(body, 'n_predict=32') FROM (SELECT b
 SELECT json_object('batch', 4 / s, 'scan', 4 / s) FROM seconds;
 SELECT json_object('batch_tokens', sum(llm_token_count(s)) / 4.0) FROM answer;
 END
-    if [ -n "$llamacpp" ]; then peer $smollm2 loop | keep llama.cpp rows_; fi
+    if [ -n "$llamacpp" ] && [ -z "$ai" ]; then peer $smollm2 loop | keep llama.cpp rows_; fi
 }
 
 embed() {
@@ -157,8 +161,8 @@ INSERT INTO answer SELECT generate('Hello', '{\"max_tokens\":4}');"
 
 # From opening a database to its first answer, what the process then holds, importing, tokenizing, and the first token.
 start() {
-    build/tok_bench $minilm/tokenizer.json $dir/text.txt 1 | tok_json minilm | keep ours tok_
-    if [ -n "$tokenizers" ]; then "$python" - $minilm/tokenizer.json $dir/text.txt <<END | keep tokenizers tok_; fi
+    if with minilm; then build/tok_bench $minilm/tokenizer.json $dir/text.txt 1 | tok_json minilm | keep ours tok_; fi
+    if with minilm && [ -n "$tokenizers" ]; then "$python" - $minilm/tokenizer.json $dir/text.txt <<END | keep tokenizers tok_; fi
 import sys, time, tokenizers
 t = tokenizers.Tokenizer.from_file(sys.argv[1])
 t.no_truncation()
@@ -202,9 +206,9 @@ END
 }
 tok_json() { sed -n "s,^encode *\\([0-9.]*\\) MB/s.*,{\"$1\": \\1},p"; }
 
-# How speed depends on rows, on context, on threads, and on connections.
+# How speed depends on sequences, context, threads and connections: in three rounds at most.
 growth() {
-    with smollm2 || return 0
+    with smollm2 && [ "$round" -le 3 ] || return 0
     build/batch_bench $smollm2 16 1 2 4 8 16 32 64 128 256 | keep ours growth_
     if [ -n "$llamacpp" ]; then OUT=16 peer $smollm2 rows=1,2,4,8,16,32 | keep llama.cpp growth_; fi
     { echo "$streams"; stream 128 0; stream 256 128; stream 512 384; stream 1024 896; stream 2048 1920; stream 4096 3968; } |
@@ -213,7 +217,7 @@ growth() {
         { echo "INSERT INTO answer SELECT lm_config('threads', $threads); $streams"; stream 512 0 ${threads}_; } | ours smollm2
         ours smollm2 <<END
 .read tests/bench/rows.sql
-INSERT INTO answer SELECT lm_config('threads', $threads), generate('Hello', '{"max_tokens":4}'); DELETE FROM answer;
+INSERT INTO answer SELECT lm_config('threads', $threads) || generate('Hello', '{"max_tokens":4}'); DELETE FROM answer;
 REPLACE INTO clock VALUES(1, julianday('now'));
 INSERT INTO answer SELECT generate_batch(body, '{"max_tokens":16}') OVER (ROWS BETWEEN CURRENT ROW AND 63 FOLLOWING) FROM prompt WHERE id < 32;
 SELECT json_object('rows_${threads}', 32 / s) FROM seconds;
@@ -228,8 +232,8 @@ fact cpu_flags "$(sed -n 's/^flags[^:]*: //p' /proc/cpuinfo | head -1 | tr ' ' '
 fact commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' and changes')"
 fact date "$(date -u +%FT%TZ)"
 for round in $(seq "$rounds"); do
-    for part in limits decode batch rows embed start growth; do
-        case " $only " in *" all "*|*" $part "*) ;; *) [ $part = limits ] || continue ;; esac
+    for part in $parts; do
+        case " $only limits " in *" all "*|*" $part "*) ;; *) continue ;; esac
         printf '%s  round %d of %d: %s\n' "$(date +%T)" "$round" "$rounds" $part
         $part
     done

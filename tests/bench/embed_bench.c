@@ -1,5 +1,5 @@
-/* embed_bench.c: texts through an encoder one by one and packed, in rows a second: the median of ROUNDS (5) after one that
-** warms up. Usage: embed_bench FOLDER f32|q8_0 [IDS.jsonl|- [ROUNDS]]
+/* embed_bench.c: texts through an encoder one by one and packed, in rows a second: the median of ROUNDS (5) after one of
+** a few texts that warms up. Usage: embed_bench FOLDER f32|q8_0 [IDS.jsonl|- [ROUNDS]]
 **
 ** FOLDER is a Hugging Face folder, whose matrices are made q8_0 on the way in where that is asked. IDS.jsonl holds a text
 ** a line, as a JSON array of token ids; without it (-) stand 256 texts of 2 to 82 random ids. */
@@ -8,7 +8,7 @@
 
 #include <time.h>
 
-enum { TEXTS_MAX = 4096, ROUNDS_MAX = 99, THREADS = 2, Q8_0_BLOCK = 32, Q8_0_BYTES = 34 };
+enum { TEXTS_MAX = 4096, ROUNDS_MAX = 99, WARM = 64, THREADS = 2, Q8_0_BLOCK = 32, Q8_0_BYTES = 34 };
 
 typedef struct { lm_hf *hf; int *was_f32; uint8_t *bytes; int tensor; } source;
 
@@ -110,7 +110,7 @@ static double measure(lm_model *m, const lm_ids *texts, int n, int a_call, int r
     double rates[ROUNDS_MAX];
     for (int round = -1; round < rounds; round++) {
         double start = now();
-        for (int t = 0; t < n; t += a_call) {
+        for (int t = 0; t < (round < 0 ? LM_MIN(n, WARM) : n); t += a_call) {
             lm_embed(m, texts + t, LM_MIN(a_call, n - t), &o, out + (size_t)t * (size_t)lm_model_n_embd(m), (lm_stop){0}, err);
         }
         if (round >= 0) rates[round] = n / (now() - start);

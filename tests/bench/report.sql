@@ -87,6 +87,9 @@ SELECT 'generate_batch: ' || printf('%.0f', s.value) || ' tokens shared by all r
     || coalesce(', sqlite-ai''s of ' || printf('%.1f', t.value) || ' (4 rows a round)', '')
 FROM median s JOIN median o ON o.who = 'ours' AND o.work = 'rows_batch_tokens' LEFT JOIN median t ON t.who = 'sqlite-ai' AND t.work = 'rows_batch_tokens'
 WHERE s.work = 'rows_shared';
+SELECT 'moved by more than a quarter between rounds: ' || group_concat(what, '; ') FROM (
+    SELECT printf('%s %s %.3g to %.3g', who, work, least, most) AS what FROM median
+    WHERE who <> 'machine' AND most - least > 0.25 * value AND value > 0 ORDER BY who, work) HAVING count(*);
 
 -- How speed grows: one line each, by N.
 CREATE TEMP TABLE growth AS
