@@ -14,6 +14,7 @@ OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
 EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
 all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
 
@@ -93,10 +94,11 @@ faith: $(BUILD)/faith fetch               ## distance from the exact path, besid
 $(BUILD)/faith: tests/faith.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
-bench: $(BUILD)/lm_bench $(BUILD)/embed_bench fetch      ## speed beside llama.cpp, when llama-cpp-python is installed
-	sh tests/bench/embed.sh $(dir $(MINILM))
-	sh tests/bench/bench.sh $(SMOLLM2)
-	sh tests/bench/bench.sh $(GEMMA3)
+bench: all $(BENCHES)                     ## speed beside llama.cpp and sqlite-ai: PYTHON=python3 ROUNDS=5 ONLY=all
+	sh tests/bench/bench.sh
+
+$(BUILD)/connections_bench: tests/bench/connections_bench.c
+	$(CC) $(CFLAGS) -o $@ $< -lsqlite3 -lpthread
 
 $(BUILD)/%_bench: tests/bench/%_bench.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)

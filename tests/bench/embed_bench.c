@@ -1,14 +1,14 @@
-/* embed_bench.c: texts through an encoder one by one and packed, in rows a second: the median of ROUNDS after one that
-** warms up. Usage: embed_bench FOLDER f32|q8_0 [IDS.jsonl]
+/* embed_bench.c: texts through an encoder one by one and packed, in rows a second: the median of ROUNDS (5) after one of
+** a few texts that warms up. Usage: embed_bench FOLDER f32|q8_0 [IDS.jsonl|- [ROUNDS]]
 **
 ** FOLDER is a Hugging Face folder, whose matrices are made q8_0 on the way in where that is asked. IDS.jsonl holds a text
-** a line, as a JSON array of token ids; without it stand 256 texts of 2 to 82 random ids. */
+** a line, as a JSON array of token ids; without it (-) stand 256 texts of 2 to 82 random ids. */
 #define _GNU_SOURCE
 #include "../harness.h"
 
 #include <time.h>
 
-enum { TEXTS_MAX = 4096, ROUNDS = 5, THREADS = 2, Q8_0_BLOCK = 32, Q8_0_BYTES = 34 };
+enum { TEXTS_MAX = 4096, ROUNDS_MAX = 99, WARM = 64, THREADS = 2, Q8_0_BLOCK = 32, Q8_0_BYTES = 34 };
 
 typedef struct { lm_hf *hf; int *was_f32; uint8_t *bytes; int tensor; } source;
 
@@ -105,31 +105,32 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* Rows a second with so many texts a call. */
-static double measure(lm_model *m, const lm_ids *texts, int n, int a_call, float *out, lm_err *err) {
+static double measure(lm_model *m, const lm_ids *texts, int n, int a_call, int rounds, float *out, lm_err *err) {
     lm_embed_options o = { .pooling = lm_model_pooling(m), .normalize = 1 };
-    double rates[ROUNDS];
-    for (int round = -1; round < ROUNDS; round++) {
+    double rates[ROUNDS_MAX];
+    for (int round = -1; round < rounds; round++) {
         double start = now();
-        for (int t = 0; t < n; t += a_call) {
+        for (int t = 0; t < (round < 0 ? LM_MIN(n, WARM) : n); t += a_call) {
             lm_embed(m, texts + t, LM_MIN(a_call, n - t), &o, out + (size_t)t * (size_t)lm_model_n_embd(m), (lm_stop){0}, err);
         }
         if (round >= 0) rates[round] = n / (now() - start);
     }
-    qsort(rates, ROUNDS, sizeof *rates, ascending);
-    return rates[ROUNDS / 2];
+    qsort(rates, (size_t)rounds, sizeof *rates, ascending);
+    return rates[rounds / 2];
 }
 
 int main(int argc, char **argv) {
     static lm_ids texts[TEXTS_MAX];
     lm_err err = {0};
-    if (argc < 3) return printf("usage: embed_bench FOLDER f32|q8_0 [IDS.jsonl]\n"), 1;
+    int rounds = argc > 4 ? atoi(argv[4]) : 5;
+    if (argc < 3 || rounds < 1 || rounds > ROUNDS_MAX) return printf("usage: embed_bench FOLDER f32|q8_0 [IDS.jsonl|- [ROUNDS]]\n"), 1;
     lm_model *m = open_encoder(argv[1], !strcmp(argv[2], "q8_0"));
     if (!m) return 1;
     lm_threads_set(THREADS);
-    int n = read_texts(argc > 3 ? argv[3] : NULL, m, texts, &err);
+    int n = read_texts(argc > 3 && strcmp(argv[3], "-") ? argv[3] : NULL, m, texts, &err);
     size_t tokens = 0, floats = (size_t)n * (size_t)lm_model_n_embd(m);
     float *alone = calloc(floats + 1, sizeof *alone), *packed = calloc(floats + 1, sizeof *packed);
-    double one = measure(m, texts, n, 1, alone, &err), all = measure(m, texts, n, n, packed, &err);
+    double one = measure(m, texts, n, 1, rounds, alone, &err), all = measure(m, texts, n, n, rounds, packed, &err);
     for (int t = 0; t < n; t++) tokens += texts[t].n;
     if (memcmp(alone, packed, floats * sizeof *alone)) lm_err_set(&err, LM_ERROR, "vectors differ between the two forms");
     if (err.code) return printf("%s\n", err.msg), 1;
