@@ -95,6 +95,7 @@ typedef struct {
 typedef struct {
     const void *k, *v;
     int head_dim, v_stride, exact;
+    const uint8_t *next;            /* the keys of the page after this one, NULL: nothing to ask for early */
 } lm_page;
 
 typedef struct {

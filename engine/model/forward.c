@@ -11,7 +11,7 @@
 /* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
 ** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items, and for few columns
 ** fewer: of ITEM_BYTES of tiles, two microseconds. */
-enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8 };
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8, FEW_QUERIES = 8 };
 
 /* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
@@ -340,7 +340,8 @@ static void activate_row(lm_pass *p, int i) {
 ** there would be too few items to go round). Pages are taken left to right: those that all rows share by all at once,
 ** then each stretch goes on with its own. */
 
-/* Carry the queries of a stretch, n_heads a row, over its pages from first on. */
+/* Carry the queries of a stretch, n_heads a row, over its pages from first on. Few queries wait for memory: for them the
+** next page is asked for while this one is worked on. */
 static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *queries, int n_heads, int first) {
     const lm_hparams *h = &p->m->h;
     const lm_row *rows = p->rows + s.first;
@@ -348,6 +349,7 @@ static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *querie
     int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1, n = s.n * n_heads;
     for (int page = LM_MAX(oldest / LM_PAGE, first); page <= last / LM_PAGE; page++) {
         lm_page keys = lm_kv_page(rows[0].kv, p->layer, key_head, page);
+        if (page < last / LM_PAGE && n <= FEW_QUERIES) keys.next = lm_kv_page(rows[0].kv, p->layer, key_head, page + 1).k;
         int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
             int end = (h->causal ? rows[i / n_heads].pos + 1 : rows[0].kv->n) - page * LM_PAGE;
