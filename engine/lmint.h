@@ -37,7 +37,6 @@ int lm_mem_is_short(void);                          /* less than a sixteenth of 
 int lm_utf8_step(const char *text, size_t n, uint32_t *cp);
 
 /* math.c: the same bits on every machine; errors stated there. */
-double lm_exp(double x);
 double lm_log(double x);                            /* x > 0 */
 double lm_pow(double x, double y);                  /* x > 0 */
 void lm_sincos(double x, double *sine, double *cosine);     /* |x| < 2^30 */

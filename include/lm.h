@@ -457,6 +457,9 @@ int lm_scorer_add(lm_scorer *s, const int32_t *ids, size_t n, size_t lead, size_
 ** there is none left, -1 on error. */
 int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err);
 
+double lm_exp(double x);                /* the same bits on every machine */
+void lm_softmax(double *x, int n);      /* ln p, less a constant, to shares of 1 */
+
 /*----------------------------------------------------------------------
 ** Training. A trainer holds a model's parameters as float32, with their gradients and AdamW's two moments (16 bytes a
 ** parameter), and moves them down the gradient of the mean of -ln p(next id). It begins with the tensors of a source, whatever

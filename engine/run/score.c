@@ -235,3 +235,10 @@ int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err) {
     *out = s->scores[s->given++];
     return 1;
 }
+
+void lm_softmax(double *x, int n) {
+    double max = -INFINITY, sum = 0;
+    for (int i = 0; i < n; i++) max = LM_MAX(max, x[i]);
+    for (int i = 0; i < n; i++) sum += x[i] = max > -INFINITY ? lm_exp(x[i] - max) : 1;
+    for (int i = 0; i < n; i++) x[i] /= sum;
+}
