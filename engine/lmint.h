@@ -10,7 +10,7 @@
 **               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
 **     4 model    arch create model kv prefix moe forward    what a model is, a new one, its cache, one pass through it
-**     5 run      batch sample embed                 sequences advancing together; texts to vectors
+**     5 run      batch sample embed score           sequences advancing together; texts to vectors; how probable texts are
 **     6 train    vocab train grad optim             a vocabulary from text; parameters that learn: forward and back, AdamW
 */
 #ifndef LMINT_H
@@ -37,7 +37,6 @@ int lm_mem_is_short(void);                          /* less than a sixteenth of 
 int lm_utf8_step(const char *text, size_t n, uint32_t *cp);
 
 /* math.c: the same bits on every machine; errors stated there. */
-double lm_exp(double x);
 double lm_log(double x);                            /* x > 0 */
 double lm_pow(double x, double y);                  /* x > 0 */
 void lm_sincos(double x, double *sine, double *cosine);     /* |x| < 2^30 */

@@ -251,8 +251,9 @@ void lm_generate_options_clear(lm_generate_options *o);
 int lm_generate_options_null(const lm_generate_options *o, const lm_err *err);  /* is this error to be NULL? */
 /* Append a conversation as the model is to read it. */
 void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_err *err);
-/* Tokenise a prompt as the options and the model's template say. */
-void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err);
+/* Tokenise a prompt as the options and the model's template say, and what has been answered to it. */
+void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_text answer, lm_ids *ids, lm_err *err);
+int lm_prompt_is_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err);      /* does a template stand about it? */
 /* Add a prompt to a batch, which the options must outlive. Return its number, or -1; n_prompt (may be NULL) gets its length. */
 int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob, lm_batch *b,
                   int *n_prompt, lm_err *err);
@@ -361,6 +362,20 @@ int lm_vtab_fail(sqlite3_vtab *vtab, const lm_err *err);
 /* func_token.c: encode text as lm_tokenize does; on success end with lm_share_end. */
 lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_ids *ids, lm_err *err);
 
+/* func_token.c: what each token of a text adds to it, in whole characters; from zeros, ended with the clear. */
+typedef struct { lm_buf bytes, piece; } lm_pieces;          /* what is not yet a character; the last token's piece */
+void lm_pieces_take(lm_pieces *p, const lm_tok *tok, const lm_ids *ids, size_t i, lm_err *err);    /* ids in order */
+void lm_pieces_clear(lm_pieces *p);
+
+/*======================================================================
+** func_score.c: texts as they stand, to be scored by lm_perplexity and lm_logprobs. */
+typedef struct { char *model, *on_error; int parse_special, window, stride; } lm_raw_options;
+
+void lm_raw_options_read(lm_raw_options *o, sqlite3_value *json, lm_err *err);
+void lm_raw_options_clear(lm_raw_options *o);
+/* Encode a text behind what the model puts before every text, *lead ids, and start a scorer of all that something precedes. */
+lm_scorer *lm_raw_start(lm_conn *c, const lm_shared *s, const lm_raw_options *o, lm_text text, int details, lm_ids *ids, size_t *lead, lm_err *err);
+
 /*======================================================================
 ** Registration: each file's own. */
 int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int flags,
@@ -370,6 +385,8 @@ int lm_func_generate_register(lm_conn *c);
 int lm_func_embed_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);
+int lm_func_score_register(lm_conn *c);
+int lm_vtab_logprobs_register(lm_conn *c);
 int lm_func_create_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);
 int lm_vtab_stream_register(lm_conn *c);

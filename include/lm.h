@@ -427,6 +427,40 @@ int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
 int lm_batch_finish(const lm_batch *b, int seq);
 
 /*----------------------------------------------------------------------
+** Scoring: how probable given ids are, each after those before it. What a sequence yields depends, like an answer, on
+** nothing but its ids; what several begin with is computed once. Logits are held for a few positions at a time. */
+typedef struct lm_scorer lm_scorer;
+
+typedef struct {
+    int window, stride;                 /* of sequences longer than the window; 0: the context, half of the window */
+    int details;                        /* fill rank, top and entropy */
+} lm_score_options;
+
+typedef struct {
+    int seq;                            /* which sequence, as lm_scorer_add numbered it */
+    size_t pos; int32_t id;             /* of the id that is scored */
+    double logprob;                     /* ln p(id), as lm_token's */
+    int rank;                           /* 1: it is the most probable; ties go to the lowest id */
+    int32_t top;                        /* the most probable */
+    double entropy;                     /* of what could stand here: -sum of p ln p */
+} lm_score;
+
+lm_scorer *lm_scorer_new(lm_model *m, const lm_score_options *options, lm_err *err);    /* the model must outlive it */
+void lm_scorer_free(lm_scorer *s);
+
+/* Add a sequence (copied) of which ids first .. n-1 are to be scored, first >= 1. Return its number, or -1. One of more ids
+** than the window is read in windows that overlap: each begins with the first `lead` ids (lead <= first), the next one
+** stride ids later, and scores what no window before it did, so that an id has at least window - stride ids before it. */
+int lm_scorer_add(lm_scorer *s, const int32_t *ids, size_t n, size_t lead, size_t first, lm_err *err);
+
+/* Give the next score: sequences in the order they were added, positions ascending. Return 1 with *out filled, 0 when
+** there is none left, -1 on error. */
+int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err);
+
+double lm_exp(double x);                /* the same bits on every machine */
+void lm_softmax(double *x, int n);      /* ln p, less a constant, to shares of 1 */
+
+/*----------------------------------------------------------------------
 ** Training. A trainer holds a model's parameters as float32, with their gradients and AdamW's two moments (16 bytes a
 ** parameter), and moves them down the gradient of the mean of -ln p(next id). It begins with the tensors of a source, whatever
 ** their number format, under the same names and shapes. With lora_rank > 0 the source's tensors stay as they are, and what is

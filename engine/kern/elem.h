@@ -261,3 +261,16 @@ static double sum_exp(const float *x, int n, float max) {
     }
     return sum;
 }
+
+static double sum_exp_gap(const float *x, int n, float max) {
+    double sum = 0;
+    float lanes[16];
+    for (int i = 0; i < n; i += 16) {
+        int part = LM_MIN(n - i, 16);
+        v16_store(lanes, v16_exp(v16_sub(v16_load_part(x + i, part), v16_set(max))));
+        for (int j = 0; j < part; j++) {
+            if (lanes[j] > 0) sum += (double)lanes[j] * ((double)max - (double)x[i + j]);     /* x may be -infinity */
+        }
+    }
+    return sum;
+}

@@ -117,6 +117,7 @@ typedef struct {
     void (*half)(const float *x, uint16_t *out, int n);                 /* to f16, to nearest even */
     int (*argmax)(const float *x, int n);                               /* the lowest index of the maximum */
     double (*sum_exp)(const float *x, int n, float max);                /* sum of exp(x - max), by index */
+    double (*sum_exp_gap)(const float *x, int n, float max);            /* sum of exp(x - max) * (max - x), by index */
 } lm_kern;
 
 extern const lm_kern lm_scalar_kern, lm_avx2_kern, lm_vnni_kern, lm_amx_kern;

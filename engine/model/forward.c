@@ -509,3 +509,16 @@ const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_e
     lm_fp_leave(fp);
     return err->code ? NULL : input_of(p, &p->m->top[LM_OUTPUT_NORM]);
 }
+
+const float *lm_pass_logits(lm_pass *p, int first, int n, lm_stop stop, lm_err *err) {
+    const lm_model *m = p->m;
+    const float *hidden = input_of(p, &m->top[LM_OUTPUT_NORM]) + (size_t)first * (size_t)m->h.n_embd;
+    unsigned fp = lm_fp_enter();
+    set_input(p, hidden, m->h.n_embd, &m->top[LM_OUTPUT], 1);
+    if (p->in.q) run_rows(p, quantise_row, n, stop, err);
+    add_product(p, &m->top[LM_OUTPUT], p->logits);
+    run_products(p, n, stop, err);
+    if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    lm_fp_leave(fp);
+    return err->code ? NULL : p->logits;
+}
