@@ -135,6 +135,8 @@ typedef struct {
 
 /* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
 void lm_tensor_measure(lm_tensor *t, lm_err *err);
+/* Are the numbers, or the scales, finite of the whole blocks that stand from offset on? */
+void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int64_t n_bytes, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Metadata: typed key-value pairs in GGUF's own encoding (key string, type, value; little-endian), kept
