@@ -16,7 +16,8 @@ static void open_database(void) {
     sql_must(g_db, "PRAGMA writable_schema = 1; DELETE FROM sqlite_master WHERE type = 'trigger';"
              "UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE name LIKE 'lm\\_%' ESCAPE '\\'; PRAGMA writable_schema = RESET");
     MUST(sqlite3_prepare_v2(g_db, "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table' AND"
-                            " (t.name LIKE 'lm\\_%' ESCAPE '\\' OR t.name LIKE 'i\\_%' ESCAPE '\\') AND t.sql NOT LIKE 'CREATE VIRTUAL%'"
+                            " (t.name LIKE 'lm\\_%' ESCAPE '\\' OR t.name IN ('i_config', 'i_outbox'))"
+                            " AND t.sql NOT LIKE 'CREATE VIRTUAL%'"
                             " ORDER BY 1, c.cid", -1, &stmt, NULL) == SQLITE_OK, "%s", sqlite3_errmsg(g_db));
     while (sqlite3_step(stmt) == SQLITE_ROW && g_n_places < PLACES_MAX) {
         snprintf(g_places[g_n_places].table, 40, "%s", sqlite3_column_text(stmt, 0));
@@ -27,7 +28,7 @@ static void open_database(void) {
 
 static void edit(feed *f) {
     const char *table, *column;
-    char sql[400], where[120];
+    char sql[700], where[300];
     sqlite3_stmt *stmt = NULL;
     int place = (int)(feed_number(f, 1) % (unsigned)g_n_places), row = (int)feed_number(f, 1), how = (int)(feed_number(f, 1) % EDIT_KINDS);
     table = g_places[place].table;
