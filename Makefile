@@ -53,6 +53,9 @@ $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 $(BUILD)/threads_test: tests/threads_test.c $(BUILD)/libsqlite_lm.a
 	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
+$(BUILD)/fuzz_test: tests/fuzz_test.c $(wildcard tests/fuzz/*.[ch]) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -DFUZZ_TEST -o $@ $(filter %.c,$^) $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+
 $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 

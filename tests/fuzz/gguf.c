@@ -26,6 +26,7 @@ FUZZ(gguf)(const uint8_t *data, size_t n) {
     uint64_t used = fuzz_begin();
     lm_err err = {0};
     lm_gguf *g = lm_gguf_open(fuzz_file(data, n), &err);
+    fuzz_opened = g != NULL;
     if (g) {
         int count = lm_gguf_n_tensors(g);
         lm_tensor *tensors = malloc(sizeof *tensors * (size_t)(count + 1));

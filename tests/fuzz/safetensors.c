@@ -58,6 +58,7 @@ FUZZ(safetensors)(const uint8_t *data, size_t n) {
     write_whole(folder, "model.safetensors", data + rest, n - rest);
     read_tensors(folder, n);
     lm_hf *hf = lm_hf_open(folder, &err);
+    fuzz_opened = hf != NULL;
     if (hf) {
         int count = lm_hf_n_tensors(hf);
         lm_tensor *tensors = malloc(sizeof *tensors * (size_t)(count + 1));

@@ -42,7 +42,7 @@ static inline void feed_bind(feed *f, sqlite3_stmt *stmt, int i) {
     case VALUE_REAL: bits = feed_number(f, 8); memcpy(&real, &bits, 8); sqlite3_bind_double(stmt, i, real); break;
     case VALUE_TEXT: bytes = feed_bytes(f, &n); sqlite3_bind_text(stmt, i, bytes, (int)n, SQLITE_TRANSIENT); break;
     case VALUE_BLOB: bytes = feed_bytes(f, &n); sqlite3_bind_blob(stmt, i, bytes, (int)n, SQLITE_TRANSIENT); break;
-    case VALUE_ZEROS: sqlite3_bind_zeroblob(stmt, i, (int)(feed_number(f, 2) << 7)); break;
+    case VALUE_ZEROS: sqlite3_bind_zeroblob(stmt, i, (int)(feed_number(f, 2) << 3)); break;
     default: sqlite3_bind_null(stmt, i);
     }
 }

@@ -10,7 +10,8 @@ FUZZ(tokenizer_json)(const uint8_t *data, size_t n) {
     size_t json_n = cut ? (size_t)(cut - data) : n;
     lm_meta *meta = fuzz_json_meta(data, json_n, &err);
     lm_tok *t = lm_tok_new(meta, NULL, &err);
-    if (t) {
+    fuzz_opened = t != NULL;
+    if (t && !fuzz_shallow) {
         lm_err own = {0};
         fuzz_tokenizer(t, fixed, sizeof fixed - 1, &ids, &err);
         if (cut) fuzz_tokenizer(t, (const char *)cut + 1, n - json_n - 1, &ids, &own);
