@@ -303,6 +303,7 @@ static void add_tensor(lm_hf *hf, const lm_tensor *from, const char *name, origi
     memset(t.name, 0, sizeof t.name);
     snprintf(t.name, sizeof t.name, "%s", name);
     if (from->dtype == LM_OTHER) lm_err_set(err, LM_ERROR, "tensor %s: its numbers are no f32, f16 or bf16", from->name);
+    if (o.how == FROM_ROW && t.n_dims != 2) lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected 2", from->name, t.n_dims);
     if (o.how == FROM_ROW) t.ne[1] -= o.arg;
     if (t.n_dims == 1) t.dtype = LM_F32;
     if (o.how == IN_PAIRS && (o.arg < 1 || (t.n_dims == 1 ? t.ne[0] : t.ne[1]) % (2 * o.arg))) {
