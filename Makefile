@@ -33,6 +33,7 @@ $(BUILD)/libsqlite_lm.a: $(OBJ) $(STATIC)
 $(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 
 $(BUILD)/%.o: %.c
@@ -52,6 +53,9 @@ $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 $(BUILD)/threads_test: tests/threads_test.c $(BUILD)/libsqlite_lm.a
 	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
+$(BUILD)/fuzz_test: tests/fuzz_test.c $(wildcard tests/fuzz/*.[ch]) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -DFUZZ_TEST -o $@ $(filter %.c,$^) $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+
 $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
 
@@ -68,6 +72,15 @@ asan:                                     ## the suite under AddressSanitizer an
 
 asan-run: $(CTESTS)
 	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
+
+fuzz:                                     ## fuzz every reader of foreign bytes for SECONDS=60 each; ONLY="gguf …"
+	SECONDS_EACH=$(or $(SECONDS),60) ONLY="$(ONLY)" sh tests/fuzz/fuzz.sh
+
+# Built by fuzz.sh, in a folder of their own.
+fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz_%,$(wildcard tests/fuzz/*.c))
+
+$(BUILD)/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
 SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
@@ -112,5 +125,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo tour search faith bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help
 .SECONDARY:

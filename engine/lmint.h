@@ -85,7 +85,6 @@ void lm_file_read(const lm_file *f, uint64_t at, uint8_t *dst, size_t n, lm_err 
 void lm_file_close(lm_file *f);
 void lm_file_fail(const char *doing, int number, lm_err *err);  /* "doing: what errno number means" */
 void lm_file_blame(const char *path, lm_err *err);              /* put the path in front of a message */
-int lm_tensor_is_name(const char *name, size_t n);              /* may a tensor be called so? */
 
 /* gguf.c */
 uint64_t lm_gguf_alignment(const lm_meta *meta, lm_err *err);

@@ -68,7 +68,7 @@ static void unknown(const lm_cells *s, const char *name, lm_err *err) {
 }
 
 void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name, dtype, shape FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", f->schema);
     *s = (lm_cells){ .open_piece = -1 };
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, f->id);

@@ -145,7 +145,7 @@ void lm_hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]);
 void lm_hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]);
 void lm_shape_json(const lm_tensor *t, char *out, size_t n);
 void lm_shape_read(lm_tensor *t, const char *json, size_t n, lm_err *err);
-/* Read and check "name, dtype, shape" of lm_tensor, from a statement's column `at` on. */
+/* Read and check "name, dtype, shape, n_params, n_bytes" of lm_tensor, from a statement's column `at` on. */
 void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err);
 
 /* Does schema hold models? An unknown format version is an error. */
@@ -193,7 +193,7 @@ typedef struct {
 } lm_cells;
 
 /* Open a tensor by name; an unknown one is an error that gives the nearest. f is taken over, whether or not it
-** succeeds; so is it by lm_cells_open_row, for a row "id, name, dtype, shape" of lm_tensor from column `at` on. */
+** succeeds; so is it by lm_cells_open_row, for a row "id, name, dtype, shape, n_params, n_bytes" of lm_tensor from column `at` on. */
 void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err);
 void lm_cells_open_row(lm_cells *s, lm_conn *c, lm_found *f, sqlite3_stmt *row, int at, lm_err *err);
 void lm_cells_close(lm_cells *s);           /* may be zeros */

@@ -112,6 +112,7 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
         source_read(&im->from, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
+        if (!err->code) lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
         if (err->code) return;
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         type->decode(im->raw, im->floats, count);
@@ -125,6 +126,7 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     uint8_t digest[LM_DIGEST_BYTES];
     if (t->dtype == source_tensor(&im->from, i)->dtype) source_read(&im->from, i, offset, im->buffer, (size_t)n, err);
     else convert(im, i, t, offset, n, err);
+    if (!err->code) lm_tensor_check(t, offset, im->buffer, n, err);
     if (err->code) return;
     lm_hash(im->buffer, (size_t)n, digest);
     lm_digest_add(&im->root, digest, sizeof digest);
@@ -169,6 +171,15 @@ const char *lm_path_tail(const char *path, size_t *n) {
     return path + start;
 }
 
+/* Every token must have a row of the embeddings. */
+static void check_vocabulary(const import *im, const lm_tok *tok, lm_err *err) {
+    for (int i = 0; tok && i < source_n_tensors(&im->from); i++) {
+        const lm_tensor *t = source_tensor(&im->from, i);
+        if (strcmp(t->name, "token_embd.weight") || lm_tok_count(tok) <= t->ne[1]) continue;
+        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %lld rows", lm_tok_count(tok), (long long)t->ne[1]);
+    }
+}
+
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
 static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
     const lm_meta *meta = source_meta(&im->from);
@@ -176,6 +187,7 @@ static void import_model(import *im, const char *name, const char *path, const c
     size_t license_n = 0, base_n;
     const char *license = NULL, *base = lm_path_tail(path, &base_n);
     lm_tok *tok = lm_tok_new(meta, meta, err);
+    check_vocabulary(im, tok, err);
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);

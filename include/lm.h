@@ -135,6 +135,10 @@ typedef struct {
 
 /* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
 void lm_tensor_measure(lm_tensor *t, lm_err *err);
+/* May a tensor be called so? Names become part of SQL, messages and paths: nothing that any of them takes for syntax. */
+int lm_tensor_is_name(const char *name, size_t n);
+/* Are the numbers, or the scales, finite of the whole blocks that stand from offset on? */
+void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int64_t n_bytes, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Metadata: typed key-value pairs in GGUF's own encoding (key string, type, value; little-endian), kept
@@ -156,7 +160,7 @@ typedef struct {
 /* Parse n bytes that hold entries end to end, and nothing else. The bytes are copied. */
 lm_meta *lm_meta_new(const void *bytes, size_t n, lm_err *err);
 void lm_meta_free(lm_meta *m);
-size_t lm_meta_count(const lm_meta *m);
+size_t lm_meta_count(const lm_meta *m);                                     /* m may be NULL */
 const lm_meta_entry *lm_meta_at(const lm_meta *m, size_t i);                /* in file order */
 const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key);       /* NULL: absent; m may be NULL */
 

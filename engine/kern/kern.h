@@ -48,6 +48,7 @@ typedef struct {
     int is_k, has_min;
     const int8_t *level;            /* 16 values that the stored integers stand for, or NULL */
     void (*read)(const uint8_t *block, lm_levels *out);     /* fills what the format has */
+    int d_at, m_at;                 /* where in a block d and m lie; without an m, both d */
 } lm_format;
 
 const lm_format *lm_format_find(int dtype);         /* NULL: f32, f16, bf16 */

@@ -494,6 +494,9 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
         for (int i = 0; i < n_out; i++) p->best[i] = 0;
         add_product(p, &m->top[LM_OUTPUT], p->logits);
         run_products(p, n_out, stop, err);
+        for (int i = 0; i < n_out && !err->code; i++) {
+            if (!isfinite(p->logits[(size_t)i * (size_t)m->h.n_vocab + (size_t)lm_pass_best(p, i)])) not_finite(p);
+        }
         if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     }
     lm_fp_leave(fp);
