@@ -218,6 +218,21 @@ try {
     do_true 3.1 { expr {[list [contents] [answers]] eq $before} }
 
     #-------------------------------------------------------------------------
+    # A model of more pages than the cache holds: "PRAGMA cache_spill = 0 first".
+    run_sql { PRAGMA cache_spill = 0 }
+    run_sql { BEGIN }
+    query { SELECT lm_create('large', '{"n_layers":4,"n_embd":192,"n_heads":4}') }
+    run_sql { ROLLBACK }
+    run_sql { BEGIN }
+    query { SELECT lm_create('large', '{"n_layers":4,"n_embd":192,"n_heads":4}') }
+    run_sql { COMMIT }
+    set large [query { SELECT digest FROM lm_model WHERE name = 'large' }]
+    lead 1
+    report 3.2 [list ok $large] [query { SELECT lm_check('large'), digest FROM lm_model WHERE name = 'large' }]
+    run_sql { DELETE FROM lm_model WHERE name = 'large' }
+    do_true 3.3 { expr {[list [contents] [answers]] eq $before} }
+
+    #-------------------------------------------------------------------------
     # The leader is killed: the others go on, and it has all of it when it is back.
     lead 3
     exec kill -9 [pid $nodes(3)]
