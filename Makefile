@@ -67,6 +67,13 @@ $(BUILD)/make_tiny: tests/make_tiny.c
 test: all $(CTESTS) $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
 
+dqlite:                                   ## three replicated nodes, one killed: the same bytes everywhere (Debian: libdqlite-dev)
+	@if echo '#include <dqlite.h>' | $(CC) -E - >/dev/null 2>&1; then $(MAKE) $(BUILD)/dqlite_node && tclsh tests/dqlite.tcl; \
+	else echo "skipped: dqlite: there is no dqlite.h"; fi
+
+$(BUILD)/dqlite_node: tests/dqlite_node.c $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -ldqlite -lsqlite3 -ldl
+
 asan:                                     ## the suite under AddressSanitizer and UBSan
 	$(MAKE) BUILD=build/asan OPT='-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer' asan-run
 
@@ -125,5 +132,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help dqlite
 .SECONDARY:

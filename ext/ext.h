@@ -70,6 +70,9 @@ sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
 void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
+/* Must a SELECT of this connection not write to schema, unless a transaction is open? (It is a dqlite node's.) */
+int lm_conn_must_begin(lm_conn *c, const char *schema);
+void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, lm_err *err);   /* then it is an error */
 
 /*======================================================================
 ** value.c */

@@ -23,6 +23,7 @@ static void set_default(lm_conn *c, const char *key, sqlite3_value *value, lm_er
         if (err->code) return;
         lm_found_clear(&f);
     }
+    lm_conn_check_begun(c, "lm_config", "main", err);
     lm_store_create(c, "main", err);
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, sqlite3_value_type(value) == SQLITE_NULL ? "DELETE FROM main.lm_setting WHERE key = ?1"
                                          : "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2");

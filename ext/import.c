@@ -299,14 +299,15 @@ static void undo(lm_conn *c, sqlite3_stmt *abandon) {
     if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
 }
 
-static void begin(lm_conn *c, const char *function, lm_err *err) {
+static void begin(lm_conn *c, const char *function, const char *schema, lm_err *err) {
+    lm_conn_check_begun(c, function, schema, err);
     if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) == SQLITE_OK) return;
     if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
     lm_conn_fail(c, err);
 }
 
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
-    begin(c, function, err);
+    begin(c, function, schema, err);
     lm_conn_exec(c, err, "RELEASE lm_import");
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
@@ -316,7 +317,7 @@ static void import_rows(import *im, const char *function, const char *path, cons
     lm_conn *c = im->c;
     const char *schema = im->schema, *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
     sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
-    begin(c, function, err);
+    begin(c, function, schema, err);
     if (!err->code) {
         import_all(im, path, name, err);
         lm_conn_exec(c, err, "RELEASE lm_import");

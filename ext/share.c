@@ -76,10 +76,13 @@ static int keep_recent(const lm_shared *s, const void *most) {
 static lm_shared *trim(int most) { return take_out(keep_recent, &most); }
 
 /*----------------------------------------------------------------------
-** Where a connection's database is, as a name that other connections of the process share. */
+** Where a connection's database is, as a name that other connections of the process share. Under another VFS the same
+** file name means another file: each dqlite node of a process has a VFS of its own. */
 static char *place_of(lm_conn *c, const char *schema) {
     const char *file = sqlite3_db_filename(c->db, schema);
-    if (file && *file) return sqlite3_mprintf("%s", file);
+    sqlite3_vfs *vfs = NULL;
+    sqlite3_file_control(c->db, schema, SQLITE_FCNTL_VFS_POINTER, &vfs);
+    if (file && *file) return sqlite3_mprintf("%p %s", (void *)vfs, file);
     return sqlite3_mprintf("connection %llu %s", (unsigned long long)c->serial, schema);
 }
 
