@@ -70,6 +70,10 @@ sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
 void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
+/* An lm_err.code for SQLite's result codes that say more than SQLITE_ERROR: LM_SQLITE + SQLITE_BUSY and so on. The caller
+** of our functions gets them as they are. */
+enum { LM_SQLITE = 0x10000 };
+int lm_conn_code(int rc);
 
 /*======================================================================
 ** value.c */
@@ -77,10 +81,16 @@ typedef struct { const char *text; size_t n; } lm_text;     /* borrowed from an 
 
 /* Report err as the function's result. */
 void lm_result_error(sqlite3_context *ctx, const lm_err *err);
-int lm_error_code(const lm_err *err);                       /* SQLITE_ERROR, _NOMEM or _INTERRUPT */
+int lm_error_code(const lm_err *err);                       /* SQLite's */
 /* Read a text argument (numbers count as their text). Return 0 for NULL; a BLOB is an error. */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
+const void *lm_value_blob(sqlite3_value *value, lm_err *err);       /* its bytes; NULL: none, or err is set */
+const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err); /* NULL: SQL's, or err is set */
 void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);      /* copies */
+/* What a writing function is to answer is copied before it writes: when that fails nothing is written. lm_result_owned
+** takes the copy (to be sqlite3_freed) and cannot fail. */
+char *lm_text_copy(const char *text, lm_err *err);
+void lm_result_owned(sqlite3_context *ctx, char *text);
 /* A model's name as every function finds it: with its database's, unless that is main. */
 void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name);
 

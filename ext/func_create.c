@@ -71,9 +71,8 @@ static void read_texts(lm_conn *c, const vocab_options *o, lm_vocab *v, lm_err *
             lm_err_set(err, LM_ERROR, "lm_create: row %lld of the query is a BLOB, expected a text", (long long)row);
             break;
         }
-        const char *text = (const char *)sqlite3_column_text(stmt, column);
-        if (!text) lm_err_set(err, LM_NOMEM, "out of memory");
-        else lm_vocab_add(v, text, (size_t)sqlite3_column_bytes(stmt, column), lm_conn_stop(c), err);
+        const char *text = lm_column_text(stmt, column, err);
+        if (text) lm_vocab_add(v, text, (size_t)sqlite3_column_bytes(stmt, column), lm_conn_stop(c), err);
         texts += sqlite3_column_bytes(stmt, column) > 0;
     }
     sqlite3_finalize(stmt);
@@ -202,8 +201,10 @@ static void create(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         lm_store_check_schema(c, schema, &err);
         if (!err.code) check_design(o.d, &err);
         if (!err.code) lm_import_check(c, "lm_create", schema, name.text, &err);
+        char *answer = lm_text_copy(name.text, &err);
         if (!err.code) create_model(c, schema, name.text, &o, &err);
-        if (!err.code) lm_result_text(ctx, name.text, name.n);
+        if (err.code) sqlite3_free(answer);
+        else lm_result_owned(ctx, answer);
     }
     lm_options_clear(create_table, &o);
     if (err.code) lm_result_error(ctx, &err);

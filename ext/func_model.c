@@ -33,8 +33,10 @@ static void import(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
         lm_store_check_schema(c, schema, &err);
         if (!name) lm_err_set(&err, LM_NOMEM, "out of memory");
+        char *answer = lm_text_copy(name, &err);
         if (!err.code) lm_import(c, path.text, schema, name, o.dtype, &err);
-        if (!err.code) lm_result_text(ctx, name, strlen(name));
+        if (err.code) sqlite3_free(answer);
+        else lm_result_owned(ctx, answer);
         sqlite3_free(by_file);
     }
     lm_options_clear(import_table, &o);
@@ -59,8 +61,10 @@ static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     if (lm_value_text(args[1], &path, "path", &err) && !err.code) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
         lm_store_find(c, has_name ? name.text : NULL, "generate|embed", &f, &err);
+        char *answer = lm_text_copy(path.text, &err);
         if (!err.code) lm_export(c, &f, path.text, o.overwrite, &err);
-        if (!err.code) lm_result_text(ctx, path.text, path.n);
+        if (err.code) sqlite3_free(answer);
+        else lm_result_owned(ctx, answer);
         lm_found_clear(&f);
     }
     if (err.code) lm_result_error(ctx, &err);
@@ -81,7 +85,7 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call
         if (!lm_store_exists(c, schema, err)) continue;
         sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name FROM \"%w\".lm_model ORDER BY id", schema);
         while (stmt && lm_conn_step(c, stmt, err)) {
-            lm_found_set(&f, schema, (const char *)sqlite3_column_text(stmt, 1), sqlite3_column_int64(stmt, 0), err);
+            lm_found_set(&f, schema, lm_column_text(stmt, 1, err), sqlite3_column_int64(stmt, 0), err);
             if (!err->code) call(c, &f, err);
             lm_found_clear(&f);
         }
