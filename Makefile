@@ -14,7 +14,7 @@ OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
 EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
-HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test)
+HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test)
 SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 

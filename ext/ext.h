@@ -161,8 +161,9 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err);    /* is it attached? */
-/* Create the tables in schema if they are missing. */
+/* Create the tables in schema if they are missing; or without looking first, which would take a lock for reading. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
+void lm_store_lay(lm_conn *c, const char *schema, lm_err *err);
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that

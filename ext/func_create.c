@@ -99,7 +99,7 @@ static void copy_vocab(lm_conn *c, const char *name, lm_buf *out, lm_err *err) {
     if (stmt && !lm_conn_step(c, stmt, err)) lm_err_set(err, LM_ERROR, "model %.60s has no tokenizer to copy", f.name);
     for (int part = 0; part < 2 && !err->code; part++) {
         lm_meta *meta = lm_meta_new(sqlite3_column_blob(stmt, part), (size_t)sqlite3_column_bytes(stmt, part), err);
-        for (size_t i = 0; i < lm_meta_count(meta); i++) {
+        for (size_t i = 0; meta && i < lm_meta_count(meta); i++) {
             const lm_meta_entry *e = lm_meta_at(meta, i);
             int is_chat = e->key_n >= sizeof chat - 1 && !memcmp(e->key, chat, sizeof chat - 1);
             int is_ours = e->key_n >= sizeof prefix - 1 && !memcmp(e->key, prefix, sizeof prefix - 1);

@@ -299,13 +299,17 @@ void lm_import_check(lm_conn *c, const char *function, const char *schema, const
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
+/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. The first statement
+** writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
 static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
     lm_conn *c = im->c;
-    const char *schema = im->schema, *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
-    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
+    int exists = lm_store_exists(c, im->schema, err);
+    sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
+                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", im->schema);
     begin(c, function, err);
     if (!err->code) {
+        if (exists) run(c, abandon, err);
+        else lm_store_lay(c, im->schema, err);
         import_all(im, path, name, err);
         lm_conn_exec(c, err, "RELEASE lm_import");
         if (err->code) undo(c, abandon);

@@ -87,12 +87,13 @@ void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err) {
 }
 
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
+    if (!lm_store_exists(c, schema, err)) lm_store_lay(c, schema, err);
+}
+
+void lm_store_lay(lm_conn *c, const char *schema, lm_err *err) {
     lm_buf sql = {0};
+    if (err->code) return;
     char *prefix = sqlite3_mprintf("\"%w\".", schema);
-    if (lm_store_exists(c, schema, err) || err->code) {
-        sqlite3_free(prefix);
-        return;
-    }
     for (const char *at = schema_sql, *next; prefix && *at; at = next) {
         next = strstr(at, "main.");
         size_t n = next ? (size_t)(next - at) : strlen(at);

@@ -105,7 +105,6 @@ static void try_allocation(const trial *t, sqlite3_int64 n, int forever) {
     const char *how = forever ? "without memory from allocation" : "without allocation";
     renew(t);
     sqlite3 *db = open_plain(path);
-    query(db, "PRAGMA synchronous = off", NULL);
     arm(n, forever);
     int rc = query(db, t->j->sql, &a), failed = has_failed;
     arm(0, 0);
@@ -142,7 +141,6 @@ static void try_budget(const trial *t, int is_ours, int step) {
     const char *how = is_ours ? "with memory_limit" : "with hard_heap_limit";
     renew(t);
     sqlite3 *db = open_plain(path);
-    query(db, "PRAGMA synchronous = off", NULL);
     long long limit = is_ours ? (long long)lm_mem_used() + (long long)t->engine_peak * step / STEPS : sqlite3_memory_used() + t->peak * step / STEPS;
     if (is_ours) lm_mem_limit_set((uint64_t)limit + 1);
     else sqlite3_hard_heap_limit64(limit + 1);
