@@ -118,6 +118,12 @@ void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...) {
     sqlite3_free(sql);
 }
 
+void lm_conn_alone(lm_conn *c, const char *function, lm_err *err) {
+    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_work; RELEASE lm_work", NULL, NULL, NULL) == SQLITE_OK) return;
+    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
+    lm_conn_fail(c, err);
+}
+
 /*----------------------------------------------------------------------
 ** The stop signal. Stepping any statement tells whether the connection was interrupted; a longer one, now and
 ** then, gives a progress handler its turn. Works on every version of SQLite. */

@@ -69,6 +69,9 @@ sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_
 /* Step: 1 for a row, 0 at the end, and 0 with err set on failure. */
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
+/* Refuse a function that writes, or sets what holds for the process, inside a statement that writes. There SQLite refuses
+** savepoints; and there a CHECK of a hostile schema may be what calls, which DIRECTONLY (to 3.53) does not hold back. */
+void lm_conn_alone(lm_conn *c, const char *function, lm_err *err);
 void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
 /* An lm_err.code for SQLite's result codes that say more than SQLITE_ERROR: LM_SQLITE + SQLITE_BUSY and so on. The caller
 ** of our functions gets them as they are. */

@@ -50,7 +50,9 @@ static void config(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_conn *c = sqlite3_user_data(ctx);
     lm_err err = {0};
     lm_text key;
-    if (!lm_value_text(args[0], &key, "key", &err)) {
+    int there = lm_value_text(args[0], &key, "key", &err);
+    if (n_args > 1) lm_conn_alone(c, "lm_config", &err);
+    if (!there || err.code) {
         if (err.code) lm_result_error(ctx, &err);
         return;
     }

@@ -60,6 +60,7 @@ static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     int has_name = lm_value_text(args[0], &name, "model", &err);
     if (lm_value_text(args[1], &path, "path", &err) && !err.code) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
+        lm_conn_alone(c, "lm_export", &err);
         lm_store_find(c, has_name ? name.text : NULL, "generate|embed", &f, &err);
         char *answer = lm_text_copy(path.text, &err);
         if (!err.code) lm_export(c, &f, path.text, o.overwrite, &err);
@@ -111,6 +112,7 @@ static void unload(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_text name;
     lm_found f = {0};
     int one = n_args && lm_value_text(args[0], &name, "model", &err);
+    lm_conn_alone(c, "lm_unload", &err);
     if (one) lm_store_find(c, name.text, "", &f, &err);
     if (err.code) lm_result_error(ctx, &err);
     else sqlite3_result_int(ctx, lm_share_unload(c, one ? &f : NULL));

@@ -69,18 +69,12 @@ static void append_option(lm_buf *json, const char *arg, lm_err *err) {
 
 void lm_index_open(lm_index *x, lm_conn *c, const char *schema, const char *name, int n_args, const char *const *args, lm_err *err) {
     lm_buf json = {0};
-    sqlite3_value *value = NULL;
     *x = (lm_index){ .c = c, .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", name) };
     lm_vector_options_init(&x->o.vector);
     if (!x->schema || !x->name) lm_err_set(err, LM_NOMEM, "out of memory");
     for (int i = 0; i < n_args; i++) append_option(&json, args[i], err);
     lm_buf_append(&json, json.n ? "}" : "{}", json.n ? 1 : 2, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT ?");
-    if (stmt) sqlite3_bind_text(stmt, 1, json.data, (int)json.n, SQLITE_STATIC);
-    if (lm_conn_step(c, stmt, err)) value = sqlite3_value_dup(sqlite3_column_value(stmt, 0));
-    lm_options_read(table, &x->o, value, NULL, err);
-    sqlite3_value_free(value);
-    sqlite3_finalize(stmt);
+    if (!err->code) lm_options_parse(table, &x->o, (lm_text){ json.data, json.n }, NULL, err);
     lm_buf_clear(&json);
     if (!x->o.content || !x->o.column) lm_err_set(err, LM_ERROR, "lm_index needs content = 'a table' and column = 'its text'");
 }

@@ -15,7 +15,7 @@ static const char *const kind_names[] = { "read", "write", "sync", "truncate", "
 
 enum { STRIDE = 97, KILLS = 3, SHOWN = 20 };
 
-static const char image[] = "build/tmp/disk_image.db", path[] = "build/tmp/disk.db";
+static const char image[] = "build/host/disk_image.db", path[] = "build/host/disk.db";
 
 static int fail_kind;
 static long long fail_at, n_operations[KINDS + 1], n_faults, n_kills;

@@ -11,7 +11,7 @@
 
 enum { TIMES = 4 /* with a small model */, BOUND_MS = 1000 /* on a machine that does other things too */ };
 
-static const char path[] = "build/tmp/stop.db";
+static const char path[] = "build/host/stop.db";
 
 /* ?1 is another number each time, so that nothing is remembered from before; ?2 a long text. */
 typedef struct { const char *name, *before, *sql; } work;
@@ -29,9 +29,9 @@ static const work works[] = {
     { "lm_split", NULL, "SELECT count(*) FROM lm_split(?1 || substr(?2, 1, 300000), '{\"model\":\"words\",\"max_tokens\":100}')" },
     { "lm_check", NULL, "SELECT lm_check('big')" },
     { "statistics", NULL, "SELECT max(std) FROM lm_parameters('big')" },
-    { "import", NULL, "SELECT lm_import('build/tmp/stop.gguf', '{\"name\":\"new\"}')" },
-    { "import converted", NULL, "SELECT lm_import('build/tmp/stop.gguf', '{\"name\":\"new\",\"dtype\":\"q8_0\"}')" },
-    { "export", NULL, "SELECT lm_export('big', 'build/tmp/stop_out.gguf')" },
+    { "import", NULL, "SELECT lm_import('build/host/stop.gguf', '{\"name\":\"new\"}')" },
+    { "import converted", NULL, "SELECT lm_import('build/host/stop.gguf', '{\"name\":\"new\",\"dtype\":\"q8_0\"}')" },
+    { "export", NULL, "SELECT lm_export('big', 'build/host/stop_out.gguf')" },
     { "lm_create", NULL, "SELECT lm_create('new', '{\"n_layers\":6,\"n_embd\":384,\"n_heads\":6}')" },
     { "learn a vocabulary", NULL, "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":1,\"vocab\":{\"query\":\"SELECT text FROM long\",\"size\":3000}}')" },
     { "index build", "DELETE FROM note_idx_vec; INSERT OR IGNORE INTO note_idx_outbox SELECT id FROM note", "INSERT INTO note_idx(note_idx) VALUES ('sync')" },
@@ -63,10 +63,10 @@ static void tidy(const work *w, int rc) {
     if (rc != SQLITE_DONE && !n_rows) {     /* whoever has its row has been told that it is done */
         query(db, "SELECT count(*) FROM lm_model WHERE name = 'new'", &a);
         CHECK(a.data && !strcmp(a.data, "0|"), "%s: a model was left behind", w->name);
-        CHECK(access("build/tmp/stop_out.gguf", F_OK) != 0, "%s: a file was left behind", w->name);
+        CHECK(access("build/host/stop_out.gguf", F_OK) != 0, "%s: a file was left behind", w->name);
     }
     clear(&a);
-    unlink("build/tmp/stop_out.gguf");
+    unlink("build/host/stop_out.gguf");
     if (query(db, "DELETE FROM lm_model WHERE name = 'new'", NULL) != SQLITE_OK) CHECK(0, "%s: %s", w->name, sqlite3_errmsg(db));
     if (w->before && query(db, w->before, NULL) != SQLITE_OK) CHECK(0, "%s: %s", w->name, sqlite3_errmsg(db));
 }
@@ -171,12 +171,12 @@ int main(int argc, char **argv) {
     static const char word[][8] = { "sea ", "train ", "bread ", "moon. ", "letter ", "river, ", "12 ", "blue " };
     start("stop_test");
     remove_db(path);
-    unlink("build/tmp/stop.gguf");
+    unlink("build/host/stop.gguf");
     db = open_plain(path);
     long_text = calloc(1, 4000020);
     for (size_t n = 0; n < 4000000;) n += (size_t)sprintf(long_text + n, "%s", word[next_random(&random) % 8]);
     char *sql = sqlite3_mprintf("SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}'),"
-        " lm_create('big', '{\"n_layers\":%d,\"n_embd\":%d,\"n_heads\":6,\"n_ctx\":2048}'), lm_export('big', 'build/tmp/stop.gguf');"
+        " lm_create('big', '{\"n_layers\":%d,\"n_embd\":%d,\"n_heads\":6,\"n_ctx\":2048}'), lm_export('big', 'build/host/stop.gguf');"
         " CREATE TABLE note(id INTEGER PRIMARY KEY, body);"
         " WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 400) INSERT INTO note SELECT i, 'note ' || i || ' of the sea' FROM c;"
         " CREATE TABLE long(text); WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 2000)"
@@ -194,7 +194,7 @@ int main(int argc, char **argv) {
     CHECK(is_sound(db), "the database is not sound");
     close_db(db);
     remove_db(path);
-    unlink("build/tmp/stop.gguf");
+    unlink("build/host/stop.gguf");
     free(long_text);
     return finish_tests();
 }
