@@ -89,11 +89,10 @@ int lm_error_code(const lm_err *err);                       /* SQLite's */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
 const void *lm_value_blob(sqlite3_value *value, lm_err *err);       /* its bytes; NULL: none, or err is set */
 const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err); /* NULL: SQL's, or err is set */
-void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);      /* copies */
-/* What a writing function is to answer is copied before it writes: when that fails nothing is written. lm_result_owned
-** takes the copy (to be sqlite3_freed) and cannot fail. */
-char *lm_text_copy(const char *text, lm_err *err);
-void lm_result_owned(sqlite3_context *ctx, char *text);
+char *lm_text_copy(const char *text, lm_err *err);                  /* to be sqlite3_freed */
+/* Copies. A function that writes says first what it is to answer: where there is no memory for that, no statement that
+** follows runs either, and nothing is written. */
+void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);
 /* A model's name as every function finds it: with its database's, unless that is main. */
 void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name);
 

@@ -201,10 +201,8 @@ static void create(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         lm_store_check_schema(c, schema, &err);
         if (!err.code) check_design(o.d, &err);
         if (!err.code) lm_import_check(c, "lm_create", schema, name.text, &err);
-        char *answer = lm_text_copy(name.text, &err);
+        lm_result_text(ctx, name.text, name.n);
         if (!err.code) create_model(c, schema, name.text, &o, &err);
-        if (err.code) sqlite3_free(answer);
-        else lm_result_owned(ctx, answer);
     }
     lm_options_clear(create_table, &o);
     if (err.code) lm_result_error(ctx, &err);

@@ -24,18 +24,16 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
         if (err->code) return;
         lm_found_clear(&f);
     }
-    char *answer = is_set ? lm_text_copy(name.text, err) : NULL;
+    if (is_set) lm_result_text(ctx, name.text, name.n);
     lm_store_create(c, "main", err);
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"
                                          : "DELETE FROM main.lm_setting WHERE key = ?1");
     if (stmt) {
         sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
-        if (is_set) sqlite3_bind_text(stmt, 2, answer, -1, SQLITE_STATIC);
+        if (is_set) sqlite3_bind_text(stmt, 2, name.text, (int)name.n, SQLITE_STATIC);
         lm_conn_step(c, stmt, err);
     }
     sqlite3_finalize(stmt);
-    if (err->code) sqlite3_free(answer);
-    else if (is_set) lm_result_owned(ctx, answer);
 }
 
 static sqlite3_int64 whole_number(sqlite3_value *value, const char *key, sqlite3_int64 max, lm_err *err) {

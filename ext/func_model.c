@@ -33,10 +33,8 @@ static void import(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
         lm_store_check_schema(c, schema, &err);
         if (!name) lm_err_set(&err, LM_NOMEM, "out of memory");
-        char *answer = lm_text_copy(name, &err);
+        if (!err.code) lm_result_text(ctx, name, strlen(name));
         if (!err.code) lm_import(c, path.text, schema, name, o.dtype, &err);
-        if (err.code) sqlite3_free(answer);
-        else lm_result_owned(ctx, answer);
         sqlite3_free(by_file);
     }
     lm_options_clear(import_table, &o);
@@ -62,10 +60,8 @@ static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
         lm_conn_alone(c, "lm_export", &err);
         lm_store_find(c, has_name ? name.text : NULL, "generate|embed", &f, &err);
-        char *answer = lm_text_copy(path.text, &err);
+        lm_result_text(ctx, path.text, path.n);
         if (!err.code) lm_export(c, &f, path.text, o.overwrite, &err);
-        if (err.code) sqlite3_free(answer);
-        else lm_result_owned(ctx, answer);
         lm_found_clear(&f);
     }
     if (err.code) lm_result_error(ctx, &err);

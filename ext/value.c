@@ -47,8 +47,6 @@ char *lm_text_copy(const char *text, lm_err *err) {
     return copy;
 }
 
-void lm_result_owned(sqlite3_context *ctx, char *text) { sqlite3_result_text(ctx, text, -1, sqlite3_free); }
-
 void lm_result_text(sqlite3_context *ctx, const char *text, size_t n) {
     sqlite3_result_text64(ctx, n ? text : "", n, SQLITE_TRANSIENT, SQLITE_UTF8);
 }

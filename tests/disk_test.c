@@ -206,7 +206,7 @@ static void try_kill(const trial *t, long long n, double seconds) {
 
 static int measure(trial *t) {
     int rc;
-    if (!make_db(image, t->j, t->journal)) return 0;
+    if (!make_db(image, t->j, t->journal, "UTF-8")) return 0;
     renew();
     sqlite3 *db = open_shim(&rc);
     read_state(db, &t->before);

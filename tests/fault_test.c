@@ -18,7 +18,7 @@ static sqlite3_mem_methods real;
 static sqlite3_int64 held, n_allocations;
 static sqlite3_int64 fail_at;           /* the number of the one that fails; 0: none */
 static int for_good, has_failed;
-static sqlite3_int64 n_faults;
+static sqlite3_int64 n_faults, n_limits;
 
 /* sqlite-vec (0.1.9) crashes when it gets no memory: what it asks for, it gets. */
 static int is_for_vec(void) {
@@ -30,6 +30,7 @@ static int is_for_vec(void) {
 }
 
 static int is_to_fail(void) {
+    if (is_reading) return 0;
     n_allocations++;
     if (!fail_at || n_allocations < fail_at || (has_failed && !for_good) || is_for_vec()) return 0;
     return has_failed = 1;
@@ -64,6 +65,7 @@ static void arm(sqlite3_int64 n, int forever) {
 ** One try */
 typedef struct {
     const job *j;
+    const char *encoding;
     answer right, before, after;        /* its answer; what is stored before and after it */
     sqlite3_int64 n_allocations, peak;
     uint64_t engine_peak;
@@ -155,10 +157,40 @@ static void try_budget(const trial *t, int is_ours, int step) {
     if (held) say(t, how, limit, "memory was not given back", NULL), held = 0;
 }
 
+/* Less than it wants of what a connection may have (sqlite3_limit): done, or an error in words. */
+static void try_limit(const trial *t, int id, int value) {
+    if (id == SQLITE_LIMIT_VDBE_OP && t->j->flags & NEEDS_VEC) return;         /* sqlite-vec (0.1.9) leaks a message */
+    answer a = {0};
+    renew(t);
+    sqlite3 *db = open_plain(path);
+    int before = sqlite3_limit(db, id, value), rc = query(db, t->j->sql, &a);
+    sqlite3_limit(db, id, before);
+    if (rc == SQLITE_OK && !(t->j->flags & VARIES) && !is_same(&a, &t->right)) say(t, "with sqlite3_limit", id, "another answer", NULL);
+    else if ((rc == SQLITE_NOMEM && id != SQLITE_LIMIT_VDBE_OP) || (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_INTERNAL) say(t, "with sqlite3_limit", id, sqlite3_errstr(rc), db);
+    else n_passed++;
+    n_limits++;
+    clear(&a);
+    close_db(db);
+    if (t->j->flags & WRITES) check_database(t, rc, "with sqlite3_limit", id);
+    if (held) say(t, "with sqlite3_limit", id, "memory was not given back", NULL), held = 0;
+}
+
+static void try_limits(const trial *t) {
+    static const int lengths[] = { 40, 200, 1000, 5000, 20000, 100000 }, few[] = { 0, 1, 2, 5, 20 };
+    static const int others[] = { SQLITE_LIMIT_COLUMN, SQLITE_LIMIT_EXPR_DEPTH, SQLITE_LIMIT_COMPOUND_SELECT, SQLITE_LIMIT_FUNCTION_ARG,
+                                  SQLITE_LIMIT_VARIABLE_NUMBER, SQLITE_LIMIT_TRIGGER_DEPTH, SQLITE_LIMIT_LIKE_PATTERN_LENGTH };
+    for (int i = 0; i < LM_COUNT(lengths); i++) {
+        try_limit(t, SQLITE_LIMIT_LENGTH, lengths[i]);
+        try_limit(t, SQLITE_LIMIT_SQL_LENGTH, lengths[i]);
+        try_limit(t, SQLITE_LIMIT_VDBE_OP, lengths[i] / 20);
+    }
+    for (int i = 0; i < LM_COUNT(others); i++) for (int k = 0; k < LM_COUNT(few); k++) try_limit(t, others[i], few[k]);
+}
+
 /* Nothing fails: the right answer, and what it takes. */
 static int measure(trial *t) {
     sqlite3_int64 current;
-    if (!make_db(image, t->j, "delete")) return 0;
+    if (!make_db(image, t->j, "delete", t->encoding)) return 0;
     remove_db(path);
     copy_file(image, path);
     sqlite3 *db = open_plain(path);
@@ -182,8 +214,8 @@ static int measure(trial *t) {
     return rc == SQLITE_OK;
 }
 
-static void sweep(const job *j, int stride, int number) {
-    trial t = { .j = j };
+static void sweep(const job *j, const char *encoding, int stride, int number) {
+    trial t = { .j = j, .encoding = encoding };
     if (measure(&t)) {
         for (sqlite3_int64 n = 1 + number % stride; n <= t.n_allocations; n += stride) {
             try_allocation(&t, n, 0);
@@ -193,6 +225,7 @@ static void sweep(const job *j, int stride, int number) {
             if (!(j->flags & NEEDS_VEC)) try_budget(&t, 0, step);
             try_budget(&t, 1, step);
         }
+        if (stride == 1 || number % 4 == 0) try_limits(&t);
         if (number == 0) for (sqlite3_int64 n = 1; n <= 2000; n += stride) try_opening(&t, n, 0), try_opening(&t, n, 1);
     }
     clear(&t.right);
@@ -214,10 +247,12 @@ int main(int argc, char **argv) {
     start("fault_test");
     for (int i = 0; i < LM_COUNT(jobs); i++) {
         if (jobs[i].flags & NEEDS_VEC && !has_vec) continue;
-        if (!only || strstr(jobs[i].name, only)) sweep(&jobs[i], stride, i);
+        if (only && !strstr(jobs[i].name, only)) continue;
+        if (stride == 1 || i % 2 == 0) sweep(&jobs[i], "UTF-8", stride, i);
+        if (stride == 1 || i % 2) sweep(&jobs[i], "UTF-16le", stride, i + 100);
     }
     remove_db(path);
     remove_db(image);
-    printf("%lld failed allocations, %.0f s\n", (long long)n_faults, now() - since);
+    printf("%lld failed allocations, %lld tries under a limit, %.0f s\n", (long long)n_faults, (long long)n_limits, now() - since);
     return finish_tests();
 }

@@ -98,17 +98,18 @@ static inline void add_text(answer *a, const char *text) { add(a, text, strlen(t
 static inline int is_same(const answer *a, const answer *b) { return a->n == b->n && !memcmp(a->data, b->data, a->n); }
 static inline void clear(answer *a) { free(a->data), *a = (answer){0}; }
 
-/* A row as it is. A value that could not be converted for want of memory is an error, as it is for any program. */
-static inline int add_row(answer *a, sqlite3_stmt *stmt) {
+static int is_reading;                  /* what is asked for now is the test's own doing */
+
+static inline void add_row(answer *a, sqlite3_stmt *stmt) {
+    is_reading = 1;
     for (int i = 0; i < sqlite3_column_count(stmt); i++) {
         int type = sqlite3_column_type(stmt, i);
-        const void *bytes = type == SQLITE_NULL ? "NULL" : sqlite3_column_blob(stmt, i);
+        const void *bytes = type == SQLITE_NULL ? "NULL" : type == SQLITE_BLOB ? sqlite3_column_blob(stmt, i) : (const void *)sqlite3_column_text(stmt, i);
         size_t n = type == SQLITE_NULL ? 4 : (size_t)sqlite3_column_bytes(stmt, i);
-        if (!bytes && sqlite3_errcode(sqlite3_db_handle(stmt)) == SQLITE_NOMEM) return SQLITE_NOMEM;
         if (bytes) add(a, bytes, n);
         add_text(a, "|");
     }
-    return SQLITE_OK;
+    is_reading = 0;
 }
 
 /* Run statements and append their rows (a may be NULL). */
@@ -118,9 +119,7 @@ static inline int query(sqlite3 *db, const char *sql, answer *a) {
         sqlite3_stmt *stmt = NULL;
         rc = sqlite3_prepare_v2(db, sql, -1, &stmt, &sql);
         if (!stmt) continue;
-        while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-            if (a && (rc = add_row(a, stmt)) != SQLITE_OK) break;
-        }
+        while ((rc = sqlite3_step(stmt)) == SQLITE_ROW) if (a) add_row(a, stmt);
         if (rc == SQLITE_DONE) rc = SQLITE_OK;
         int end = sqlite3_finalize(stmt);
         if (rc == SQLITE_OK) rc = end;
@@ -213,12 +212,12 @@ static inline void copy_file(const char *from, const char *to) {
     close(out);
 }
 
-/* A database with the model tiny and what the job wants, in the journal mode given. */
-static inline int make_db(const char *path, const job *j, const char *journal) {
+/* A database with the model tiny and what the job wants. */
+static inline int make_db(const char *path, const job *j, const char *journal, const char *encoding) {
     remove_db(path);
     sqlite3 *db = open_plain(path);
-    char *sql = sqlite3_mprintf("PRAGMA page_size = 1024; PRAGMA journal_mode = %s; SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}'); %s",
-                                journal, j->setup ? j->setup : "");
+    char *sql = sqlite3_mprintf("PRAGMA page_size = 1024; PRAGMA encoding = '%s'; PRAGMA journal_mode = %s; SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}'); %s",
+                                encoding, journal, j->setup ? j->setup : "");
     int ok = query(db, sql, NULL) == SQLITE_OK;
     CHECK(ok, "%s: setup: %s", j->name, sqlite3_errmsg(db));
     sqlite3_free(sql);
