@@ -14,6 +14,8 @@ OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
 EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
+HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test)
+SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
 all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
@@ -50,8 +52,9 @@ $(BUILD)/schema.h: sql/schema.sql
 	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $< > $@
 $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 
-$(BUILD)/threads_test: tests/threads_test.c $(BUILD)/libsqlite_lm.a
-	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+# Programs that hold SQLite and the library, as a host does. SQLITE: where SQLite is.
+$(HOSTS): $(BUILD)/%: tests/%.c tests/host.h tests/harness.h $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(SQLITE) $(LIBS)
 
 $(BUILD)/fuzz_test: tests/fuzz_test.c $(wildcard tests/fuzz/*.[ch]) $(BUILD)/libsqlite_lm.a
 	$(CC) $(CFLAGS) -DFUZZ_TEST -o $@ $(filter %.c,$^) $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3

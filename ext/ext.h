@@ -69,10 +69,17 @@ sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_
 /* Step: 1 for a row, 0 at the end, and 0 with err set on failure. */
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
+/* Refuse a function that writes, or sets what holds for the process, inside a statement that writes. There SQLite refuses
+** savepoints; and there a CHECK of a hostile schema may be what calls, which DIRECTONLY (to 3.53) does not hold back. */
+void lm_conn_alone(lm_conn *c, const char *function, lm_err *err);
 void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
 /* Must a SELECT of this connection not write to schema, unless a transaction is open? (It is a dqlite node's.) */
 int lm_conn_must_begin(lm_conn *c, const char *schema);
 void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, lm_err *err);   /* then it is an error */
+/* An lm_err.code for SQLite's result codes that say more than SQLITE_ERROR: LM_SQLITE + SQLITE_BUSY and so on. The caller
+** of our functions gets them as they are. */
+enum { LM_SQLITE = 0x10000 };
+int lm_conn_code(int rc);
 
 /*======================================================================
 ** value.c */
@@ -80,10 +87,15 @@ typedef struct { const char *text; size_t n; } lm_text;     /* borrowed from an 
 
 /* Report err as the function's result. */
 void lm_result_error(sqlite3_context *ctx, const lm_err *err);
-int lm_error_code(const lm_err *err);                       /* SQLITE_ERROR, _NOMEM or _INTERRUPT */
+int lm_error_code(const lm_err *err);                       /* SQLite's */
 /* Read a text argument (numbers count as their text). Return 0 for NULL; a BLOB is an error. */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
-void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);      /* copies */
+const void *lm_value_blob(sqlite3_value *value, lm_err *err);       /* its bytes; NULL: none, or err is set */
+const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err); /* NULL: SQL's, or err is set */
+char *lm_text_copy(const char *text, lm_err *err);                  /* to be sqlite3_freed */
+/* Copies. A function that writes says first what it is to answer: where there is no memory for that, no statement that
+** follows runs either, and nothing is written. */
+void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);
 /* A model's name as every function finds it: with its database's, unless that is main. */
 void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name);
 
@@ -154,8 +166,9 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err);    /* is it attached? */
-/* Create the tables in schema if they are missing. */
+/* Create the tables in schema if they are missing; or without looking first, which would take a lock for reading. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
+void lm_store_lay(lm_conn *c, const char *schema, lm_err *err);
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that

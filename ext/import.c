@@ -292,35 +292,34 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
 ** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
 ** the caller's would. abandon is such a write; it never gets to do anything. */
 static void undo(lm_conn *c, sqlite3_stmt *abandon) {
-    static const char sql[] = "ROLLBACK TO lm_import; RELEASE lm_import";
+    static const char sql[] = "ROLLBACK TO lm_work; RELEASE lm_work";
     if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
     int rc = sqlite3_step(abandon);
     sqlite3_reset(abandon);
     if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
 }
 
-static void begin(lm_conn *c, const char *function, const char *schema, lm_err *err) {
-    lm_conn_check_begun(c, function, schema, err);
-    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) == SQLITE_OK) return;
-    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
-    lm_conn_fail(c, err);
-}
-
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
-    begin(c, function, schema, err);
-    lm_conn_exec(c, err, "RELEASE lm_import");
+    lm_conn_check_begun(c, function, schema, err);
+    lm_conn_alone(c, function, err);
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
+/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. The first statement
+** writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
 static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
     lm_conn *c = im->c;
-    const char *schema = im->schema, *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
-    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
-    begin(c, function, schema, err);
+    int exists = lm_store_exists(c, im->schema, err);
+    sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
+                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", im->schema);
+    lm_conn_check_begun(c, function, im->schema, err);
+    lm_conn_alone(c, function, err);
+    lm_conn_exec(c, err, "SAVEPOINT lm_work");
     if (!err->code) {
+        if (exists) run(c, abandon, err);
+        else lm_store_lay(c, im->schema, err);
         import_all(im, path, name, err);
-        lm_conn_exec(c, err, "RELEASE lm_import");
+        lm_conn_exec(c, err, "RELEASE lm_work");
         if (err->code) undo(c, abandon);
     }
     sqlite3_finalize(abandon);

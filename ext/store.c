@@ -87,12 +87,13 @@ void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err) {
 }
 
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
+    if (!lm_store_exists(c, schema, err)) lm_store_lay(c, schema, err);
+}
+
+void lm_store_lay(lm_conn *c, const char *schema, lm_err *err) {
     lm_buf sql = {0};
+    if (err->code) return;
     char *prefix = sqlite3_mprintf("\"%w\".", schema);
-    if (lm_store_exists(c, schema, err) || err->code) {
-        sqlite3_free(prefix);
-        return;
-    }
     for (const char *at = schema_sql, *next; prefix && *at; at = next) {
         next = strstr(at, "main.");
         size_t n = next ? (size_t)(next - at) : strlen(at);
@@ -181,9 +182,8 @@ static int find_in(lm_conn *c, const char *schema, const char *name, const char 
         int edit_n = sqlite3_column_bytes(stmt, 1);
         out->id = sqlite3_column_int64(stmt, 0);
         if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
-        out->schema = sqlite3_mprintf("%s", schema);
-        out->name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 2));
-        if (!out->schema || !out->name) lm_err_set(err, LM_NOMEM, "out of memory");
+        out->schema = lm_text_copy(schema, err);
+        out->name = lm_text_copy(lm_column_text(stmt, 2, err), err);
     }
     return count;
 }
@@ -198,7 +198,7 @@ static char *find_default(lm_conn *c, const char *task, lm_err *err) {
         sqlite3_stmt *stmt = l->setting;
         sqlite3_bind_text(stmt, 1, task, -1, SQLITE_STATIC);
         if (!step_lookup(c, l, stmt, err)) continue;
-        name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 0));
+        name = lm_text_copy(lm_column_text(stmt, 0, err), err);
         sqlite3_reset(stmt);
     }
     return name;
@@ -361,8 +361,7 @@ void lm_shape_read(lm_tensor *t, const char *text, size_t n, lm_err *err) {
 }
 
 void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err) {
-    const char *name = (const char *)sqlite3_column_text(stmt, at), *dtype = (const char *)sqlite3_column_text(stmt, at + 1);
-    const char *shape = (const char *)sqlite3_column_text(stmt, at + 2);
+    const char *name = lm_column_text(stmt, at, err), *dtype = lm_column_text(stmt, at + 1, err), *shape = lm_column_text(stmt, at + 2, err);
     size_t name_n = (size_t)sqlite3_column_bytes(stmt, at);
     int is_name = name && name_n && name_n <= LM_NAME_MAX && lm_tensor_is_name(name, name_n);
     if (!is_name || !dtype || !shape || !lm_dtype_find_name(dtype)) {
@@ -410,7 +409,7 @@ static void read_tokenizer(reader *r, lm_buf *out, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT kind, data FROM \"%w\".lm_tokenizer WHERE model = ?", r->f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
     int there = stmt && lm_conn_step(r->c, stmt, err);
-    const char *kind = there ? (const char *)sqlite3_column_text(stmt, 0) : "";
+    const char *kind = there ? lm_column_text(stmt, 0, err) : "";
     if (there) lm_buf_append(out, sqlite3_column_blob(stmt, 1), (size_t)sqlite3_column_bytes(stmt, 1), err);
     if (!err->code) {
         lm_root_text(&r->root, kind ? kind : "");
@@ -453,10 +452,10 @@ static void check_totals(const reader *r, sqlite3_stmt *row, const void *meta_by
 static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
     lm_model *m = NULL;
     lm_buf arrays = {0};
-    const char *arch = (const char *)sqlite3_column_text(row, 0), *hparams = (const char *)sqlite3_column_text(row, 1);
+    const char *arch = lm_column_text(row, 0, err), *hparams = lm_column_text(row, 1, err);
     const void *meta = sqlite3_column_blob(row, 2);
     size_t hparams_n = (size_t)sqlite3_column_bytes(row, 1), meta_n = (size_t)sqlite3_column_bytes(row, 2);
-    const char *stored = (const char *)sqlite3_column_text(row, 3);
+    const char *stored = lm_column_text(row, 3, err);
     if (!arch || !hparams || !meta) {
         lm_err_set(err, LM_ERROR, "model %.60s: arch, hparams and meta must not be empty", r->f->name);
         return NULL;

@@ -82,7 +82,7 @@ static void advance(parameters_cursor *cur, lm_conn *c, lm_err *err) {
         cur->rows = NULL;
         if (err->code) return;
     }
-    lm_tensor_row_read(&cur->t, (const char *)sqlite3_column_text(cur->rows, 6), cur->rows, 1, err);
+    lm_tensor_row_read(&cur->t, lm_column_text(cur->rows, 6, err), cur->rows, 1, err);
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
@@ -113,7 +113,7 @@ static void compute(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     lm_cells cells;
     double sum = 0, squares = 0, base = 0;
     statistics s = { .min = INFINITY, .max = -INFINITY };
-    lm_found_set(&f, schema_of(cur, c), (const char *)sqlite3_column_text(cur->rows, 6), sqlite3_column_int64(cur->rows, 7), err);
+    lm_found_set(&f, schema_of(cur, c), lm_column_text(cur->rows, 6, err), sqlite3_column_int64(cur->rows, 7), err);
     lm_cells_open_row(&cells, c, &f, cur->rows, 0, err);
     for (int64_t i = 0, n; !err->code && i < cells.t.n_params; i += n) {
         const float *x;
