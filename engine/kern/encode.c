@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum { LANES = 8, SUBS = 16 /* of a block, at most */, ITEM = 8192 /* elements */ };
 
 /* The real scale and minimum of each sub-block: x = scale * q - min. */
@@ -35,8 +37,7 @@ static float fold(const float *lanes) {
 
 typedef struct { float q, qq, xq; } sums;
 
-/* Round x to q = (x + min) * inverse, and sum what least squares wants. */
-static sums sum_levels(const float *x, int n, float inverse, float min, range r) {
+INLINE sums sum_of(const float *x, const int n, float inverse, float min, range r) {
     float q_sum[LANES] = {0}, qq_sum[LANES] = {0}, xq_sum[LANES] = {0};
     for (int i = 0; i < n; i += LANES) {
         for (int l = 0; l < LANES; l++) {
@@ -49,8 +50,7 @@ static sums sum_levels(const float *x, int n, float inverse, float min, range r)
     return (sums){ fold(q_sum), fold(qq_sum), fold(xq_sum) };
 }
 
-/* The squared differences that rounding to scale * q - min leaves. */
-static float error_of(const float *x, int n, float scale, float min, range r) {
+INLINE float differences(const float *x, const int n, float scale, float min, range r) {
     float inverse = scale != 0 ? 1 / scale : 0, lanes[LANES] = {0};
     for (int i = 0; i < n; i += LANES) {
         for (int l = 0; l < LANES; l++) {
@@ -59,6 +59,16 @@ static float error_of(const float *x, int n, float scale, float min, range r) {
         }
     }
     return fold(lanes);
+}
+
+/* Round x to q = (x + min) * inverse, and sum what least squares wants. n is 16 or 32: loops of a known length stay in registers. */
+static sums sum_levels(const float *x, int n, float inverse, float min, range r) {
+    return n == 16 ? sum_of(x, 16, inverse, min, r) : sum_of(x, 32, inverse, min, r);
+}
+
+/* The squared differences that rounding to scale * q - min leaves. */
+static float error_of(const float *x, int n, float scale, float min, range r) {
+    return n == 16 ? differences(x, 16, scale, min, r) : differences(x, 32, scale, min, r);
 }
 
 /*----------------------------------------------------------------------
@@ -80,8 +90,8 @@ static float plain_scale(const float *x, int n, range r) {
 static float best_scale(const float *x, int n, range r) {
     float most = extreme(x, n), best = 0, gain = 0;
     if (fabsf(most) < 1e-30f) return 0;
-    for (int k = -6; k <= 13; k++) {            /* the extreme near the lowest integer in quarters, near the highest in halves */
-        float target = k <= 6 ? r.low + 0.25f * (float)k : r.high + 0.5f * (float)(k - 10);
+    for (int k = -3; k <= 6; k++) {             /* the extreme near the lowest integer, or near the highest */
+        float target = k <= 3 ? r.low + 0.4f * (float)k : r.high + 0.5f * (float)(k - 5);
         sums s = sum_levels(x, n, target / most, 0, r);
         if (s.qq > 0 && s.xq * s.xq > gain * s.qq) {
             gain = s.xq * s.xq / s.qq;
@@ -133,7 +143,7 @@ static pair best_pair(const float *x, int n, range r) {
     pair best = { (high - low) / r.high, -low, INFINITY };
     if (high - low < 1e-30f) return best;
     for (int i = 0; i < n; i++) sum += (double)x[i];
-    for (int k = -6; k <= 8; k++) try_rounding(x, n, (r.high + 0.25f * (float)k) / (high - low), -low, r, sum, &best);
+    for (int k = -3; k <= 4; k++) try_rounding(x, n, (r.high + 0.4f * (float)k) / (high - low), -low, r, sum, &best);
     for (int again = 0; again < 2; again++) try_rounding(x, n, 1 / best.scale, best.min, r, sum, &best);
     return best;
 }
