@@ -3,7 +3,7 @@
 ** Floors, lowest first; each uses only those below it. The public half of every floor is in lm.h.
 **
 **     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
-**     2 kern     quant pack kern (scalar avx2 vnni amx) number formats, packing, the kernel table
+**     2 kern     quant encode pack kern (scalar avx2 vnni amx) number formats, packing, the kernel table
 **               blas                               products of float matrices, for training
 **     3 format   file reader meta gguf gguf_write safetensors hf     bytes of a file to a checked tensor list, and back
 **     3 token    regex unicode trie                 what the others stand on

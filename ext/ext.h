@@ -176,6 +176,10 @@ void lm_store_lay(lm_conn *c, const char *schema, lm_err *err);
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err);
 const char *lm_path_tail(const char *path, size_t *n);      /* the last name in it, *n bytes */
 
+/* Do work inside a savepoint, so that its writes are all or nothing whether or not the caller has a transaction open. The first
+** statement writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
+void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err);
+
 /* A model that was made here, in place of one that is read; tensors are read in order, from front to back. */
 typedef struct {
     const char *function;                   /* whose work it is: for messages, and for lm_model.source */
@@ -215,6 +219,7 @@ void lm_cells_open_row(lm_cells *s, lm_conn *c, lm_found *f, sqlite3_stmt *row, 
 void lm_cells_close(lm_cells *s);           /* may be zeros */
 /* Decode elements from index on and point at them; return how many, at least 1, or 0 with err set. */
 int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *err);
+void lm_cells_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_err *err);     /* as they stand */
 /* Write one element, and note in the database that the model was edited. Only formats of plain numbers, only main. */
 void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err);
 
@@ -402,6 +407,7 @@ int lm_func_embed_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);
 int lm_func_score_register(lm_conn *c);
+int lm_func_quantize_register(lm_conn *c);
 int lm_vtab_logprobs_register(lm_conn *c);
 int lm_func_create_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);

@@ -69,7 +69,7 @@ enum { STRETCH = 65536 };               /* elements converted at a time: whole b
 
 typedef struct {
     lm_conn *c;
-    const char *schema;
+    const char *schema, *name, *path;   /* the model's; where it is from */
     const lm_dtype *as;                 /* what matrices become; NULL: they stay */
     source from;
     sqlite3_int64 model;
@@ -256,7 +256,8 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     sqlite3_finalize(stmt);
 }
 
-static void import_all(import *im, const char *path, const char *name, lm_err *err) {
+static void import_all(void *arg, lm_err *err) {
+    import *im = arg;
     lm_buf hparams = {0};
     int n = source_n_tensors(&im->from);
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
@@ -267,8 +268,8 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     if (arch) {
         lm_root_init(&im->root);
         lm_store_create(im->c, im->schema, err);
-        check_name(im->c, im->schema, name, err);
-        if (!err->code) import_model(im, name, path, arch, &hparams, err);
+        check_name(im->c, im->schema, im->name, err);
+        if (!err->code) import_model(im, im->name, im->path, arch, &hparams, err);
         im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
                                          " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
         im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
@@ -305,20 +306,17 @@ void lm_import_check(lm_conn *c, const char *function, const char *schema, const
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. The first statement
-** writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
-static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
-    lm_conn *c = im->c;
-    int exists = lm_store_exists(c, im->schema, err);
+void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err) {
+    int exists = lm_store_exists(c, schema, err);
     sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
-                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", im->schema);
-    lm_conn_check_begun(c, function, im->schema, err);
+                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
+    lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
     lm_conn_exec(c, err, "SAVEPOINT lm_work");
     if (!err->code) {
         if (exists) run(c, abandon, err);
-        else lm_store_lay(c, im->schema, err);
-        import_all(im, path, name, err);
+        else lm_store_lay(c, schema, err);
+        work(arg, err);
         lm_conn_exec(c, err, "RELEASE lm_work");
         if (err->code) undo(c, abandon);
     }
@@ -326,13 +324,13 @@ static void import_rows(import *im, const char *function, const char *path, cons
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
-    import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
+    import im = { .c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
     im.from = open_source(path, err);
-    import_rows(&im, "lm_import", path, name, err);
+    lm_import_whole(c, "lm_import", schema, import_all, &im, err);
     close_source(&im.from);
 }
 
 void lm_import_made(lm_conn *c, const lm_made *made, const char *schema, const char *name, lm_err *err) {
-    import im = { .c = c, .schema = schema, .from = { .made = made } };
-    import_rows(&im, made->function, made->function, name, err);
+    import im = { .c = c, .schema = schema, .name = name, .path = made->function, .from = { .made = made } };
+    lm_import_whole(c, made->function, schema, import_all, &im, err);
 }

@@ -123,6 +123,10 @@ typedef struct {
 const lm_dtype *lm_dtype_find(int id);                          /* NULL: no such type */
 const lm_dtype *lm_dtype_find_name(const char *name);
 
+/* Encode n numbers, whole blocks, each less than 65504 away from 0, with scales that are searched for; plain types to nearest. q4_1,
+** q2_k, q3_k and iq4_nl are errors. The same bytes on every machine, whatever the threads. */
+void lm_encode_blocks(const lm_dtype *type, const float *x, void *out, int64_t n, lm_stop stop, lm_err *err);
+
 enum { LM_NAME_MAX = 63, LM_DIMS_MAX = 4 };
 
 typedef struct {
@@ -460,6 +464,10 @@ int lm_scorer_add(lm_scorer *s, const int32_t *ids, size_t n, size_t lead, size_
 /* Give the next score: sequences in the order they were added, positions ascending. Return 1 with *out filled, 0 when
 ** there is none left, -1 on error. */
 int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err);
+
+/* How far model b is from model a, of the same vocabulary: the mean over the positions of n texts, each of 1 to 256 ids, of the sum of
+** p ln (p / q) over what may come next, p being a's. */
+double lm_divergence(lm_model *a, lm_model *b, const lm_ids *texts, int n, lm_stop stop, lm_err *err);
 
 double lm_exp(double x);                /* the same bits on every machine */
 void lm_softmax(double *x, int n);      /* ln p, less a constant, to shares of 1 */

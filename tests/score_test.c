@@ -168,6 +168,42 @@ static void check_company(lm_model *m, const int32_t *ids) {
     }
 }
 
+/*----------------------------------------------------------------------
+** Two models of one vocabulary: by hand from their logits, and of a model to itself. */
+static void check_divergence(void) {
+    lm_model *a = open_model("tests/golden/arch_llama_plain.gguf"), *b = open_model("tests/golden/arch_llama_linear.gguf");
+    int32_t ids[2][40];
+    lm_ids texts[2];
+    double sum = 0;
+    lm_err err = {0};
+    int vocab = a->h.n_vocab;
+    CHECK(vocab == b->h.n_vocab, "vocabularies of %d and %d", vocab, b->h.n_vocab);
+    for (int t = 0; t < 2; t++) {
+        int n = t ? 40 : 7;
+        for (int i = 0; i < n; i++) ids[t][i] = (i * 31 + t * 7) % vocab;
+        texts[t] = (lm_ids){ ids[t], (size_t)n, (size_t)n };
+        float *x = run(a, ids[t], n), *y = run(b, ids[t], n);
+        for (int i = 0; i < n; i++) {
+            double p_sum = 0, q_sum = 0;
+            for (int j = 0; j < vocab; j++) p_sum += exp((double)x[i * vocab + j]), q_sum += exp((double)y[i * vocab + j]);
+            for (int j = 0; j < vocab; j++) {
+                double p = exp((double)x[i * vocab + j]) / p_sum, q = exp((double)y[i * vocab + j]) / q_sum;
+                sum += p * log(p / q) / 47;
+            }
+        }
+        free(x);
+        free(y);
+    }
+    double kl = lm_divergence(a, b, texts, 2, never, &err), none = lm_divergence(a, a, texts, 2, never, &err);
+    CHECK(!err.code && sum > 1e-4 && fabs(kl - sum) < 1e-5 * (1 + sum) && fabs(none) < 1e-9, "KL %.9f, by hand %.9f; to itself %g: %s", kl, sum, none, err.msg);
+    lm_model *c = open_model("models/tiny.gguf");
+    lm_divergence(a, c, texts, 2, never, &err);
+    CHECK(strstr(err.msg, "the same tokens"), "'%s'", err.msg);
+    lm_model_free(c);
+    lm_model_free(a);
+    lm_model_free(b);
+}
+
 static int ask(void *arg) { return --*(int *)arg < 0; }
 
 static void check_errors(lm_model *m, const int32_t *ids) {
@@ -209,6 +245,7 @@ int main(void) {
     int32_t ids[256];
     uint64_t state = 11;
     check_golden();
+    check_divergence();
     lm_model *m = open_model("models/tiny.gguf");
     for (int i = 0; i < 256; i++) {
         state = state * 6364136223846793005ull + 1442695040888963407ull;

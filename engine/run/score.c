@@ -32,6 +32,9 @@ struct lm_scorer {
     const float *logits; int first_row; /* of the rows whose logits are here */
 };
 
+/* Rows of logits that are held at a time. */
+static int head_rows(const lm_model *m) { return (int)LM_MAX(LM_MIN(HEAD_BYTES / sizeof(float) / (size_t)m->h.n_vocab, LM_ROWS_MAX), 1); }
+
 lm_scorer *lm_scorer_new(lm_model *m, const lm_score_options *options, lm_err *err) {
     lm_score_options o = *options;
     int n_ctx = m->h.n_ctx;
@@ -44,7 +47,7 @@ lm_scorer *lm_scorer_new(lm_model *m, const lm_score_options *options, lm_err *e
     if (!s) return NULL;
     s->m = m;
     s->options = o;
-    s->max_out = (int)LM_MAX(LM_MIN(HEAD_BYTES / sizeof(float) / (size_t)m->h.n_vocab, LM_ROWS_MAX), 1);
+    s->max_out = head_rows(m);
     return s;
 }
 
@@ -234,6 +237,72 @@ int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err) {
     if (s->given == s->n_scores) return 0;
     *out = s->scores[s->given++];
     return 1;
+}
+
+/*----------------------------------------------------------------------
+** Two models on the same texts */
+typedef struct {
+    int n_vocab;
+    const float *logits[2];
+    double kl[LM_ROWS_MAX];
+} comparison;
+
+static void compare_item(void *arg, int i) {
+    const lm_kern *kern = lm_kern_get();
+    comparison *c = arg;
+    int n = c->n_vocab;
+    const float *a = c->logits[0] + (size_t)i * (size_t)n, *b = c->logits[1] + (size_t)i * (size_t)n;
+    float a_max = a[kern->argmax(a, n)], b_max = b[kern->argmax(b, n)];
+    double a_sum = kern->sum_exp(a, n, a_max), b_sum = kern->sum_exp(b, n, b_max), gap = 0;
+    for (int j = 0; j < n; j++) {
+        double x = (double)a[j] - (double)a_max;
+        if (x > -50) gap += lm_exp(x) * (x - ((double)b[j] - (double)b_max));
+    }
+    c->kl[i] = gap / a_sum - lm_log(a_sum) + lm_log(b_sum);
+}
+
+/* The sum over one text's positions. */
+static double compare_text(lm_model *const m[2], lm_pass *const pass[2], const lm_ids *text, int max_out, lm_stop stop, lm_err *err) {
+    lm_row rows[LM_ROWS_MAX];
+    lm_kv kv[2];
+    comparison c = { .n_vocab = m[0]->h.n_vocab };
+    double sum = 0;
+    int n = (int)text->n;
+    for (int k = 0; k < 2; k++) {
+        lm_kv_init(&kv[k], m[k], 0);
+        lm_kv_reserve(&kv[k], n, err);
+        for (int i = 0; i < n; i++) rows[i] = (lm_row){ .id = text->data[i], .pos = i, .kv = &kv[k], .out = -1 };
+        if (!err->code) lm_encode(pass[k], rows, n, stop, err);
+    }
+    for (int first = 0; first < n && !err->code; first += max_out) {
+        int some = LM_MIN(max_out, n - first);
+        for (int k = 0; k < 2; k++) c.logits[k] = err->code ? NULL : lm_pass_logits(pass[k], first, some, stop, err);
+        lm_pool_run(compare_item, &c, some, stop, err);
+        for (int i = 0; i < some; i++) sum += c.kl[i];
+    }
+    lm_kv_clear(&kv[0]);
+    lm_kv_clear(&kv[1]);
+    return sum;
+}
+
+double lm_divergence(lm_model *a, lm_model *b, const lm_ids *texts, int n, lm_stop stop, lm_err *err) {
+    lm_model *m[2] = { a, b };
+    lm_pass *pass[2] = { NULL, NULL };
+    double sum = 0;
+    int positions = 0, longest = 1, max_out = head_rows(a);
+    if (a->arch->is_encoder || b->arch->is_encoder || a->h.n_vocab != b->h.n_vocab) lm_err_set(err, LM_ERROR, "the models do not speak of the same tokens");
+    for (int i = 0; i < n; i++) longest = LM_MAX(longest, (int)LM_MIN(texts[i].n, (size_t)LM_ROWS_MAX + 1));
+    if (longest > LM_MIN(LM_ROWS_MAX, LM_MIN(a->h.n_ctx, b->h.n_ctx))) lm_err_set(err, LM_ERROR, "a text of %d tokens is too long to compare models by", longest);
+    for (int k = 0; k < 2 && !err->code; k++) pass[k] = lm_pass_new(m[k], longest, LM_MIN(max_out, longest), 0, err);
+    unsigned fp = lm_fp_enter();
+    for (int i = 0; i < n && !err->code; i++) {
+        sum += compare_text(m, pass, &texts[i], LM_MIN(max_out, longest), stop, err);
+        positions += (int)texts[i].n;
+    }
+    lm_fp_leave(fp);
+    lm_pass_free(pass[0]);
+    lm_pass_free(pass[1]);
+    return positions ? sum / positions : 0;
 }
 
 void lm_softmax(double *x, int n) {
