@@ -21,7 +21,7 @@ for name in ${ONLY:-$names}; do
     [ -d $kept ] || kept=
     dict=tests/fuzz/$name.dict
     [ -f $dict ] || dict=
-    build/fuzz/fuzz_$name -max_total_time=$seconds -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 -max_len=16384 -print_final_stats=1 \
+    build/fuzz/fuzz_$name -max_total_time=$seconds -timeout=30 -rss_limit_mb=2048 -malloc_limit_mb=256 -max_len=16384 -print_final_stats=1 \
         -use_value_profile=1 -artifact_prefix=build/fuzz/found/$name- ${dict:+-dict=$dict} $corpus build/fuzz/seeds/$name $kept > $log 2>&1
     rc=$?
     [ $rc = 0 ] || failed=1
