@@ -213,6 +213,7 @@ lm_safetensors *lm_safetensors_open(const char *path, lm_err *err);
 void lm_safetensors_close(lm_safetensors *s);
 int lm_safetensors_n_tensors(const lm_safetensors *s);
 const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i);         /* in the header's order */
+int lm_safetensors_find(const lm_safetensors *s, const char *name);             /* -1: there is none */
 void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err);
 
 /* A Hugging Face folder, as what a GGUF file of the same model would hold (hf.c says what is translated). */

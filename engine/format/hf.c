@@ -372,11 +372,8 @@ static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n
             continue;
         }
         while ((kind = lm_json_next(&j, err)) == LM_JSON_TEXT) {
-            int file = open_file(hf, folder, j.string.data, err), found = 0;
-            for (int i = 0; file >= 0 && i < lm_safetensors_n_tensors(hf->files[file]) && !found; i++) {
-                found = !strcmp(lm_safetensors_tensor(hf->files[file], i)->name, j.key.data);
-            }
-            if (file >= 0 && !found) lm_err_set(err, LM_ERROR, "tensor %.60s is not in %.60s, where the index puts it", j.key.data, j.string.data);
+            int file = open_file(hf, folder, j.string.data, err);
+            if (file >= 0 && lm_safetensors_find(hf->files[file], j.key.data) < 0) lm_err_set(err, LM_ERROR, "tensor %.60s is not in %.60s, where the index puts it", j.key.data, j.string.data);
             if (err->code) break;
         }
         if (kind != LM_JSON_END) lm_err_set(err, LM_ERROR, "model.safetensors.index.json: weight_map: expected names of files");
