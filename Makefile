@@ -14,7 +14,7 @@ OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
 EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
-HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test)
+HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test soak_connections)
 SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
@@ -54,6 +54,9 @@ $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 # Programs that hold SQLite and the library, as a host does. SQLITE: where SQLite is.
 $(HOSTS): $(BUILD)/%: tests/%.c tests/host.h tests/harness.h $(BUILD)/libsqlite_lm.a
 	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(SQLITE) $(LIBS)
+
+$(BUILD)/soak_load: tests/soak_load.c
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< -lsqlite3
 
 $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
