@@ -66,7 +66,7 @@ $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 $(BUILD)/make_tiny: tests/make_tiny.c
 	$(CC) -std=c11 -O1 -ffp-contract=off $(WARN) -o $@ $< -lm
 
-test: all $(CTESTS) $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
+test: all $(CTESTS) $(BUILD)/soak_connections $(BUILD)/soak_load $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
 
 asan:                                     ## the suite under AddressSanitizer and UBSan
