@@ -1,4 +1,5 @@
-/* fault_test.c: no memory. Every allocation of every job fails in turn, once and for good; then the budgets shrink.
+/* fault_test.c: no memory. Every allocation of every job fails in turn, once and for good; then the budgets shrink, and what a
+** connection may have (sqlite3_limit).
 **
 **     build/fault_test [STRIDE [JOB]]        1: every allocation; else every STRIDE-th, beginning somewhere else in each job
 **
