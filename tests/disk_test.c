@@ -1,7 +1,7 @@
 /* disk_test.c: no disk. The n-th read, write, sync, truncate, lock, open or delete fails, or the disk is full from the n-th
 ** write on; then kill -9 strikes.
 **
-**     build/disk_test [STRIDE [KILLS]]
+**     build/disk_test [STRIDE [KILLS [JOB]]]
 **
 ** A shim VFS counts what SQLite asks of the disk and fails it. A job then does all of its work or none: after a new opening,
 ** which rolls back what a journal has, pages and digests are sound, the rows are those from before or those that the job leaves, and
@@ -246,12 +246,12 @@ static void sweep(const job *j, const char *journal, int stride, int kills, int 
 
 int main(int argc, char **argv) {
     int stride = argc > 1 ? atoi(argv[1]) : STRIDE, kills = argc > 2 ? atoi(argv[2]) : KILLS;
-    const char *only = argc > 3 ? argv[3] : "";
+    const char *only = argc > 3 ? argv[3] : NULL;
     double since = now();
     start("disk_test");
     register_shim();
     for (int i = 0; i < LM_COUNT(jobs); i++) {
-        if ((jobs[i].flags & NEEDS_VEC && !has_vec) || jobs[i].flags & VARIES || !strstr(jobs[i].name, only)) continue;
+        if ((jobs[i].flags & NEEDS_VEC && !has_vec) || jobs[i].flags & VARIES || (only && strcmp(jobs[i].name, only))) continue;
         if (stride == 1 || i % 3) sweep(&jobs[i], "delete", stride, kills, i);
         if (stride == 1 || i % 3 == 0) sweep(&jobs[i], "wal", stride, kills, i + 100);
     }

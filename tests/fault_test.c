@@ -1,6 +1,7 @@
-/* fault_test.c: no memory. Every allocation of every job fails in turn, once and for good; then the budgets shrink.
+/* fault_test.c: no memory. Every allocation of every job fails in turn, once and for good; then the budgets shrink, and what a
+** connection may have (sqlite3_limit).
 **
-**     build/fault_test [STRIDE]       1: every allocation; else every STRIDE-th, beginning somewhere else in each job
+**     build/fault_test [STRIDE [JOB]]        1: every allocation; else every STRIDE-th, beginning somewhere else in each job
 **
 ** SQLite's allocator is wrapped (SQLITE_CONFIG_MALLOC), so what fails are SQLite's allocations and the engine's alike. A job
 ** then gives the right answer or SQLITE_NOMEM, all memory comes back, and the database holds what it held before, or
@@ -247,7 +248,7 @@ int main(int argc, char **argv) {
     start("fault_test");
     for (int i = 0; i < LM_COUNT(jobs); i++) {
         if (jobs[i].flags & NEEDS_VEC && !has_vec) continue;
-        if (only && !strstr(jobs[i].name, only)) continue;
+        if (only && strcmp(jobs[i].name, only)) continue;
         if (stride == 1 || i % 2 == 0) sweep(&jobs[i], "UTF-8", stride, i);
         if (stride == 1 || i % 2) sweep(&jobs[i], "UTF-16le", stride, i + 100);
     }

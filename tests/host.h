@@ -42,7 +42,7 @@ static const job jobs[] = {
     { "generate_batch", READS, NOTES, "SELECT generate_batch(body, '{\"max_tokens\":4}')" FRAME },
     { "generate_each", READS, NOTES, "SELECT * FROM generate_each('SELECT id, body FROM note', '{\"max_tokens\":4}')" },
     { "embed", READS, NULL, "SELECT hex(embed('the sea', '{\"model\":\"tiny\"}')), hex(embed('', '{\"model\":\"tiny\",\"dimensions\":4,\"prefix\":\"p: \"}'))" },
-    { "embed_batch", READS, NOTES, "SELECT hex(v) FROM (SELECT embed_batch(body, '{\"model\":\"tiny\",\"on_error\":\"null\"}') OVER (ORDER BY id ROWS BETWEEN CURRENT ROW AND 3 FOLLOWING) AS v FROM note)" },
+    { "embed_batch", READS, NOTES, "SELECT hex(v) FROM (SELECT embed_batch(nullif(body, ''), '{\"model\":\"tiny\"}') OVER (ORDER BY id ROWS BETWEEN CURRENT ROW AND 3 FOLLOWING) AS v FROM note)" },
     { "embed_each", READS, NOTES, "SELECT key, hex(vector), n_tokens, error FROM embed_each('SELECT id, body FROM note', '{\"model\":\"tiny\",\"on_long\":\"mean\"}')" },
     { "lm_similarity", READS, NULL, "SELECT lm_similarity('sea', 'ocean', '{\"model\":\"tiny\"}'), lm_similarity(x'0000803f00000040', x'0000803f00000000')" },
     { "an encoder", READS, "SELECT lm_import('tests/golden/hf_bert', '{\"name\":\"bert\"}');", "SELECT hex(embed('the sea is blue'))" },
