@@ -58,6 +58,7 @@ void lm_conn_finalise(lm_conn *c) {
 
 void lm_conn_fail(lm_conn *c, lm_err *err) {
     int rc = sqlite3_errcode(c->db);
+    c->rc = sqlite3_extended_errcode(c->db);
     if (rc == SQLITE_NOMEM) lm_err_set(err, LM_NOMEM, "out of memory");
     else if (rc == SQLITE_INTERRUPT) lm_err_set(err, LM_INTERRUPT, "interrupted");
     else lm_err_set(err, LM_ERROR, "%s", sqlite3_errmsg(c->db));

@@ -5,6 +5,7 @@
 **     value.c        between sqlite3_value and the engine; errors
 **     options.c      JSON options, a table per function
 **     store.c        models as rows: look-up, reading and checking
+**     write.c        all or nothing
 **     import.c       a GGUF file or a folder, or a model made here, to rows
 **     export.c       rows to a GGUF file
 **     cells.c        one tensor's numbers, read and written by place
@@ -54,6 +55,7 @@ typedef struct lm_conn {
     int64_t asked_ns, asked_long_ns;
     lm_use *uses; int n_uses;               /* models this connection has used, as it last saw them */
     lm_memo *memo;
+    int rc;                                 /* SQLite's extended code of what failed last (lm_conn_fail) */
 } lm_conn;
 
 lm_conn *lm_conn_new(sqlite3 *db);
@@ -88,12 +90,14 @@ void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name)
 ** options.c */
 enum { LM_OPT_INT, LM_OPT_REAL, LM_OPT_BOOL, LM_OPT_TEXT, LM_OPT_TEXTS, LM_OPT_JSON /* a text or an object, as JSON text */ };
 
+enum { LM_OPT_WORD = 2 /* what a BOOL becomes that is its word */ };
+
 typedef struct {
     const char *name;
     int type;
     size_t at;                              /* offset of int, double, int, char * or lm_texts in the struct */
     double min, max;                        /* of a number */
-    const char *words;                      /* "a|b|c": what a text may be; NULL: anything */
+    const char *words;                      /* "a|b|c": what a text may be; NULL: anything. A BOOL may be this word, too */
 } lm_option;
 
 typedef struct { char **items; size_t *ns; int n; } lm_texts;
@@ -136,6 +140,16 @@ typedef struct {
 void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
 lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
 
+/* The same rows as a source, which use must read whole; all of it is use's until it returns. Only then are the rows known to
+** be what their digest says. */
+typedef struct {
+    lm_source source;
+    const void *meta; size_t meta_n;
+    const lm_buf *arrays;                   /* the tokenizer's; may be empty */
+} lm_stored;
+void lm_store_use(lm_conn *c, const lm_found *f, void (*use)(void *arg, const lm_stored *m, lm_err *err), void *arg,
+                  uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+
 /* The root digest, part by part (store.c's head has the order), and digests on their own. */
 void lm_root_init(lm_digest *root);
 void lm_root_part(lm_digest *root, const void *bytes, size_t n);
@@ -151,8 +165,23 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err);    /* is it attached? */
-/* Create the tables in schema if they are missing. */
+int lm_store_has_training(lm_conn *c, const char *schema, lm_err *err);      /* or was it made by an earlier version? */
+/* Create the tables in schema if they are missing, or some of them. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
+
+/*======================================================================
+** write.c: a savepoint around what a function writes. */
+typedef struct {
+    lm_conn *c;
+    sqlite3_stmt *abandon;
+    int is_open, is_outermost;              /* outermost: of no transaction of the caller's */
+} lm_write;
+/* Where SQLite refuses one (inside an INSERT), the error tells how to call the function. */
+void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *schema, lm_err *err);
+void lm_write_end(lm_write *w, lm_err *err);                    /* keep what was written; or, with err set, none of it */
+/* Run a statement that inserts or updates, and reset it. Interrupts are looked for first: one that strikes inside SQLite's own
+** write rolls back the caller's whole transaction. */
+void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that

@@ -56,15 +56,6 @@ static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *e
     }
 }
 
-/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
-** own write rolls back the caller's whole transaction. */
-static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
-    lm_stop stop = lm_conn_stop(c);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    if (stmt) lm_conn_step(c, stmt, err);
-    sqlite3_reset(stmt);
-}
-
 enum { STRETCH = 65536 };               /* elements converted at a time: whole blocks of every format */
 
 typedef struct {
@@ -131,10 +122,10 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
     sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
-    run(im->c, im->add_chunk, err);
+    lm_write_step(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
-    run(im->c, im->add_digest, err);
+    lm_write_step(im->c, im->add_digest, err);
 }
 
 static void import_tensor(import *im, int i, lm_err *err) {
@@ -148,7 +139,7 @@ static void import_tensor(import *im, int i, lm_err *err) {
     sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
     sqlite3_bind_int64(im->add_tensor, 5, t.n_params);
     sqlite3_bind_int64(im->add_tensor, 6, t.n_bytes);
-    run(im->c, im->add_tensor, err);
+    lm_write_step(im->c, im->add_tensor, err);
     lm_root_tensor(&im->root, &t);
     sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
     int64_t step = chunk_bytes(&t);
@@ -189,7 +180,7 @@ static void import_model(import *im, const char *name, const char *path, const c
         sqlite3_bind_blob(stmt, 5, scalars.data, (int)scalars.n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 6, license, (int)license_n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 7, base, (int)base_n, SQLITE_STATIC);
-        run(im->c, stmt, err);
+        lm_write_step(im->c, stmt, err);
         im->model = sqlite3_last_insert_rowid(im->c->db);
     }
     sqlite3_finalize(stmt);
@@ -205,7 +196,7 @@ static void import_model(import *im, const char *name, const char *path, const c
             sqlite3_bind_int64(stmt, 1, im->model);
             sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
             sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
-            run(im->c, stmt, err);
+            lm_write_step(im->c, stmt, err);
         }
         sqlite3_finalize(stmt);
     }
@@ -229,7 +220,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
-    run(im->c, stmt, err);
+    lm_write_step(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
@@ -276,41 +267,19 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     lm_buf_clear(&hparams);
 }
 
-/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
-** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
-** the caller's would. abandon is such a write; it never gets to do anything. */
-static void undo(lm_conn *c, sqlite3_stmt *abandon) {
-    static const char sql[] = "ROLLBACK TO lm_import; RELEASE lm_import";
-    if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
-    int rc = sqlite3_step(abandon);
-    sqlite3_reset(abandon);
-    if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
-}
-
-static void begin(lm_conn *c, const char *function, lm_err *err) {
-    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) == SQLITE_OK) return;
-    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
-    lm_conn_fail(c, err);
-}
-
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
-    begin(c, function, err);
-    lm_conn_exec(c, err, "RELEASE lm_import");
+    lm_write w;
+    lm_write_begin(&w, c, function, schema, err);
+    lm_write_end(&w, err);
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
+/* All or nothing. */
 static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
-    lm_conn *c = im->c;
-    const char *schema = im->schema, *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
-    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
-    begin(c, function, err);
-    if (!err->code) {
-        import_all(im, path, name, err);
-        lm_conn_exec(c, err, "RELEASE lm_import");
-        if (err->code) undo(c, abandon);
-    }
-    sqlite3_finalize(abandon);
+    lm_write w;
+    lm_write_begin(&w, im->c, function, im->schema, err);
+    if (!err->code) import_all(im, path, name, err);
+    lm_write_end(&w, err);
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
