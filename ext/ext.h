@@ -10,6 +10,8 @@
 **     export.c       rows to a GGUF file
 **     cells.c        one tensor's numbers, read and written by place
 **     share.c        one copy of a model per process
+**     adapter.c      adapters as rows
+**     train_*.c      lm_train (train.h is their map)
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
 **     embed.c        from texts and their options to vectors
@@ -243,17 +245,40 @@ struct lm_shared {
     int connections;                        /* that have it among their uses */
     uint64_t used;                          /* a clock of uses, for LRU */
     struct lm_verified *verified;           /* where its bytes were read and checked */
+    lm_shared *base;                        /* an adapted model's, which has it as a call; else NULL */
     lm_shared *next;
 };
 
 /* Get the model that a call is to use, found as by lm_store_find; balance with lm_share_end. */
 lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err);
+/* The same with an adapter, by name; NULL: none. */
+lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, lm_err *err);
 void lm_share_end(lm_shared *s);
 void lm_share_forget(lm_conn *c);           /* the connection closes */
 /* Drop from memory the model that found names (NULL: all) where no call is running. Return how many. */
 int lm_share_unload(lm_conn *c, const lm_found *f);
 /* Visit the models in memory, under the lock. */
 void lm_share_each(void (*visit)(void *arg, const lm_shared *s), void *arg);
+
+/*======================================================================
+** adapter.c */
+typedef struct {
+    sqlite3_int64 id;
+    uint8_t edit[8];
+    char base_digest[2 * LM_DIGEST_BYTES + 1];
+    lm_buf targets;                         /* with commas and a NUL */
+    lm_buf info;                            /* JSON, with a NUL; empty: none */
+    lm_adapter a;                           /* its arrays are owned, once it is read */
+} lm_adapter_rows;
+
+/* Find a model's adapter: all but its tensors. Return 0 where there is none, which is no error. End with the clear. */
+int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adapter_rows *out, lm_err *err);
+void lm_adapter_missing(lm_conn *c, const lm_found *model, const char *name, lm_err *err);      /* say so, and which there are */
+void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_err *err);       /* the tensors of one that was found */
+void lm_adapter_clear(lm_adapter_rows *r);
+/* Write an adapter, in place of one so called, from rows of which id, edit and info do not count. */
+void lm_adapter_write(lm_conn *c, const lm_found *model, const char *name, const lm_adapter_rows *r, lm_err *err);
+void lm_adapter_digest(const lm_adapter_rows *r, const uint8_t base[LM_DIGEST_BYTES], uint8_t out[LM_DIGEST_BYTES]);
 
 /*======================================================================
 ** memo.c: answers by (model digest, what was asked). An LRU of at most 16 MiB a connection. */
@@ -266,7 +291,7 @@ void lm_memo_add(lm_conn *c, const void *key, size_t key_n, const char *value, s
 /*======================================================================
 ** prompt.c */
 typedef struct {
-    char *model, *template, *system, *on_error;
+    char *model, *adapter, *template, *system, *on_error;
     int parse_special, max_tokens, top_k;
     sqlite3_int64 seed;
     double temperature, top_p, min_p, repeat_penalty;
@@ -400,6 +425,7 @@ int lm_func_embed_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);
 int lm_func_create_register(lm_conn *c);
+int lm_func_merge_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);
 int lm_vtab_stream_register(lm_conn *c);
 int lm_vtab_tokens_register(lm_conn *c);
@@ -411,6 +437,7 @@ int lm_vtab_index_register(lm_conn *c);
 int lm_vtab_embed_each_register(lm_conn *c);
 int lm_vtab_generate_each_register(lm_conn *c);
 int lm_vtab_split_register(lm_conn *c);
+int lm_vtab_train_register(lm_conn *c);
 int lm_window_register(lm_conn *c);
 
 #endif
