@@ -11,7 +11,8 @@
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
 **     4 model    arch create model adapter kv prefix moe forward    what a model is, a new one, its cache, one pass through it
 **     5 run      batch sample embed                 sequences advancing together; texts to vectors
-**     6 train    vocab train grad optim             a vocabulary from text; parameters that learn: forward and back, AdamW
+**     6 train    vocab                              a vocabulary from text
+**               train grad attend experts contrast optim   parameters that learn: forward and back, AdamW
 */
 #ifndef LMINT_H
 #define LMINT_H

@@ -464,7 +464,10 @@ typedef struct {
     uint64_t seed;                      /* of dropout (which depends on step and place alone) and of a new adapter's A */
     int lora_rank;                      /* 0: train all parameters */
     double lora_alpha;                  /* 0: the rank */
-    const char *lora_targets;           /* comma-separated: q k v o gate up down; NULL: "q,k,v,o,gate,up,down" */
+    const char *lora_targets;           /* comma-separated: q k v o gate up down; NULL: "q,k,v,o,gate,up,down". Where q, k and
+                                        ** v are one tensor (gpt2) each means all three; experts have no adapters */
+    double balance;                     /* of experts: how much the uneven use of them adds to what is minimised; 0: nothing */
+    double temperature;                 /* of pairs: what cosines are divided by; 0: 0.05 */
 } lm_train_options;
 
 /* What the trainer will hold at most, in bytes: parameters, activations, scratch. lm_trainer_new checks the same figure
@@ -497,6 +500,7 @@ typedef struct {
     double loss;                        /* sum of weight * -ln p / sum of weights */
     double weight;                      /* sum of weights */
     double grad_norm;                   /* before clipping */
+    double balance;                     /* of experts: 1 where all are used alike, more where not (Fedus et al. 2021); 0: none */
 } lm_train_result;
 
 /* Take one step with learning rate lr down the gradient of the batch's loss, in as many parts as batch_tokens wants. A batch
@@ -507,6 +511,19 @@ void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_t
 /* The loss alone (no dropout, grad_norm 0); and the loss and its gradients, which LM_TRAIN_GRAD then shows. */
 void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err);
 void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err);
+
+/* Pairs of texts that belong together. The loss is InfoNCE (van den Oord et al. 2018) with the batch's other texts as negatives
+** (Henderson et al. 2017), in both directions: half the mean of -ln softmax(cosines of a_i with every b / temperature)[i], and
+** half that of b_i with every a. Vectors are pooled as the model pools, and of length 1. Any model that embeds can learn so. */
+typedef struct {
+    const int32_t *ids;                 /* of all texts, end to end */
+    const int *lengths; int n;          /* of a_0, b_0, a_1, b_1, …; pairs: 2 to the lesser of 1024 and half of batch_tokens */
+} lm_pair_batch;
+
+/* As the three above; a result's weight is the number of pairs. A batch of more than batch_tokens is computed twice. */
+void lm_trainer_pair_step(lm_trainer *t, const lm_pair_batch *pairs, double lr, lm_train_result *out, lm_stop stop, lm_err *err);
+void lm_trainer_pair_loss(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err);
+void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err);
 
 /* The learning rate of step `step` (from 0) of n_steps: up in a straight line over n_warmup steps, then constant, or down
 ** half a cosine towards 0. */
