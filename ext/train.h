@@ -37,12 +37,13 @@ void lm_learn_options_resume(lm_learn_options *o, lm_text had, lm_err *err);
 ** train_data.c */
 typedef struct {
     size_t at;                              /* of its first id */
-    int n, n_given;                         /* ids; how many of them are no targets: a prompt's */
+    int n, n_given;                         /* ids; how many of them are no targets: a prompt's; or the first text of a pair */
     int label;                              /* its number, -1: none */
 } lm_sample;
 
 typedef struct {
     const char *kind;                       /* what rows were read as */
+    int is_pair;                            /* each sample is two texts that belong together */
     lm_ids ids;                             /* all samples', end to end */
     lm_sample *samples; size_t n, cap;
     lm_texts labels;                        /* in the order in which they appear */
@@ -60,8 +61,11 @@ void lm_samples_shuffle(const lm_samples *d, uint64_t seed, int64_t epoch, uint3
 size_t lm_samples_pack(const lm_samples *d, const uint32_t *order, size_t n, int batch_tokens);     /* how many make a batch */
 
 /* Samples side by side, as the trainer wants them. */
-typedef struct { lm_ids ids; float *weights; int *lengths; size_t weights_cap, lengths_cap; lm_train_batch batch; } lm_packed;
+typedef struct { lm_ids ids; float *weights; int *lengths; size_t weights_cap, lengths_cap; int n; } lm_packed;
 void lm_packed_set(lm_packed *p, const lm_samples *d, const uint32_t *order, size_t n, lm_err *err);
+/* A step, and the loss alone: of next tokens, or of pairs. */
+void lm_packed_step(const lm_packed *p, const lm_samples *d, lm_trainer *t, double rate, lm_train_result *out, lm_stop stop, lm_err *err);
+void lm_packed_loss(const lm_packed *p, const lm_samples *d, lm_trainer *t, lm_train_result *out, lm_stop stop, lm_err *err);
 void lm_packed_clear(lm_packed *p);
 
 /* What stands around a text whose label is asked for: before || text || after, then the label. */

@@ -6,6 +6,8 @@
 
 static const char name[] = "lm_train";
 
+enum { PAIRS_MIN = 2, PAIRS_MAX = 256 };    /* of a batch: one pair has nothing to be told from */
+
 typedef struct {
     lm_samples *d;
     lm_conn *c;
@@ -125,6 +127,27 @@ static void read_label(row_reader *r, lm_err *err) {
     lm_buf_clear(&whole);
 }
 
+/* One text of a pair, as it is embedded: cut where it is longer than that allows. */
+static size_t encode_text(row_reader *r, int i, lm_err *err) {
+    lm_frame frame = {0};
+    lm_text text;
+    size_t start = r->ids.n;
+    column_text(r, i, &text, err);
+    lm_frame_find(r->c, r->s, &frame, err);
+    for (size_t k = 0; k < frame.lead && !err->code; k++) lm_ids_append(&r->ids, frame.ids.data[k], err);
+    size_t first = r->ids.n, room = (size_t)r->most > frame.ids.n ? (size_t)r->most - frame.ids.n : 0;
+    encode(r, text, 0, err);
+    if (r->ids.n - first > room) r->ids.n = first + room;
+    for (size_t k = frame.lead; k < frame.ids.n && !err->code; k++) lm_ids_append(&r->ids, frame.ids.data[k], err);
+    lm_frame_clear(&frame);
+    return r->ids.n - start;
+}
+
+static void read_pair(row_reader *r, lm_err *err) {
+    size_t n_given = encode_text(r, 0, err), n = encode_text(r, 1, err);
+    if (n_given && n) add_sample(r, r->ids.data, r->ids.n, n_given, -1, err);
+}
+
 static void read_ids(row_reader *r, lm_err *err) {
     lm_text text;
     lm_json j;
@@ -158,6 +181,7 @@ static const row_kind kinds[] = {
     { "completion", 2, "prompt, completion", read_completion },
     { "label", 2, "text, label", read_label },
     { "ids", 1, "ids", read_ids },
+    { "pair", 2, "text, text that belongs to it", read_pair },
 };
 
 static const row_kind *find_kind(const char *kind) {
@@ -167,22 +191,28 @@ static const row_kind *find_kind(const char *kind) {
     return NULL;
 }
 
+static int is_named(const char *column, const char *const names[3]) {
+    for (int i = 0; column && i < 3; i++) {
+        if (!sqlite3_stricmp(column, names[i])) return 1;
+    }
+    return 0;
+}
+
 /* What rows are meant to be, by their columns' number and names. */
-static const row_kind *guess(sqlite3_stmt *stmt, lm_err *err) {
+static const row_kind *guess(sqlite3_stmt *stmt, int is_encoder, lm_err *err) {
+    static const char *const labels[] = { "label", "class", "category" }, *const completions[] = { "completion", "answer", "response" };
     int n = sqlite3_column_count(stmt);
     const char *last = sqlite3_column_name(stmt, n - 1);
+    if (is_encoder && n == 2) return find_kind("pair");
     if (n == 1) return find_kind(last && !sqlite3_stricmp(last, "ids") ? "ids" : "text");
-    if (n == 2 && last && (!sqlite3_stricmp(last, "label") || !sqlite3_stricmp(last, "class") || !sqlite3_stricmp(last, "category"))) return find_kind("label");
-    if (n == 2 && last && (!sqlite3_stricmp(last, "completion") || !sqlite3_stricmp(last, "answer") || !sqlite3_stricmp(last, "response"))) return find_kind("completion");
+    if (n == 2 && is_named(last, labels)) return find_kind("label");
+    if (n == 2 && is_named(last, completions)) return find_kind("completion");
     lm_err_set(err, LM_ERROR, "%s: what are the query's %d columns? Name them text; text, label; or prompt, completion; or give option \"rows\"", name, n);
     return NULL;
 }
 
 static void check_model(const row_reader *r, const lm_learn_options *o, lm_err *err) {
-    int is_pair = o->rows && !strcmp(o->rows, "pair");
-    if (is_pair) lm_err_set(err, LM_ERROR, "%s: rows \"pair\" teach an encoder which texts belong together, and no encoder can be trained yet", name);
-    else if (lm_model_is_encoder(r->s->model)) lm_err_set(err, LM_ERROR, "%s: the model is an encoder: it predicts no next token (have: rows text, completion, label and ids for models that generate)", name);
-    else if (!r->tok) lm_err_set(err, LM_ERROR, "%s: the model has no tokenizer", name);
+    if (!r->tok) lm_err_set(err, LM_ERROR, "%s: the model has no tokenizer", name);
     if (!o->query) lm_err_set(err, LM_ERROR, "%s: option \"query\": which rows is it to learn from?", name);
 }
 
@@ -209,12 +239,19 @@ static void hash_samples(lm_samples *d) {
 void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_learn_options *o, lm_err *err) {
     row_reader r = { .d = d, .c = c, .s = s, .tok = lm_model_tok(s->model), .most = lm_model_n_ctx(s->model), .most_is = "the model's context" };
     const row_kind *kind = o->rows ? find_kind(o->rows) : NULL;
+    int is_encoder = lm_model_is_encoder(s->model);
     lm_stop stop = lm_conn_stop(c);
     *d = (lm_samples){0};
+    if (is_encoder) r.most = lm_model_n_text(s->model);
     if (o->batch_tokens < r.most) r.most = o->batch_tokens, r.most_is = "batch_tokens";
     check_model(&r, o, err);
     if (!err->code) r.stmt = lm_query_open(c, name, (lm_text){ o->query, strlen(o->query) }, kind ? kind->n_columns : 0, kind ? kind->columns : "", err);
-    if (r.stmt && !kind) kind = guess(r.stmt, err);
+    if (r.stmt && !kind) kind = guess(r.stmt, is_encoder, err);
+    d->is_pair = kind && kind->read == read_pair;
+    if (kind && is_encoder && !d->is_pair) {
+        lm_err_set(err, LM_ERROR, "%s: the model is an encoder, which predicts no next token: give pairs of texts that belong together (rows \"pair\")", name);
+    }
+    if (d->is_pair && o->batch_tokens / (2 * PAIRS_MIN) < r.most) r.most = o->batch_tokens / (2 * PAIRS_MIN);
     while (kind && lm_conn_step(c, r.stmt, err)) {
         d->n_rows++;
         r.ids.n = 0;
@@ -281,9 +318,10 @@ static size_t split_labels(const lm_samples *d, uint32_t *all, size_t n_val, uin
 
 void lm_samples_split(lm_samples *d, double fraction, uint64_t seed, lm_err *err) {
     uint32_t *all = lm_alloc(d->n * sizeof *all, err), *left = lm_calloc((size_t)d->labels.n + 1, sizeof *left, err);
-    size_t n_val = (size_t)(fraction * (double)d->n + 0.5);
-    if (fraction > 0 && d->n < 2) lm_err_set(err, LM_ERROR, "%s: option \"val_fraction\": one sequence cannot be split", name);
-    if (fraction > 0 && n_val == 0) n_val = 1;
+    size_t n_val = (size_t)(fraction * (double)d->n + 0.5), least = d->is_pair ? PAIRS_MIN : 1;
+    if (fraction > 0 && d->n < 2) lm_err_set(err, LM_ERROR, "%s: option \"val_fraction\": one row cannot be split", name);
+    if (fraction > 0 && n_val < least) n_val = least;
+    if (d->n < n_val + least) lm_err_set(err, LM_ERROR, "%s: %d rows (%s) are too few to learn from%s", name, (int)d->n, d->kind, fraction > 0 ? " and to validate" : "");
     d->train = lm_alloc(d->n * sizeof *d->train, err);
     d->val = lm_alloc(n_val * sizeof *d->val, err);
     if (!err->code) {
@@ -308,7 +346,9 @@ void lm_samples_shuffle(const lm_samples *d, uint64_t seed, int64_t epoch, uint3
 size_t lm_samples_pack(const lm_samples *d, const uint32_t *order, size_t n, int batch_tokens) {
     size_t i = 0;
     for (int room = batch_tokens; i < n && d->samples[order[i]].n <= room; i++) room -= d->samples[order[i]].n;
-    return i;
+    if (!d->is_pair) return i;
+    if (i > PAIRS_MAX) i = PAIRS_MAX;
+    return n - i != 1 ? i : i > PAIRS_MIN ? i - 1 : i + 1;      /* none stays alone */
 }
 
 /*----------------------------------------------------------------------
@@ -324,17 +364,34 @@ void lm_packed_set(lm_packed *p, const lm_samples *d, const uint32_t *order, siz
     size_t total = 0, at = 0;
     for (size_t i = 0; i < n; i++) total += (size_t)d->samples[order[i]].n;
     p->weights = grown(p->weights, &p->weights_cap, total, sizeof *p->weights, err);
-    p->lengths = grown(p->lengths, &p->lengths_cap, n, sizeof *p->lengths, err);
+    p->lengths = grown(p->lengths, &p->lengths_cap, 2 * n, sizeof *p->lengths, err);
     p->ids.n = 0;
     for (size_t i = 0; i < n && !err->code; i++) {
         const lm_sample *s = &d->samples[order[i]];
-        p->lengths[i] = s->n;
+        p->lengths[d->is_pair ? 2 * i : i] = d->is_pair ? s->n_given : s->n;
+        if (d->is_pair) p->lengths[2 * i + 1] = s->n - s->n_given;
         for (int k = 0; k < s->n; k++) {
             lm_ids_append(&p->ids, d->ids.data[s->at + (size_t)k], err);
             p->weights[at++] = k >= s->n_given;
         }
     }
-    p->batch = (lm_train_batch){ p->ids.data, p->weights, p->lengths, (int)n };
+    p->n = (int)n;
+}
+
+void lm_packed_step(const lm_packed *p, const lm_samples *d, lm_trainer *t, double rate, lm_train_result *out, lm_stop stop, lm_err *err) {
+    lm_train_batch batch = { p->ids.data, p->weights, p->lengths, p->n };
+    lm_pair_batch pairs = { p->ids.data, p->lengths, p->n };
+    *out = (lm_train_result){0};
+    if (d->is_pair) lm_trainer_pair_step(t, &pairs, rate, out, stop, err);
+    else lm_trainer_step(t, &batch, rate, out, stop, err);
+}
+
+void lm_packed_loss(const lm_packed *p, const lm_samples *d, lm_trainer *t, lm_train_result *out, lm_stop stop, lm_err *err) {
+    lm_train_batch batch = { p->ids.data, p->weights, p->lengths, p->n };
+    lm_pair_batch pairs = { p->ids.data, p->lengths, p->n };
+    *out = (lm_train_result){0};
+    if (d->is_pair) lm_trainer_pair_loss(t, &pairs, out, stop, err);
+    else lm_trainer_loss(t, &batch, out, stop, err);
 }
 
 void lm_packed_clear(lm_packed *p) {

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <time.h>
 
+static const double BALANCE = 0.01;     /* of experts, as Fedus et al. 2021 have it */
 enum { PART_TOKENS = 1024 /* of a batch that are computed at once, unless a sequence is longer: a step's parts are the same
                            ** wherever it runs, and activations stay small */ };
 
@@ -27,7 +28,7 @@ static lm_train_options trainer_options(const lm_run *r) {
     return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
                                .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"), .clip = o->clip, .dropout = o->dropout,
                                .seed = (uint64_t)o->seed, .lora_rank = r->is_whole ? 0 : o->lora.rank, .lora_alpha = o->lora.alpha,
-                               .lora_targets = o->targets.n ? o->targets.data : NULL };
+                               .lora_targets = o->targets.n ? o->targets.data : NULL, .balance = BALANCE };
 }
 
 static void check_plain(const lm_run *r, const lm_source *src, lm_err *err) {
@@ -70,7 +71,7 @@ static void make_best(lm_run *r, lm_err *err) {
 /* Read the rows, with the model's tokenizer and template, and split them. */
 static void read_rows(lm_run *r, lm_err *err) {
     char digest[2 * LM_DIGEST_BYTES + 1];
-    lm_shared *s = err->code ? NULL : lm_share_begin(r->c, r->o.model, "generate", err);
+    lm_shared *s = err->code ? NULL : lm_share_begin(r->c, r->o.model, "generate|embed", err);
     if (s) lm_samples_read(&r->data, r->c, s, &r->o, err);
     if (s) memcpy(r->model_digest, s->digest, sizeof r->model_digest);
     lm_share_end(s);
@@ -188,7 +189,7 @@ static void take_step(lm_run *r, lm_err *err) {
     size_t n = lm_samples_pack(d, r->order + s->at, d->n_train - (size_t)s->at, r->o.batch_tokens);
     double rate = lm_schedule_rate(&r->schedule, s->step);
     lm_packed_set(&r->packed, d, r->order + s->at, n, err);
-    lm_trainer_step(r->trainer, &r->packed.batch, rate, &result, lm_conn_stop(r->c), err);
+    lm_packed_step(&r->packed, d, r->trainer, rate, &result, lm_conn_stop(r->c), err);
     if (err->code) return;
     double seconds = now() - start;
     s->step++;
@@ -212,7 +213,7 @@ static double measure(lm_run *r, lm_err *err) {
         lm_train_result result = {0};
         n = lm_samples_pack(d, d->val + at, d->n_val - at, r->o.batch_tokens);
         lm_packed_set(&r->packed, d, d->val + at, n, err);
-        lm_trainer_loss(r->trainer, &r->packed.batch, &result, lm_conn_stop(r->c), err);
+        lm_packed_loss(&r->packed, d, r->trainer, &result, lm_conn_stop(r->c), err);
         loss += result.loss * result.weight;
         weight += result.weight;
     }

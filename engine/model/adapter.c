@@ -59,7 +59,7 @@ static void bind(lm_model *m, const lm_adapter *a, int i, lm_err *err) {
     snprintf(name, sizeof name, "%.*s", dot ? (int)(dot - t->name) : 0, t->name);
     int layer = -1, is_a = dot && !strcmp(dot, ".lora_a"), is_b = dot && !strcmp(dot, ".lora_b"), up = find_part(a, name, "lora_b");
     const lm_tensor_row *row = is_a || is_b ? lm_arch_row(m->arch, &m->h, name, &layer) : NULL;
-    int fits = row && layer >= 0 && (row->how == LM_NEEDED || row->how == LM_OPTIONAL || row->how == LM_DENSE) && row->rows != LM_DIM_1;
+    int fits = row && layer >= 0 && row->how != LM_EXPERTS && row->rows != LM_DIM_1, n_slots = fits && row->how == LM_THIRDS ? 3 : 1;
     const lm_mat *w = fits ? &m->layer[layer][row->slot] : NULL;
     if (!w || !w->data) {
         lm_err_set(err, LM_ERROR, "adapter: tensor %s belongs to no matrix of the model's layers", t->name);
@@ -67,14 +67,17 @@ static void bind(lm_model *m, const lm_adapter *a, int i, lm_err *err) {
         lm_err_set(err, LM_ERROR, "adapter: tensor %s: %s.lora_a is missing", t->name, name);
     } else if (is_a && up < 0) {
         lm_err_set(err, LM_ERROR, "adapter: tensor %s: %s.lora_b is missing", t->name, name);
-    } else if (is_a && (!is_shape(t, a->rank, w->cols) || !is_shape(&a->tensors[up], w->rows, a->rank))) {
-        lm_err_set(err, LM_ERROR, "adapter: tensor %s and its lora_b: expected [%d,%d] and [%d,%d], of f32", t->name, a->rank, w->cols, w->rows, a->rank);
+    } else if (is_a && (!is_shape(t, a->rank, w->cols) || !is_shape(&a->tensors[up], w->rows * n_slots, a->rank))) {
+        lm_err_set(err, LM_ERROR, "adapter: tensor %s and its lora_b: expected [%d,%d] and [%d,%d], of f32", t->name, a->rank, w->cols, w->rows * n_slots,
+                   a->rank);
     }
     if (!is_a || err->code) return;
     lm_low_rank *low = &m->low[layer][row->slot];
     if (low->down.data) lm_err_set(err, LM_ERROR, "adapter: tensor %s: there are two", t->name);
-    pack(m, &low->down, a->data[i], a->rank, w->cols, 1, err);
-    pack(m, &low->up, a->data[up], w->rows, a->rank, (float)(a->alpha / a->rank), err);
+    for (int64_t k = 0; k < n_slots; k++, low++) {
+        pack(m, &low->down, a->data[i], a->rank, w->cols, 1, err);
+        pack(m, &low->up, a->data[up] + k * w->rows * a->rank, w->rows, a->rank, (float)(a->alpha / a->rank), err);
+    }
 }
 
 lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err) {
@@ -85,7 +88,7 @@ lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err)
     memcpy(m->top, base->top, sizeof m->top);
     memcpy(m->inv_freq, base->inv_freq, sizeof m->inv_freq);
     m->low = lm_calloc((size_t)m->h.n_layers, sizeof *m->low, err);
-    m->slabs = lm_calloc((size_t)LM_MAX(2 * a->n_tensors, 1), sizeof *m->slabs, err);
+    m->slabs = lm_calloc((size_t)LM_MAX(6 * a->n_tensors, 1), sizeof *m->slabs, err);
     if (!a->n_tensors) lm_err_set(err, LM_ERROR, "adapter: it has no tensors");
     if (a->rank < 1 || a->rank > 1024) lm_err_set(err, LM_ERROR, "adapter: rank %d is out of range (1 to 1024)", a->rank);
     if (!(a->alpha > 0 && a->alpha <= 1e6)) lm_err_set(err, LM_ERROR, "adapter: alpha %g is out of range (0 to 1e6)", a->alpha);
