@@ -9,7 +9,7 @@
 **     3 token    regex unicode trie                 what the others stand on
 **               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
-**     4 model    arch create model kv prefix moe forward    what a model is, a new one, its cache, one pass through it
+**     4 model    arch create model adapter kv prefix moe forward    what a model is, a new one, its cache, one pass through it
 **     5 run      batch sample embed score           sequences advancing together; texts to vectors; how probable texts are
 **     6 train    vocab                              a vocabulary from text
 **               train grad attend experts contrast optim   parameters that learn: forward and back, AdamW

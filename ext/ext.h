@@ -5,10 +5,13 @@
 **     value.c        between sqlite3_value and the engine; errors
 **     options.c      JSON options, a table per function
 **     store.c        models as rows: look-up, reading and checking
+**     write.c        all or nothing
 **     import.c       a GGUF file or a folder, or a model made here, to rows
 **     export.c       rows to a GGUF file
 **     cells.c        one tensor's numbers, read and written by place
 **     share.c        one copy of a model per process
+**     adapter.c      adapters as rows
+**     train_*.c      lm_train (train.h is their map)
 **     memo.c         answers given before
 **     prompt.c       from a prompt and its options to token ids
 **     embed.c        from texts and their options to vectors
@@ -103,12 +106,14 @@ void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name)
 ** options.c */
 enum { LM_OPT_INT, LM_OPT_REAL, LM_OPT_BOOL, LM_OPT_TEXT, LM_OPT_TEXTS, LM_OPT_JSON /* a text or an object, as JSON text */ };
 
+enum { LM_OPT_WORD = 2 /* what a BOOL becomes that is its word */ };
+
 typedef struct {
     const char *name;
     int type;
     size_t at;                              /* offset of int, double, int, char * or lm_texts in the struct */
     double min, max;                        /* of a number */
-    const char *words;                      /* "a|b|c": what a text may be; NULL: anything */
+    const char *words;                      /* "a|b|c": what a text may be; NULL: anything. A BOOL may be this word, too */
 } lm_option;
 
 typedef struct { char **items; size_t *ns; int n; } lm_texts;
@@ -151,6 +156,16 @@ typedef struct {
 void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
 lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
 
+/* The same rows as a source, which use must read whole; all of it is use's until it returns. Only then are the rows known to
+** be what their digest says. */
+typedef struct {
+    lm_source source;
+    const void *meta; size_t meta_n;
+    const lm_buf *arrays;                   /* the tokenizer's; may be empty */
+} lm_stored;
+void lm_store_use(lm_conn *c, const lm_found *f, void (*use)(void *arg, const lm_stored *m, lm_err *err), void *arg,
+                  uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+
 /* The root digest, part by part (store.c's head has the order), and digests on their own. */
 void lm_root_init(lm_digest *root);
 void lm_root_part(lm_digest *root, const void *bytes, size_t n);
@@ -166,9 +181,25 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err);    /* is it attached? */
-/* Create the tables in schema if they are missing; or without looking first, which would take a lock for reading. */
+int lm_store_has_training(lm_conn *c, const char *schema, lm_err *err);      /* or was it made by an earlier version? */
+/* Create the tables in schema if they are missing, or some of them; or without looking first, which would take a lock for reading. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_lay(lm_conn *c, const char *schema, lm_err *err);
+
+/*======================================================================
+** write.c: a savepoint around what a function writes. */
+typedef struct {
+    lm_conn *c;
+    sqlite3_stmt *abandon;
+    int is_open, is_outermost;              /* outermost: of no transaction of the caller's */
+} lm_write;
+/* Where SQLite refuses one (inside an INSERT), the error tells how to call the function. The first statement writes: SQLite waits
+** for another's lock (busy_timeout) only where there is none for reading yet. */
+void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *schema, lm_err *err);
+void lm_write_end(lm_write *w, lm_err *err);                    /* keep what was written; or, with err set, none of it */
+/* Run a statement that inserts or updates, and reset it. Interrupts are looked for first: one that strikes inside SQLite's own
+** write rolls back the caller's whole transaction. */
+void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that
@@ -176,8 +207,7 @@ void lm_store_lay(lm_conn *c, const char *schema, lm_err *err);
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err);
 const char *lm_path_tail(const char *path, size_t *n);      /* the last name in it, *n bytes */
 
-/* Do work inside a savepoint, so that its writes are all or nothing whether or not the caller has a transaction open. The first
-** statement writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
+/* Do work inside a savepoint, so that its writes are all or nothing whether or not the caller has a transaction open. */
 void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err);
 
 /* A model that was made here, in place of one that is read; tensors are read in order, from front to back. */
@@ -235,17 +265,40 @@ struct lm_shared {
     int connections;                        /* that have it among their uses */
     uint64_t used;                          /* a clock of uses, for LRU */
     struct lm_verified *verified;           /* where its bytes were read and checked */
+    lm_shared *base;                        /* an adapted model's, which has it as a call; else NULL */
     lm_shared *next;
 };
 
 /* Get the model that a call is to use, found as by lm_store_find; balance with lm_share_end. */
 lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err);
+/* The same with an adapter, by name; NULL: none. */
+lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, lm_err *err);
 void lm_share_end(lm_shared *s);
 void lm_share_forget(lm_conn *c);           /* the connection closes */
 /* Drop from memory the model that found names (NULL: all) where no call is running. Return how many. */
 int lm_share_unload(lm_conn *c, const lm_found *f);
 /* Visit the models in memory, under the lock. */
 void lm_share_each(void (*visit)(void *arg, const lm_shared *s), void *arg);
+
+/*======================================================================
+** adapter.c */
+typedef struct {
+    sqlite3_int64 id;
+    uint8_t edit[8];
+    char base_digest[2 * LM_DIGEST_BYTES + 1];
+    lm_buf targets;                         /* with commas and a NUL */
+    lm_buf info;                            /* JSON, with a NUL; empty: none */
+    lm_adapter a;                           /* its arrays are owned, once it is read */
+} lm_adapter_rows;
+
+/* Find a model's adapter: all but its tensors. Return 0 where there is none, which is no error. End with the clear. */
+int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adapter_rows *out, lm_err *err);
+void lm_adapter_missing(lm_conn *c, const lm_found *model, const char *name, lm_err *err);      /* say so, and which there are */
+void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_err *err);       /* the tensors of one that was found */
+void lm_adapter_clear(lm_adapter_rows *r);
+/* Write an adapter, in place of one so called, from rows of which id, edit and info do not count. */
+void lm_adapter_write(lm_conn *c, const lm_found *model, const char *name, const lm_adapter_rows *r, lm_err *err);
+void lm_adapter_digest(const lm_adapter_rows *r, const uint8_t base[LM_DIGEST_BYTES], uint8_t out[LM_DIGEST_BYTES]);
 
 /*======================================================================
 ** memo.c: answers by (model digest, what was asked). An LRU of at most 16 MiB a connection. */
@@ -258,7 +311,7 @@ void lm_memo_add(lm_conn *c, const void *key, size_t key_n, const char *value, s
 /*======================================================================
 ** prompt.c */
 typedef struct {
-    char *model, *template, *system, *on_error;
+    char *model, *adapter, *template, *system, *on_error;
     int parse_special, max_tokens, top_k;
     sqlite3_int64 seed;
     double temperature, top_p, min_p, repeat_penalty;
@@ -410,6 +463,7 @@ int lm_func_score_register(lm_conn *c);
 int lm_func_quantize_register(lm_conn *c);
 int lm_vtab_logprobs_register(lm_conn *c);
 int lm_func_create_register(lm_conn *c);
+int lm_func_merge_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);
 int lm_vtab_stream_register(lm_conn *c);
 int lm_vtab_tokens_register(lm_conn *c);
@@ -421,6 +475,7 @@ int lm_vtab_index_register(lm_conn *c);
 int lm_vtab_embed_each_register(lm_conn *c);
 int lm_vtab_generate_each_register(lm_conn *c);
 int lm_vtab_split_register(lm_conn *c);
+int lm_vtab_train_register(lm_conn *c);
 int lm_window_register(lm_conn *c);
 
 #endif

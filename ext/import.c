@@ -56,15 +56,6 @@ static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *e
     }
 }
 
-/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
-** own write rolls back the caller's whole transaction. */
-static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
-    lm_stop stop = lm_conn_stop(c);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    if (stmt) lm_conn_step(c, stmt, err);
-    sqlite3_reset(stmt);
-}
-
 enum { STRETCH = 65536 };               /* elements converted at a time: whole blocks of every format */
 
 typedef struct {
@@ -133,10 +124,10 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
     sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
-    run(im->c, im->add_chunk, err);
+    lm_write_step(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
-    run(im->c, im->add_digest, err);
+    lm_write_step(im->c, im->add_digest, err);
 }
 
 static void import_tensor(import *im, int i, lm_err *err) {
@@ -150,7 +141,7 @@ static void import_tensor(import *im, int i, lm_err *err) {
     sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
     sqlite3_bind_int64(im->add_tensor, 5, t.n_params);
     sqlite3_bind_int64(im->add_tensor, 6, t.n_bytes);
-    run(im->c, im->add_tensor, err);
+    lm_write_step(im->c, im->add_tensor, err);
     lm_root_tensor(&im->root, &t);
     sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
     int64_t step = chunk_bytes(&t);
@@ -201,7 +192,7 @@ static void import_model(import *im, const char *name, const char *path, const c
         sqlite3_bind_blob(stmt, 5, scalars.data, (int)scalars.n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 6, license, (int)license_n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 7, base, (int)base_n, SQLITE_STATIC);
-        run(im->c, stmt, err);
+        lm_write_step(im->c, stmt, err);
         im->model = sqlite3_last_insert_rowid(im->c->db);
     }
     sqlite3_finalize(stmt);
@@ -217,7 +208,7 @@ static void import_model(import *im, const char *name, const char *path, const c
             sqlite3_bind_int64(stmt, 1, im->model);
             sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
             sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
-            run(im->c, stmt, err);
+            lm_write_step(im->c, stmt, err);
         }
         sqlite3_finalize(stmt);
     }
@@ -241,7 +232,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
-    run(im->c, stmt, err);
+    lm_write_step(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
@@ -289,17 +280,6 @@ static void import_all(void *arg, lm_err *err) {
     lm_buf_clear(&hparams);
 }
 
-/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
-** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
-** the caller's would. abandon is such a write; it never gets to do anything. */
-static void undo(lm_conn *c, sqlite3_stmt *abandon) {
-    static const char sql[] = "ROLLBACK TO lm_work; RELEASE lm_work";
-    if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
-    int rc = sqlite3_step(abandon);
-    sqlite3_reset(abandon);
-    if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
-}
-
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
     lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
@@ -307,20 +287,10 @@ void lm_import_check(lm_conn *c, const char *function, const char *schema, const
 }
 
 void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err) {
-    int exists = lm_store_exists(c, schema, err);
-    sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
-                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
-    lm_conn_check_begun(c, function, schema, err);
-    lm_conn_alone(c, function, err);
-    lm_conn_exec(c, err, "SAVEPOINT lm_work");
-    if (!err->code) {
-        if (exists) run(c, abandon, err);
-        else lm_store_lay(c, schema, err);
-        work(arg, err);
-        lm_conn_exec(c, err, "RELEASE lm_work");
-        if (err->code) undo(c, abandon);
-    }
-    sqlite3_finalize(abandon);
+    lm_write w;
+    lm_write_begin(&w, c, function, schema, err);
+    if (!err->code) work(arg, err);
+    lm_write_end(&w, err);
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {

@@ -45,7 +45,7 @@ static void wrong(const lm_option *o, lm_err *err) {
     if (o->type == LM_OPT_INT || o->type == LM_OPT_REAL) {
         lm_err_set(err, LM_ERROR, "option \"%s\": expected %s from %.10g to %.10g", o->name, type_names[o->type], o->min, o->max);
     } else if (o->words) {
-        lm_err_set(err, LM_ERROR, "option \"%s\": expected one of %s", o->name, o->words);
+        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s%s", o->name, o->type == LM_OPT_BOOL ? "true, false or " : "one of ", o->words);
     } else {
         lm_err_set(err, LM_ERROR, "option \"%s\": expected %s", o->name, type_names[o->type]);
     }
@@ -107,8 +107,8 @@ static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_
         if (ok) *(double *)at = j->real;
         break;
     case LM_OPT_BOOL:
-        ok = kind == LM_JSON_BOOL;
-        if (ok) *(int *)at = (int)j->integer;
+        ok = kind == LM_JSON_BOOL || (kind == LM_JSON_TEXT && o->words && is_among(o->words, j->string.data));
+        if (ok) *(int *)at = kind == LM_JSON_BOOL ? (int)j->integer : LM_OPT_WORD;
         break;
     case LM_OPT_TEXT:
         ok = kind == LM_JSON_TEXT && strlen(j->string.data) == j->string.n && (!o->words || is_among(o->words, j->string.data));

@@ -14,7 +14,7 @@
     { "stop", LM_OPT_TEXTS, AT(stop), 0, 0, NULL }, { "template", LM_OPT_TEXT, AT(template), 0, 0, NULL },  \
     { "system", LM_OPT_TEXT, AT(system), 0, 0, NULL },                                                      \
     { "parse_special", LM_OPT_BOOL, AT(parse_special), 0, 0, NULL },                                        \
-    { "on_error", LM_OPT_TEXT, AT(on_error), 0, 0, "error|null" }
+    { "on_error", LM_OPT_TEXT, AT(on_error), 0, 0, "error|null" }, { "adapter", LM_OPT_TEXT, AT(adapter), 0, 0, NULL }
 
 static const lm_option generate_table[] = { OPTIONS, { NULL, 0, 0, 0, 0, NULL } };
 static const lm_option chat_table[] = { OPTIONS, { "render", LM_OPT_BOOL, AT(render), 0, 0, NULL }, { NULL, 0, 0, 0, 0, NULL } };

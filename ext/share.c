@@ -40,7 +40,8 @@ static void free_shared(lm_shared *s) {
     lm_free(s);
 }
 
-/* Take out, and return as a chain, the models that keep says no to; the lock is held. */
+/* Take out, and return as a chain, the models that keep says no to; the lock is held. An adapted model stands before its base:
+** adapted ones are put in front. */
 static lm_shared *take_out(int (*keep)(const lm_shared *s, const void *arg), const void *arg) {
     lm_shared *out = NULL;
     for (lm_shared **at = &g_models; *at;) {
@@ -52,6 +53,7 @@ static lm_shared *take_out(int (*keep)(const lm_shared *s, const void *arg), con
         *at = s->next;
         s->next = out;
         out = s;
+        if (s->base) s->base->calls--;
     }
     return out;
 }
@@ -210,16 +212,13 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
     return there ? there : s;
 }
 
-lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err) {
+static lm_shared *begin_found(lm_conn *c, const lm_found *f, lm_err *err) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    lm_found f;
     lm_shared *s = NULL, *idle = NULL;
     pthread_once(&once, watch_forks);
-    lm_store_find(c, name, tasks, &f, err);
-    if (err->code) return NULL;
     for (int i = 0; i < c->n_uses && !s; i++) {
         const lm_use *u = &c->uses[i];
-        if (u->id == f.id && !memcmp(u->edit, f.edit, 8) && !strcmp(u->schema, f.schema)) s = u->model;
+        if (u->id == f->id && !memcmp(u->edit, f->edit, 8) && !strcmp(u->schema, f->schema)) s = u->model;
     }
     lock();
     if (s) {
@@ -227,24 +226,111 @@ lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_er
         s->used = ++g_clock;
         unlock();
     } else {
-        char *place = place_of(c, f.schema);
+        char *place = place_of(c, f->schema);
         if (!place) lm_err_set(err, LM_NOMEM, "out of memory");
-        else s = find_verified(place, &f);
+        else s = find_verified(place, f);
         int known = s != NULL;
         if (s) s->calls++;
         unlock();
-        if (!s && place) s = read_shared(c, &f, err);
+        if (!s && place) s = read_shared(c, f, err);
         lock();
         if (s) {
             s->used = ++g_clock;
-            if (!known) remember(s, place, &f, err);
-            add_use(c, &f, s, err);
+            if (!known) remember(s, place, f, err);
+            add_use(c, f, s, err);
         }
         idle = trim(IDLE_MAX);
         unlock();
         sqlite3_free(place);
     }
     free_chain(idle);
+    if (s && err->code) {
+        lm_share_end(s);
+        s = NULL;
+    }
+    return s;
+}
+
+lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err) {
+    lm_found f;
+    lm_store_find(c, name, tasks, &f, err);
+    lm_shared *s = err->code ? NULL : begin_found(c, &f, err);
+    lm_found_clear(&f);
+    return s;
+}
+
+/*----------------------------------------------------------------------
+** Adapted models. They are keyed by the digests of both, found again by the adapter's edit stamp and their base, and belong to
+** no connection: between calls they are idle. */
+
+/* Read the adapter's rows beside base, a use of which the new copy takes. */
+static lm_shared *read_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *rows, const char *name, lm_shared *base, lm_err *err) {
+    char digest[2 * LM_DIGEST_BYTES + 1];
+    lm_hex(base->digest, digest);
+    if (strcmp(digest, rows->base_digest)) {
+        lm_err_set(err, LM_ERROR, "adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", name, f->name);
+    }
+    lm_adapter_read(c, f, rows, err);
+    lm_shared *s = lm_calloc(1, sizeof *s, err);
+    if (!s) return NULL;
+    s->calls = 1;
+    s->chat = base->chat;
+    lm_buf_append(&s->chat_template, base->chat_template.data, base->chat_template.n, err);
+    lm_adapter_digest(rows, base->digest, s->digest);
+    s->model = err->code ? NULL : lm_model_adapt(base->model, &rows->a, err);
+    if (!err->code) return s;
+    if (err->code == LM_ERROR && !strncmp(err->msg, "adapter: ", 9)) {
+        char what[sizeof err->msg];
+        memcpy(what, err->msg, sizeof what);
+        *err = (lm_err){0};
+        lm_err_set(err, LM_ERROR, "adapter %.60s: %.160s", name, what + 9);
+    }
+    free_shared(s);
+    return NULL;
+}
+
+static lm_shared *begin_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *rows, const char *name, lm_shared *base, lm_err *err) {
+    lm_found key = { .id = rows->id };
+    char *where = place_of(c, f->schema), *place = where ? sqlite3_mprintf("%s\nadapter", where) : NULL;
+    lm_shared *s = NULL;
+    sqlite3_free(where);
+    if (!place) lm_err_set(err, LM_NOMEM, "out of memory");
+    memcpy(key.edit, rows->edit, sizeof key.edit);
+    lock();
+    if (place) s = find_verified(place, &key);
+    if (s && s->base != base) s = NULL;
+    if (s) s->calls++, s->used = ++g_clock;
+    unlock();
+    if (!s && place) s = read_adapted(c, f, rows, name, base, err);
+    if (s && !s->base) {
+        lock();
+        remember(s, place, &key, err);
+        s->used = ++g_clock;
+        s->base = base;
+        base->calls++;
+        s->next = g_models;
+        g_models = s;
+        unlock();
+    }
+    sqlite3_free(place);
+    return s;
+}
+
+lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, lm_err *err) {
+    lm_found f;
+    lm_adapter_rows rows = {0};
+    lm_store_find(c, name, "generate", &f, err);
+    lm_shared *s = NULL, *base = err->code ? NULL : begin_found(c, &f, err);
+    if (!adapter || !base) {
+        s = base;
+        base = NULL;
+    } else if (lm_adapter_find(c, &f, adapter, &rows, err)) {
+        s = begin_adapted(c, &f, &rows, adapter, base, err);
+    } else {
+        lm_adapter_missing(c, &f, adapter, err);
+    }
+    lm_share_end(base);
+    lm_adapter_clear(&rows);
     lm_found_clear(&f);
     if (s && err->code) {
         lm_share_end(s);

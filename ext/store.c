@@ -86,8 +86,15 @@ void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err) {
     lm_err_set(err, LM_ERROR, "option \"schema\": no database %.60s is attached", schema);
 }
 
+int lm_store_has_training(lm_conn *c, const char *schema, lm_err *err) {
+    sqlite3_stmt *look = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".sqlite_master WHERE type = 'table' AND name = 'lm_run'", schema);
+    int there = look && lm_conn_step(c, look, err);
+    sqlite3_finalize(look);
+    return there;
+}
+
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
-    if (!lm_store_exists(c, schema, err)) lm_store_lay(c, schema, err);
+    if (!lm_store_exists(c, schema, err) || !lm_store_has_training(c, schema, err)) lm_store_lay(c, schema, err);
 }
 
 void lm_store_lay(lm_conn *c, const char *schema, lm_err *err) {
@@ -280,6 +287,8 @@ typedef struct {
     const uint8_t *data; size_t n, at;  /* the current chunk, and how far it is used */
     lm_digest root;
     const lm_sink *sink;
+    void (*use)(void *arg, const lm_stored *m, lm_err *err);    /* NULL: the bytes go to sink */
+    void *use_arg;
 } reader;
 
 static void corrupt(const reader *r, const lm_tensor *t, const char *what, lm_err *err) {
@@ -448,9 +457,7 @@ static void check_totals(const reader *r, sqlite3_stmt *row, const void *meta_by
     lm_meta_free(meta);
 }
 
-/* Read the rows; return the model that they make if build says so. */
-static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    lm_model *m = NULL;
+static void read_rows(reader *r, sqlite3_stmt *row, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
     lm_buf arrays = {0};
     const char *arch = lm_column_text(row, 0, err), *hparams = lm_column_text(row, 1, err);
     const void *meta = sqlite3_column_blob(row, 2);
@@ -458,7 +465,7 @@ static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t dige
     const char *stored = lm_column_text(row, 3, err);
     if (!arch || !hparams || !meta) {
         lm_err_set(err, LM_ERROR, "model %.60s: arch, hparams and meta must not be empty", r->f->name);
-        return NULL;
+        return;
     }
     lm_root_init(&r->root);
     lm_root_text(&r->root, arch);
@@ -468,17 +475,15 @@ static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t dige
     read_tensor_rows(r, err);
     r->chunks = lm_conn_prepare(r->c, err, "SELECT c.seq, c.data, d.digest FROM \"%w\".lm_chunk c LEFT JOIN \"%w\".lm_digest d ON d.chunk = c.id"
                                 " WHERE c.tensor = ? ORDER BY c.seq", r->f->schema, r->f->schema);
-    if (!err->code && build) {
-        lm_tok *tok = build_tokenizer(r->f, meta, meta_n, &arrays, err);
-        lm_source src = { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r };
-        if (!err->code) m = lm_model_open(&src, tok, lm_conn_stop(r->c), err);
-        if (!m) lm_tok_free(tok);
+    if (!err->code && r->use) {
+        lm_stored stored_rows = { { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r }, meta, meta_n, &arrays };
+        r->use(r->use_arg, &stored_rows, err);
     } else if (!err->code) {
         if (r->sink) r->sink->begin(r->sink->arg, meta, meta_n, arrays.data, arrays.n, r->tensors, r->n_tensors, err);
         for (int i = 0; i < r->n_tensors && !err->code; i++) read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
     }
     lm_buf_clear(&arrays);
-    if (err->code) return NULL;
+    if (err->code) return;
     check_totals(r, row, meta, meta_n, err);
     char text[2 * LM_DIGEST_BYTES + 1];
     lm_digest_end(&r->root, digest);
@@ -486,31 +491,46 @@ static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t dige
     if (stored && strcmp(stored, text)) {
         lm_err_set(err, LM_ERROR, "model %.60s: its rows do not match its digest: they were changed behind SQL's back", r->f->name);
     }
-    if (!err->code) return m;
-    lm_model_free(m);
-    return NULL;
 }
 
-static lm_model *read_model(lm_conn *c, const lm_found *f, int build, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    reader r = { .c = c, .f = f, .tensor = -1, .sink = sink };
-    lm_model *m = NULL;
+static void read_model(lm_conn *c, const lm_found *f, reader r, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    r.c = c;
+    r.f = f;
+    r.tensor = -1;
     /* This statement stays open throughout: it holds the read transaction that keeps all the rows of one time. */
     sqlite3_stmt *row = lm_conn_prepare(c, err, "SELECT arch, hparams, meta, digest, n_params, n_active, n_bytes FROM \"%w\".lm_model WHERE id = ?", f->schema);
     if (row) sqlite3_bind_int64(row, 1, f->id);
-    if (row && lm_conn_step(c, row, err)) m = read_rows(&r, row, build, digest, err);
+    if (row && lm_conn_step(c, row, err)) read_rows(&r, row, digest, err);
     else lm_err_set(err, LM_ERROR, "model %.60s is gone", f->name);
     blame(f, "", err);
     sqlite3_finalize(r.chunks);
     sqlite3_finalize(row);
     lm_free(r.tensors);
     lm_free(r.ids);
-    return m;
-}
-
-lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    return read_model(c, f, 1, NULL, digest, err);
 }
 
 void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    read_model(c, f, 0, sink, digest, err);
+    read_model(c, f, (reader){ .sink = sink }, digest, err);
+}
+
+void lm_store_use(lm_conn *c, const lm_found *f, void (*use)(void *arg, const lm_stored *m, lm_err *err), void *arg,
+                  uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    read_model(c, f, (reader){ .use = use, .use_arg = arg }, digest, err);
+}
+
+typedef struct { lm_conn *c; const lm_found *f; lm_model *model; } builder;
+
+static void build(void *arg, const lm_stored *m, lm_err *err) {
+    builder *b = arg;
+    lm_tok *tok = build_tokenizer(b->f, m->meta, m->meta_n, m->arrays, err);
+    if (!err->code) b->model = lm_model_open(&m->source, tok, lm_conn_stop(b->c), err);
+    if (!b->model) lm_tok_free(tok);
+}
+
+lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    builder b = { c, f, NULL };
+    lm_store_use(c, f, build, &b, digest, err);
+    if (!err->code) return b.model;
+    lm_model_free(b.model);
+    return NULL;
 }

@@ -155,7 +155,7 @@ static void compute_texts(lm_conn *c, frame *f, lm_err *err) {
     const lm_generate_options *o = &f->options.generate;
     lm_token token;
     int row_of[FRAME_MAX];              /* by sequence */
-    lm_shared *s = lm_share_begin(c, o->model, "generate", err);
+    lm_shared *s = lm_share_begin_adapted(c, o->model, o->adapter, err);
     lm_batch *b = s ? lm_batch_new(s->model, err) : NULL;
     for (int i = 0; i < f->n && !err->code; i++) {
         row *r = at(f, i);

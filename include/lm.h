@@ -371,6 +371,22 @@ int lm_model_is_encoder(const lm_model *m);                     /* it embeds, an
 uint64_t lm_model_bytes(const lm_model *m);                     /* packed weights and tokenizer */
 
 /*----------------------------------------------------------------------
+** Adapters (Hu et al. 2021): for some matrices W of a model's layers, W x + alpha / rank * B (A x) in the place of W x. */
+typedef struct {
+    int rank; double alpha;
+    const lm_tensor *tensors; int n_tensors;        /* f32: "<matrix>.lora_a", of rank rows, and "<matrix>.lora_b", of rank columns */
+    float *const *data;                             /* of each tensor, row by row */
+} lm_adapter;
+
+/* A model that shares the weights of base, which must outlive it, and has an adapter's beside them. Every name and shape is
+** checked against base's. Borrows nothing of the adapter. What the one model keeps of prompts is not the other's. */
+lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err);
+
+/* For merging: is there something to add to the matrix called so? Add it to its values, from element `first` on. */
+int lm_adapter_has(const lm_adapter *a, const char *matrix);
+void lm_adapter_add(const lm_adapter *a, const char *matrix, int64_t first, int64_t n, float *values);
+
+/*----------------------------------------------------------------------
 ** Embeddings: a text's vector, pooled from the last hidden states of its tokens. */
 enum { LM_POOL_MEAN, LM_POOL_CLS, LM_POOL_LAST };       /* of all tokens, the first, the last */
 
@@ -506,7 +522,7 @@ typedef struct {
 uint64_t lm_trainer_bytes(const lm_source *src, const lm_train_options *options, lm_err *err);
 
 /* Check the source as lm_model_open does, then read its tensors. Return NULL on failure; an architecture that cannot be
-** trained is an error that says so. Borrows nothing, but for a LoRA's source: it must outlive the trainer. */
+** trained is an error that says so. Borrows nothing. */
 lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options, lm_stop stop, lm_err *err);
 void lm_trainer_free(lm_trainer *t);
 

@@ -1,5 +1,6 @@
 -- schema.sql: what a database with models holds. Embedded by the build; run once for each schema that gets a
--- model ("main." is replaced by the schema's name). Everything here is ordinary SQL that anyone may query.
+-- model ("main." is replaced by the schema's name), and again where a table is missing that an earlier version did
+-- not have. Everything here is ordinary SQL that anyone may query.
 --
 -- A model's digest is BLAKE2b-256 over its architecture, hyper-parameters, metadata, tokenizer and every
 -- tensor's name, type, shape and chunk digests. Triggers keep it honest: whoever changes a row of a model by
@@ -112,6 +113,101 @@ END;
 
 CREATE TRIGGER IF NOT EXISTS main.lm_tokenizer_delete AFTER DELETE ON lm_tokenizer BEGIN
     UPDATE lm_model SET digest = NULL, edit = randomblob(8) WHERE id = old.model;
+END;
+
+-- Training. A run, what its steps were, and what it can be taken up from. Adapters are what is trained beside a model.
+CREATE TABLE IF NOT EXISTS main.lm_run(
+    id INTEGER PRIMARY KEY,
+    model INTEGER NOT NULL,
+    adapter TEXT,               -- its name; NULL: the model's own parameters are trained
+    options TEXT NOT NULL,      -- JSON: all that were in force
+    data_digest TEXT NOT NULL,  -- of the query's rows, as token ids
+    base_digest TEXT NOT NULL,  -- of what it began with: the model's, or a trained adapter's
+    math TEXT NOT NULL,         -- what else results depend on: kernels, BLAS
+    n_rows INTEGER NOT NULL,
+    n_nulls INTEGER NOT NULL,   -- rows of the query that were passed over
+    step INTEGER NOT NULL,      -- which the run can be taken up from
+    status TEXT NOT NULL,       -- running, stopped (max_seconds), done
+    state TEXT NOT NULL,        -- JSON: the counters of that step
+    edit BLOB NOT NULL,         -- 8 random bytes, new with every write
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+);
+
+CREATE TABLE IF NOT EXISTS main.lm_run_step(
+    run INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,    -- learnt from since the run began
+    loss REAL NOT NULL,
+    val_loss REAL,
+    lr REAL NOT NULL,
+    grad_norm REAL NOT NULL,
+    tokens_per_s REAL NOT NULL,
+    seconds REAL NOT NULL,
+    event TEXT,
+    PRIMARY KEY(run, step)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS main.lm_checkpoint(
+    run INTEGER NOT NULL,
+    part TEXT NOT NULL,         -- value, m, v (AdamW's moments), best (values at the lowest validation loss)
+    name TEXT NOT NULL,         -- of the tensor
+    seq INTEGER NOT NULL,
+    data BLOB NOT NULL,         -- float32, at most 4 MiB
+    PRIMARY KEY(run, part, name, seq)
+);
+
+CREATE TABLE IF NOT EXISTS main.lm_adapter(
+    id INTEGER PRIMARY KEY,
+    model INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    base_digest TEXT NOT NULL,  -- of the model that it was trained for
+    rank INTEGER NOT NULL,
+    alpha REAL NOT NULL,        -- W x + alpha / rank * B (A x) stands for W x
+    targets TEXT NOT NULL,
+    n_params INTEGER NOT NULL,
+    edit BLOB,                  -- 8 random bytes, new with every change
+    info TEXT,                  -- JSON
+    created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+    UNIQUE(model, name)
+);
+
+CREATE TABLE IF NOT EXISTS main.lm_adapter_tensor(
+    adapter INTEGER NOT NULL,
+    name TEXT NOT NULL,         -- its matrix's, then .lora_a or .lora_b
+    shape TEXT NOT NULL,        -- JSON array: [rank, columns] or [rows, rank]
+    data BLOB NOT NULL,         -- float32
+    PRIMARY KEY(adapter, name)
+);
+
+CREATE TRIGGER IF NOT EXISTS main.lm_model_delete_training AFTER DELETE ON lm_model BEGIN
+    DELETE FROM lm_run WHERE model = old.id;
+    DELETE FROM lm_adapter WHERE model = old.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_run_delete AFTER DELETE ON lm_run BEGIN
+    DELETE FROM lm_run_step WHERE run = old.id;
+    DELETE FROM lm_checkpoint WHERE run = old.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_adapter_delete AFTER DELETE ON lm_adapter BEGIN
+    DELETE FROM lm_adapter_tensor WHERE adapter = old.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_adapter_update AFTER UPDATE OF id, model, base_digest, rank, alpha ON lm_adapter BEGIN
+    UPDATE lm_adapter SET edit = randomblob(8) WHERE id = new.id;
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_adapter_tensor_insert AFTER INSERT ON lm_adapter_tensor BEGIN
+    UPDATE lm_adapter SET edit = randomblob(8) WHERE id = new.adapter;
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_adapter_tensor_update AFTER UPDATE ON lm_adapter_tensor BEGIN
+    UPDATE lm_adapter SET edit = randomblob(8) WHERE id IN (old.adapter, new.adapter);
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_adapter_tensor_delete AFTER DELETE ON lm_adapter_tensor BEGIN
+    UPDATE lm_adapter SET edit = randomblob(8) WHERE id = old.adapter;
 END;
 
 INSERT OR IGNORE INTO main.lm_setting(key, value) VALUES ('format', 1);

@@ -11,7 +11,7 @@
 /* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
 ** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items, and for few columns
 ** fewer: of ITEM_BYTES of tiles, two microseconds. */
-enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8, FEW_QUERIES = 8 };
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8, FEW_QUERIES = 8, LOW_COLUMNS = 8 };
 
 /* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
@@ -35,6 +35,7 @@ struct lm_pass {
     float *logits;                      /* (max_out, n_vocab) */
     _Atomic uint64_t *best;             /* (max_out): the greatest of each row, as place_of ranks it */
     lm_moe *moe;                        /* NULL: the model has no experts */
+    float *low, *raised;                /* of an adapter: (n, rank) and (n, widest) */
     lm_columns in;                      /* the columns of the current product */
     int8_t *quants;
     stretch *stretches;
@@ -74,6 +75,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->cosine, n * (size_t)h->n_rot, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot, sizeof(float) },
         { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->best, (size_t)max_out, sizeof *p->best },
         { &p->quants, blocks * LM_BLOCK * 2, 1 }, { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
+        { &p->low, n * (size_t)m->rank, sizeof(float) }, { &p->raised, m->low ? n * (size_t)widest(h) : 0, sizeof(float) },
         { &p->stretches, n, sizeof(stretch) }, { &p->parties, n, sizeof(party) },
     };
     size_t total = 0, at = 0;
@@ -167,6 +169,23 @@ static void add_product(lm_pass *p, const lm_mat *w, float *out) {
     p->products_out[p->n_products++] = out;
 }
 
+/* An adapter adds B (A x) to the products, by columns: each is an item's from end to end. */
+static void low_rank_item(void *arg, int item) {
+    lm_pass *p = arg;
+    const lm_model *m = p->m;
+    int c0 = item * LOW_COLUMNS, c1 = LM_MIN(c0 + LOW_COLUMNS, p->n_columns);
+    lm_columns low = { .k = m->rank, .x = p->low };
+    for (int i = 0; i < p->n_products; i++) {
+        const lm_low_rank *a = &m->low[p->layer][p->products[i] - m->layer[p->layer]];
+        size_t n = (size_t)p->products[i]->rows;
+        float *raised = p->raised + (size_t)c0 * ((size_t)widest(&m->h) - n);       /* the item's own room begins at column c0 */
+        if (!a->down.data) continue;
+        p->kern->multiply(&a->down, 0, a->down.n_tiles, &p->in, c0, c1, p->low, (size_t)m->rank);
+        p->kern->multiply(&a->up, 0, a->up.n_tiles, &low, c0, c1, raised, n);
+        for (size_t c = (size_t)c0; c < (size_t)c1; c++) p->kern->add(p->products_out[i] + c * n, raised + c * n, (int)n);
+    }
+}
+
 /* Run the products added since the last run, as one section. */
 static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
     int tiles = 0, chunk = LM_MAX(CHUNK_BYTES / (p->in.k * (int)sizeof(float)) & ~15, 16), chunks = (n_columns + chunk - 1) / chunk;
@@ -178,6 +197,7 @@ static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
     p->tiles_an_item = most > 0 ? (most + 1) & ~1 : 1;
     p->items_a_chunk = (tiles + p->tiles_an_item - 1) / p->tiles_an_item;
     lm_pool_run(multiply_item, p, p->items_a_chunk * chunks, stop, err);
+    if (p->m->low && p->layer < p->m->h.n_layers) lm_pool_run(low_rank_item, p, (n_columns + LOW_COLUMNS - 1) / LOW_COLUMNS, stop, err);
     p->n_products = 0;
 }
 

@@ -154,10 +154,13 @@ void lm_model_free(lm_model *m) {
     while (lm_prefix_shrink(m)) {}
     for (int i = 0; i < m->n_slabs; i++) lm_free(m->slabs[i]);
     lm_free(m->slabs);
-    lm_free(m->layer);
-    lm_free(m->inv_freq[0]);
-    lm_free(m->inv_freq[1]);
-    lm_tok_free(m->tok);
+    lm_free(m->low);
+    if (!m->base) {
+        lm_free(m->layer);
+        lm_free(m->inv_freq[0]);
+        lm_free(m->inv_freq[1]);
+        lm_tok_free(m->tok);
+    }
     lm_free(m);
 }
 

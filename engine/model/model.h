@@ -93,6 +93,9 @@ typedef struct {
     int is_limited; uint64_t most;          /* bytes; else a share of the memory limit, or 64 MiB */
 } lm_prefix;
 
+/* What an adapter adds to a weight: up (down x). Without data: nothing. */
+typedef struct { lm_mat down, up; } lm_low_rank;
+
 struct lm_model {
     const lm_arch *arch;
     lm_hparams h;
@@ -104,6 +107,8 @@ struct lm_model {
     uint64_t n_bytes;
     lm_tok *tok;
     lm_prefix prefix;
+    const lm_model *base;                   /* adapted: whose weights, frequencies and tokenizer these are; else NULL */
+    lm_low_rank (*low)[LM_LAYER_SLOTS]; int rank;       /* (n_layers), NULL: no adapter */
 };
 
 lm_mat lm_model_expert(const lm_mat *first, int expert);

@@ -1,0 +1,414 @@
+/* train_data.c: what a query's rows teach: sequences of token ids in memory, with a digest; their split, order and packing.
+**
+** The sequences are what the functions that answer will give the model: a text is tokenised as a prompt without a template, a
+** prompt as generate does it, a completion or label alone; an end token closes each. Rows with a NULL are passed over. */
+#include "train.h"
+
+static const char name[] = "lm_train";
+
+enum { PAIRS_MIN = 2, PAIRS_MAX = 256 };    /* of a batch: one pair has nothing to be told from */
+
+typedef struct {
+    lm_samples *d;
+    lm_conn *c;
+    const lm_shared *s;
+    const lm_tok *tok;
+    sqlite3_stmt *stmt;
+    int most;                               /* ids of a sample */
+    const char *most_is;                    /* and what sets that */
+    lm_ids ids;                             /* of the row */
+} row_reader;
+
+/*----------------------------------------------------------------------
+** Rows */
+
+static void column_text(row_reader *r, int i, lm_text *out, lm_err *err) {
+    *out = (lm_text){ "", 0 };
+    if (sqlite3_column_type(r->stmt, i) == SQLITE_BLOB) {
+        lm_err_set(err, LM_ERROR, "%s: row %lld: %s is a BLOB, expected a text", name, (long long)r->d->n_rows, sqlite3_column_name(r->stmt, i));
+    }
+    if (err->code) return;
+    out->text = (const char *)sqlite3_column_text(r->stmt, i);
+    out->n = (size_t)sqlite3_column_bytes(r->stmt, i);
+    if (!out->text) lm_err_set(err, LM_NOMEM, "out of memory");
+}
+
+static void encode(row_reader *r, lm_text text, int add_special, lm_err *err) {
+    lm_tok_options how = { .add_special = add_special };
+    lm_tok_encode(r->tok, text.text, text.n, &how, 0, lm_conn_stop(r->c), &r->ids, err);
+}
+
+static void append_end(row_reader *r, lm_err *err) {
+    int32_t eos = lm_tok_eos(r->tok);
+    if (eos >= 0 && (!r->ids.n || r->ids.data[r->ids.n - 1] != eos)) lm_ids_append(&r->ids, eos, err);
+}
+
+/* A sample needs a target: an id that another precedes. */
+static void add_sample(row_reader *r, const int32_t *ids, size_t n, size_t n_given, int label, lm_err *err) {
+    lm_samples *d = r->d;
+    if (n < 2 || err->code) return;
+    if (d->n == d->cap) {
+        size_t cap = d->cap ? 2 * d->cap : 64;
+        lm_sample *grown = lm_realloc(d->samples, cap * sizeof *grown, err);
+        if (!grown) return;
+        d->samples = grown;
+        d->cap = cap;
+    }
+    d->samples[d->n++] = (lm_sample){ d->ids.n, (int)n, (int)n_given, label };
+    for (size_t i = 0; i < n; i++) lm_ids_append(&d->ids, ids[i], err);
+    if ((int)n > d->longest) d->longest = (int)n;
+}
+
+/* The row's ids must be one sample. */
+static void add_row(row_reader *r, size_t n_given, int label, lm_err *err) {
+    if (r->ids.n > (size_t)r->most) {
+        lm_err_set(err, LM_ERROR, "%s: row %lld has %llu tokens, %s is %d", name, (long long)r->d->n_rows, (unsigned long long)r->ids.n, r->most_is, r->most);
+    }
+    add_sample(r, r->ids.data, r->ids.n, n_given, label, err);
+}
+
+/* A long text is learnt in pieces. */
+static void read_text(row_reader *r, lm_err *err) {
+    lm_text text;
+    column_text(r, 0, &text, err);
+    encode(r, text, 1, err);
+    append_end(r, err);
+    for (size_t at = 0, n; at < r->ids.n; at += n) {
+        n = r->ids.n - at < (size_t)r->most ? r->ids.n - at : (size_t)r->most;
+        add_sample(r, r->ids.data + at, n, 0, -1, err);
+    }
+}
+
+static void read_completion(row_reader *r, lm_err *err) {
+    static const lm_generate_options plain = { .max_tokens = 256, .top_p = 1, .repeat_penalty = 1 };
+    lm_text prompt, completion;
+    column_text(r, 0, &prompt, err);
+    column_text(r, 1, &completion, err);
+    lm_prompt_ids(r->c, r->s, &plain, prompt, (lm_text){ "", 0 }, &r->ids, err);
+    size_t n_given = r->ids.n;
+    encode(r, completion, 0, err);
+    append_end(r, err);
+    add_row(r, n_given, -1, err);
+}
+
+static int label_number(lm_samples *d, lm_text label, lm_err *err) {
+    lm_texts *l = &d->labels;
+    for (int i = 0; i < l->n; i++) {
+        if (l->ns[i] == label.n && !memcmp(l->items[i], label.text, label.n)) return i;
+    }
+    if (l->n == 4096) lm_err_set(err, LM_ERROR, "%s: more than %d different labels: is %.40s one?", name, l->n, label.text);
+    char **items = lm_realloc(l->items, sizeof *items * (size_t)(l->n + 1), err);
+    if (items) l->items = items;
+    size_t *ns = lm_realloc(l->ns, sizeof *ns * (size_t)(l->n + 1), err);
+    if (ns) l->ns = ns;
+    char *copy = lm_alloc(label.n + 1, err);
+    if (!copy) return -1;
+    memcpy(copy, label.text, label.n + 1);
+    l->items[l->n] = copy;
+    l->ns[l->n] = label.n;
+    return l->n++;
+}
+
+/* The ids of the text so far, in r->ids, without what may end a text. */
+static void encode_open(row_reader *r, const lm_buf *text, lm_err *err) {
+    r->ids.n = 0;
+    if (!err->code) encode(r, (lm_text){ text->data, text->n }, 1, err);
+    while (r->ids.n && r->ids.data[r->ids.n - 1] == lm_tok_eos(r->tok)) r->ids.n--;
+}
+
+/* Text and label are tokenised as one, as lm_classify does: a label's first letters may share a token with what stands before. */
+static void read_label(row_reader *r, lm_err *err) {
+    lm_text text, label;
+    lm_buf whole = {0};
+    lm_ids given = {0};
+    size_t n_given = 0;
+    column_text(r, 0, &text, err);
+    column_text(r, 1, &label, err);
+    lm_buf_append(&whole, LM_LABEL_BEFORE, strlen(LM_LABEL_BEFORE), err);
+    lm_buf_append(&whole, text.text, text.n, err);
+    lm_buf_append(&whole, LM_LABEL_AFTER, strlen(LM_LABEL_AFTER), err);
+    encode_open(r, &whole, err);
+    for (size_t i = 0; i < r->ids.n; i++) lm_ids_append(&given, r->ids.data[i], err);
+    lm_buf_append(&whole, label.text, label.n, err);
+    encode_open(r, &whole, err);
+    while (n_given < given.n && n_given < r->ids.n && given.data[n_given] == r->ids.data[n_given]) n_given++;
+    append_end(r, err);
+    int number = err->code ? -1 : label_number(r->d, label, err);
+    add_row(r, n_given, number, err);
+    lm_ids_clear(&given);
+    lm_buf_clear(&whole);
+}
+
+/* One text of a pair, as it is embedded: cut where it is longer than that allows. */
+static size_t encode_text(row_reader *r, int i, lm_err *err) {
+    lm_frame frame = {0};
+    lm_text text;
+    size_t start = r->ids.n;
+    column_text(r, i, &text, err);
+    lm_frame_find(r->c, r->s, &frame, err);
+    for (size_t k = 0; k < frame.lead && !err->code; k++) lm_ids_append(&r->ids, frame.ids.data[k], err);
+    size_t first = r->ids.n, room = (size_t)r->most > frame.ids.n ? (size_t)r->most - frame.ids.n : 0;
+    encode(r, text, 0, err);
+    if (r->ids.n - first > room) r->ids.n = first + room;
+    for (size_t k = frame.lead; k < frame.ids.n && !err->code; k++) lm_ids_append(&r->ids, frame.ids.data[k], err);
+    lm_frame_clear(&frame);
+    return r->ids.n - start;
+}
+
+static void read_pair(row_reader *r, lm_err *err) {
+    size_t n_given = encode_text(r, 0, err), n = encode_text(r, 1, err);
+    if (n_given && n) add_sample(r, r->ids.data, r->ids.n, n_given, -1, err);
+}
+
+static void read_ids(row_reader *r, lm_err *err) {
+    lm_text text;
+    lm_json j;
+    int kind;
+    column_text(r, 0, &text, err);
+    lm_json_init(&j, text.text, text.n);
+    if (!err->code && lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "%s: row %lld: expected a JSON array of token ids", name, (long long)r->d->n_rows);
+    while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
+        if (kind != LM_JSON_INT || j.integer < 0 || j.integer >= lm_tok_count(r->tok)) {
+            lm_err_set(err, LM_ERROR, "%s: row %lld: expected whole numbers from 0 to %d", name, (long long)r->d->n_rows, lm_tok_count(r->tok) - 1);
+        } else {
+            lm_ids_append(&r->ids, (int32_t)j.integer, err);
+        }
+    }
+    lm_json_next(&j, err);
+    lm_json_clear(&j);
+    add_row(r, 0, -1, err);
+}
+
+/*----------------------------------------------------------------------
+** Kinds of rows. */
+typedef struct {
+    const char *kind;
+    int n_columns;
+    const char *columns;
+    void (*read)(row_reader *r, lm_err *err);
+} row_kind;
+
+static const row_kind kinds[] = {
+    { "text", 1, "text", read_text },
+    { "completion", 2, "prompt, completion", read_completion },
+    { "label", 2, "text, label", read_label },
+    { "ids", 1, "ids", read_ids },
+    { "pair", 2, "text, text that belongs to it", read_pair },
+};
+
+static const row_kind *find_kind(const char *kind) {
+    for (int i = 0; i < LM_COUNT(kinds); i++) {
+        if (!strcmp(kinds[i].kind, kind)) return &kinds[i];
+    }
+    return NULL;
+}
+
+static int is_named(const char *column, const char *const names[3]) {
+    for (int i = 0; column && i < 3; i++) {
+        if (!sqlite3_stricmp(column, names[i])) return 1;
+    }
+    return 0;
+}
+
+/* What rows are meant to be, by their columns' number and names. */
+static const row_kind *guess(sqlite3_stmt *stmt, int is_encoder, lm_err *err) {
+    static const char *const labels[] = { "label", "class", "category" }, *const completions[] = { "completion", "answer", "response" };
+    int n = sqlite3_column_count(stmt);
+    const char *last = sqlite3_column_name(stmt, n - 1);
+    if (is_encoder && n == 2) return find_kind("pair");
+    if (n == 1) return find_kind(last && !sqlite3_stricmp(last, "ids") ? "ids" : "text");
+    if (n == 2 && is_named(last, labels)) return find_kind("label");
+    if (n == 2 && is_named(last, completions)) return find_kind("completion");
+    lm_err_set(err, LM_ERROR, "%s: what are the query's %d columns? Name them text; text, label; or prompt, completion; or give option \"rows\"", name, n);
+    return NULL;
+}
+
+static void check_model(const row_reader *r, const lm_learn_options *o, lm_err *err) {
+    if (!r->tok) lm_err_set(err, LM_ERROR, "%s: the model has no tokenizer", name);
+    if (!o->query) lm_err_set(err, LM_ERROR, "%s: option \"query\": which rows is it to learn from?", name);
+}
+
+static int has_null(sqlite3_stmt *stmt) {
+    for (int i = 0; i < sqlite3_column_count(stmt); i++) {
+        if (sqlite3_column_type(stmt, i) == SQLITE_NULL) return 1;
+    }
+    return 0;
+}
+
+static void hash_samples(lm_samples *d) {
+    lm_digest h;
+    lm_digest_init(&h);
+    lm_digest_add(&h, d->kind, strlen(d->kind) + 1);
+    for (size_t i = 0; i < d->n; i++) {
+        int32_t about[3] = { d->samples[i].n, d->samples[i].n_given, d->samples[i].label };
+        lm_digest_add(&h, about, sizeof about);
+    }
+    lm_digest_add(&h, d->ids.data, d->ids.n * sizeof *d->ids.data);
+    for (int i = 0; i < d->labels.n; i++) lm_digest_add(&h, d->labels.items[i], d->labels.ns[i] + 1);
+    lm_digest_end(&h, d->digest);
+}
+
+void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_learn_options *o, lm_err *err) {
+    row_reader r = { .d = d, .c = c, .s = s, .tok = lm_model_tok(s->model), .most = lm_model_n_ctx(s->model), .most_is = "the model's context" };
+    const row_kind *kind = o->rows ? find_kind(o->rows) : NULL;
+    int is_encoder = lm_model_is_encoder(s->model);
+    lm_stop stop = lm_conn_stop(c);
+    *d = (lm_samples){0};
+    if (is_encoder) r.most = lm_model_n_text(s->model);
+    if (o->batch_tokens < r.most) r.most = o->batch_tokens, r.most_is = "batch_tokens";
+    check_model(&r, o, err);
+    if (!err->code) r.stmt = lm_query_open(c, name, (lm_text){ o->query, strlen(o->query) }, kind ? kind->n_columns : 0, kind ? kind->columns : "", err);
+    if (r.stmt && !kind) kind = guess(r.stmt, is_encoder, err);
+    d->is_pair = kind && kind->read == read_pair;
+    if (kind && is_encoder && !d->is_pair) {
+        lm_err_set(err, LM_ERROR, "%s: the model is an encoder, which predicts no next token: give pairs of texts that belong together (rows \"pair\")", name);
+    }
+    if (d->is_pair && o->batch_tokens / (2 * PAIRS_MIN) < r.most) r.most = o->batch_tokens / (2 * PAIRS_MIN);
+    while (kind && lm_conn_step(c, r.stmt, err)) {
+        d->n_rows++;
+        r.ids.n = 0;
+        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        if (has_null(r.stmt)) d->n_nulls++;
+        else kind->read(&r, err);
+    }
+    sqlite3_finalize(r.stmt);
+    lm_ids_clear(&r.ids);
+    if (!err->code && !d->n) lm_err_set(err, LM_ERROR, "%s: the query gives nothing to learn from (%lld rows, %lld with a NULL)", name, (long long)d->n_rows, (long long)d->n_nulls);
+    if (d->n > UINT32_MAX) lm_err_set(err, LM_ERROR, "%s: more than %u sequences", name, UINT32_MAX);
+    if (err->code) return;
+    d->kind = kind->kind;
+    hash_samples(d);
+}
+
+void lm_samples_clear(lm_samples *d) {
+    lm_ids_clear(&d->ids);
+    lm_free(d->samples);
+    for (int i = 0; i < d->labels.n; i++) lm_free(d->labels.items[i]);
+    lm_free(d->labels.items);
+    lm_free(d->labels.ns);
+    lm_free(d->train);
+    lm_free(d->val);
+    *d = (lm_samples){0};
+}
+
+/*----------------------------------------------------------------------
+** Order. A stream of numbers for each (seed, which): SplitMix64 (Steele et al. 2014). */
+static uint64_t next_random(uint64_t *state) {
+    uint64_t x = (*state += 0x9E3779B97F4A7C15u);
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+static void shuffle(uint32_t *items, size_t n, uint64_t seed, uint64_t which) {
+    uint64_t state = seed ^ which * 0xD1342543DE82EF95u;
+    next_random(&state);
+    for (size_t i = n; i > 1; i--) {
+        size_t j = (size_t)((next_random(&state) >> 32) * i >> 32);
+        uint32_t kept = items[i - 1];
+        items[i - 1] = items[j];
+        items[j] = kept;
+    }
+}
+
+/* A label that only validation would see is asked of nobody: of each, the last sample stays to learn from. Return how many
+** samples can validate. */
+static size_t split_labels(const lm_samples *d, uint32_t *all, size_t n_val, uint32_t *left) {
+    for (size_t i = 0; i < d->n; i++) left[d->samples[i].label]++;
+    for (size_t i = 0, end = d->n; i < n_val; i++) {
+        if (left[d->samples[all[i]].label]-- > 1) continue;
+        while (--end >= n_val && left[d->samples[all[end]].label] <= 1) {}
+        if (end < n_val) return i;              /* every label has one sample left */
+        uint32_t kept = all[i];
+        left[d->samples[kept].label]++;
+        left[d->samples[all[end]].label]--;
+        all[i] = all[end];
+        all[end] = kept;
+    }
+    return n_val;
+}
+
+void lm_samples_split(lm_samples *d, double fraction, uint64_t seed, lm_err *err) {
+    uint32_t *all = lm_alloc(d->n * sizeof *all, err), *left = lm_calloc((size_t)d->labels.n + 1, sizeof *left, err);
+    size_t n_val = (size_t)(fraction * (double)d->n + 0.5), least = d->is_pair ? PAIRS_MIN : 1;
+    if (fraction > 0 && d->n < 2) lm_err_set(err, LM_ERROR, "%s: option \"val_fraction\": one row cannot be split", name);
+    if (fraction > 0 && n_val < least) n_val = least;
+    if (d->n < n_val + least) lm_err_set(err, LM_ERROR, "%s: %d rows (%s) are too few to learn from%s", name, (int)d->n, d->kind, fraction > 0 ? " and to validate" : "");
+    d->train = lm_alloc(d->n * sizeof *d->train, err);
+    d->val = lm_alloc(n_val * sizeof *d->val, err);
+    if (!err->code) {
+        for (size_t i = 0; i < d->n; i++) all[i] = (uint32_t)i;
+        if (n_val) shuffle(all, d->n, seed, UINT64_MAX);
+        if (n_val && d->labels.n) n_val = split_labels(d, all, n_val, left);
+        if (fraction > 0 && !n_val) lm_err_set(err, LM_ERROR, "%s: option \"val_fraction\": no label has two rows", name);
+        memcpy(d->val, all, n_val * sizeof *all);
+        memcpy(d->train, all + n_val, (d->n - n_val) * sizeof *all);
+        d->n_val = n_val;
+        d->n_train = d->n - n_val;
+    }
+    lm_free(all);
+    lm_free(left);
+}
+
+void lm_samples_shuffle(const lm_samples *d, uint64_t seed, int64_t epoch, uint32_t *order) {
+    memcpy(order, d->train, d->n_train * sizeof *order);
+    shuffle(order, d->n_train, seed, (uint64_t)epoch);
+}
+
+size_t lm_samples_pack(const lm_samples *d, const uint32_t *order, size_t n, int batch_tokens) {
+    size_t i = 0;
+    for (int room = batch_tokens; i < n && d->samples[order[i]].n <= room; i++) room -= d->samples[order[i]].n;
+    if (!d->is_pair) return i;
+    if (i > PAIRS_MAX) i = PAIRS_MAX;
+    return n - i != 1 ? i : i > PAIRS_MIN ? i - 1 : i + 1;      /* none stays alone */
+}
+
+/*----------------------------------------------------------------------
+** Batches. */
+static void *grown(void *data, size_t *cap, size_t n, size_t size, lm_err *err) {
+    if (n <= *cap) return data;
+    void *more = lm_realloc(data, n * size, err);
+    if (more) *cap = n;
+    return more ? more : data;
+}
+
+void lm_packed_set(lm_packed *p, const lm_samples *d, const uint32_t *order, size_t n, lm_err *err) {
+    size_t total = 0, at = 0;
+    for (size_t i = 0; i < n; i++) total += (size_t)d->samples[order[i]].n;
+    p->weights = grown(p->weights, &p->weights_cap, total, sizeof *p->weights, err);
+    p->lengths = grown(p->lengths, &p->lengths_cap, 2 * n, sizeof *p->lengths, err);
+    p->ids.n = 0;
+    for (size_t i = 0; i < n && !err->code; i++) {
+        const lm_sample *s = &d->samples[order[i]];
+        p->lengths[d->is_pair ? 2 * i : i] = d->is_pair ? s->n_given : s->n;
+        if (d->is_pair) p->lengths[2 * i + 1] = s->n - s->n_given;
+        for (int k = 0; k < s->n; k++) {
+            lm_ids_append(&p->ids, d->ids.data[s->at + (size_t)k], err);
+            p->weights[at++] = k >= s->n_given;
+        }
+    }
+    p->n = (int)n;
+}
+
+void lm_packed_step(const lm_packed *p, const lm_samples *d, lm_trainer *t, double rate, lm_train_result *out, lm_stop stop, lm_err *err) {
+    lm_train_batch batch = { p->ids.data, p->weights, p->lengths, p->n };
+    lm_pair_batch pairs = { p->ids.data, p->lengths, p->n };
+    *out = (lm_train_result){0};
+    if (d->is_pair) lm_trainer_pair_step(t, &pairs, rate, out, stop, err);
+    else lm_trainer_step(t, &batch, rate, out, stop, err);
+}
+
+void lm_packed_loss(const lm_packed *p, const lm_samples *d, lm_trainer *t, lm_train_result *out, lm_stop stop, lm_err *err) {
+    lm_train_batch batch = { p->ids.data, p->weights, p->lengths, p->n };
+    lm_pair_batch pairs = { p->ids.data, p->lengths, p->n };
+    *out = (lm_train_result){0};
+    if (d->is_pair) lm_trainer_pair_loss(t, &pairs, out, stop, err);
+    else lm_trainer_loss(t, &batch, out, stop, err);
+}
+
+void lm_packed_clear(lm_packed *p) {
+    lm_ids_clear(&p->ids);
+    lm_free(p->weights);
+    lm_free(p->lengths);
+    *p = (lm_packed){0};
+}

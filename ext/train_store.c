@@ -1,0 +1,316 @@
+/* train_store.c: a run's rows in lm_run, lm_run_step and lm_checkpoint.
+**
+** Whatever is written is one savepoint, so a kill leaves the last checkpoint or the next. The run's row has a stamp that each
+** write renews; one that is not there, or is not what was written last, tells that a ROLLBACK took something away. In
+** autocommit each write commits, and a read transaction stays open in between: in WAL what another connection writes then
+** shows as SQLITE_BUSY_SNAPSHOT, elsewhere nobody else can write. */
+#include "train.h"
+
+#include <math.h>
+#include <stdio.h>
+
+enum { PIECE = LM_CHUNK_BYTES / (int)sizeof(float) };
+
+static const char *const parts[] = { "value", "m", "v", "best" };
+static const int whats[] = { LM_TRAIN_VALUE, LM_TRAIN_M, LM_TRAIN_V };
+
+/*----------------------------------------------------------------------
+** The run's row */
+static void print_state(const lm_run_state *s, lm_buf *out, lm_err *err) {
+    lm_buf_print(out, err, "{\"epoch\":%lld,\"at\":%lld,\"tokens\":%lld,\"seconds\":%.9g,\"best_step\":%lld,\"best_loss\":%.9g,\"n_worse\":%d,"
+                 "\"sum\":%.9g,\"n_sum\":%lld,\"last_mean\":%.9g,\"last_loss\":%.9g}", (long long)s->epoch, (long long)s->at, (long long)s->tokens,
+                 s->seconds, (long long)s->best_step, (double)s->best_loss, s->n_worse, (double)s->sum, (long long)s->n_sum, (double)s->last_mean,
+                 (double)s->last_loss);
+}
+
+/* Where the counters begin; then those of a state that was printed. */
+static void read_state(lm_run_state *s, const char *text, size_t n, lm_err *err) {
+    lm_json j;
+    double best_loss = 0, sum = 0, last_mean = 0, last_loss = 0, n_worse = 0;
+    sqlite3_int64 *integers[] = { &s->epoch, &s->at, &s->tokens, &s->best_step, &s->n_sum };
+    static const char *const integer_names[] = { "epoch", "at", "tokens", "best_step", "n_sum" };
+    double *reals[] = { &s->seconds, &best_loss, &sum, &last_mean, &last_loss, &n_worse };
+    static const char *const real_names[] = { "seconds", "best_loss", "sum", "last_mean", "last_loss", "n_worse" };
+    int n_seen = 0;
+    lm_json_init(&j, text, n);
+    if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "expected an object");
+    for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END;) {
+        for (int i = 0; i < LM_COUNT(integers); i++) {
+            if (strcmp(j.key.data, integer_names[i]) || kind != LM_JSON_INT) continue;
+            *integers[i] = j.integer;
+            n_seen += j.integer >= 0;
+        }
+        for (int i = 0; i < LM_COUNT(reals); i++) {
+            if (strcmp(j.key.data, real_names[i]) || (kind != LM_JSON_INT && kind != LM_JSON_REAL)) continue;
+            *reals[i] = j.real;
+            n_seen++;
+        }
+    }
+    lm_json_next(&j, err);
+    lm_json_clear(&j);
+    if (n_seen != LM_COUNT(integers) + LM_COUNT(reals)) lm_err_set(err, LM_ERROR, "a counter is missing");
+    s->best_loss = (float)best_loss;
+    s->sum = (float)sum;
+    s->last_mean = (float)last_mean;
+    s->last_loss = (float)last_loss;
+    s->n_worse = (int)n_worse;
+}
+
+static const void *column_stamp(sqlite3_stmt *stmt, int i) { return sqlite3_column_bytes(stmt, i) == 8 ? sqlite3_column_blob(stmt, i) : NULL; }
+
+static void bind_text(sqlite3_stmt *stmt, int i, const char *text) { sqlite3_bind_text(stmt, i, text, -1, SQLITE_STATIC); }
+
+/* Take the run's place: a read transaction that lasts, and a statement that looks at its row. */
+static void watch(lm_run *r, lm_err *err) {
+    const char *sql = "SELECT edit FROM \"%w\".lm_run WHERE id = ?";
+    r->hold = lm_conn_prepare(r->c, err, sql, r->model.schema);
+    r->look = lm_conn_prepare(r->c, err, sql, r->model.schema);
+    if (err->code) return;
+    sqlite3_bind_int64(r->hold, 1, r->id);
+    sqlite3_bind_int64(r->look, 1, r->id);
+    lm_conn_step(r->c, r->hold, err);
+}
+
+void lm_run_find(lm_run *r, lm_err *err) {
+    int there = !err->code && lm_store_has_training(r->c, r->model.schema, err);
+    sqlite3_stmt *stmt = !there ? NULL : lm_conn_prepare(r->c, err, "SELECT id, options, state, step, edit, base_digest, math, data_digest FROM \"%w\".lm_run"
+                         " WHERE model = ? AND adapter IS ? AND status <> 'done' ORDER BY id DESC LIMIT 1", r->model.schema);
+    if (stmt) sqlite3_bind_int64(stmt, 1, r->model.id);
+    if (stmt) bind_text(stmt, 2, r->o.adapter);
+    if (!stmt || !lm_conn_step(r->c, stmt, err)) {
+        lm_err_set(err, LM_ERROR, "lm_train: option \"resume\": model %.60s has no run that could be resumed", r->model.name);
+    } else {
+        const char *texts[] = { (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2),
+                                (const char *)sqlite3_column_text(stmt, 5), (const char *)sqlite3_column_text(stmt, 6),
+                                (const char *)sqlite3_column_text(stmt, 7) };
+        const void *edit = column_stamp(stmt, 4);
+        lm_err inner = {0};
+        r->id = sqlite3_column_int64(stmt, 0);
+        r->durable = r->state.step = sqlite3_column_int64(stmt, 3);
+        if (!texts[0] || !texts[1] || !texts[2] || !texts[3] || !texts[4] || !edit || r->state.step < 0) lm_err_set(&inner, LM_ERROR, "a column has no value");
+        if (!inner.code) memcpy(r->edit, edit, 8);
+        if (!inner.code) read_state(&r->state, texts[1], strlen(texts[1]), &inner);
+        if (inner.code) lm_err_set(err, inner.code, "lm_run, id %lld: %.160s", (long long)r->id, inner.msg);
+        else lm_learn_options_resume(&r->o, (lm_text){ texts[0], strlen(texts[0]) }, err);
+        if (!err->code && r->o.resume != LM_OPT_WORD && strcmp(texts[3], lm_train_math())) {
+            lm_err_set(err, LM_ERROR, "lm_train: the run was computed with %.60s, here it is %.60s: it could not go on bit for bit (\"resume\":\"any\" goes on)",
+                       texts[3], lm_train_math());
+        }
+        if (!err->code) snprintf(r->base_digest, sizeof r->base_digest, "%s", texts[2]);
+        if (!err->code) snprintf(r->data_digest, sizeof r->data_digest, "%s", texts[4]);
+    }
+    sqlite3_finalize(stmt);
+}
+
+/* Renew the stamp, and write where the run stands. */
+static void write_run(lm_run *r, const char *status, lm_err *err) {
+    lm_buf state = {0};
+    uint8_t edit[8];
+    print_state(&r->state, &state, err);
+    sqlite3_randomness(sizeof edit, edit);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_run SET step = ?, status = ?, state = ?, edit = ?, base_digest = ? WHERE id = ?", r->model.schema);
+    if (stmt) {
+        sqlite3_bind_int64(stmt, 1, r->state.step);
+        bind_text(stmt, 2, status);
+        sqlite3_bind_text(stmt, 3, state.data, (int)state.n, SQLITE_STATIC);
+        sqlite3_bind_blob(stmt, 4, edit, sizeof edit, SQLITE_STATIC);
+        bind_text(stmt, 5, r->base_digest);
+        sqlite3_bind_int64(stmt, 6, r->id);
+        lm_write_step(r->c, stmt, err);
+    }
+    sqlite3_finalize(stmt);
+    lm_buf_clear(&state);
+    if (!err->code) memcpy(r->edit, edit, sizeof edit);
+}
+
+static void write_steps(lm_run *r, lm_err *err) {
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "INSERT OR REPLACE INTO \"%w\".lm_run_step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", r->model.schema);
+    for (size_t i = 0; i < r->n_rows && !err->code; i++) {
+        const lm_run_row *row = &r->rows[i];
+        sqlite3_bind_int64(stmt, 1, r->id);
+        sqlite3_bind_int64(stmt, 2, row->step);
+        sqlite3_bind_int64(stmt, 3, row->epoch);
+        sqlite3_bind_int64(stmt, 4, row->tokens);
+        sqlite3_bind_double(stmt, 5, row->loss);
+        if (row->has_val) sqlite3_bind_double(stmt, 6, row->val_loss);
+        else sqlite3_bind_null(stmt, 6);
+        sqlite3_bind_double(stmt, 7, row->lr);
+        sqlite3_bind_double(stmt, 8, row->grad_norm);
+        sqlite3_bind_double(stmt, 9, row->tokens_per_s);
+        sqlite3_bind_double(stmt, 10, row->seconds);
+        bind_text(stmt, 11, *row->event ? row->event : NULL);
+        lm_write_step(r->c, stmt, err);
+    }
+    sqlite3_finalize(stmt);
+}
+
+/*----------------------------------------------------------------------
+** Checkpoints */
+static float *numbers(lm_run *r, int part, int i) { return part == 3 ? r->best[i] : lm_trainer_data(r->trainer, i, whats[part]); }
+
+void lm_run_write_checkpoint(lm_run *r, lm_err *err) {
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "INSERT INTO \"%w\".lm_checkpoint VALUES (?, ?, ?, ?, ?)"
+                                         " ON CONFLICT DO UPDATE SET data = excluded.data", r->model.schema);
+    for (int part = 0; part < (r->best_is_new ? 4 : 3); part++) {
+        for (int i = 0; i < lm_trainer_n_tensors(r->trainer) && !err->code; i++) {
+            const lm_tensor *t = lm_trainer_tensor(r->trainer, i);
+            for (int64_t at = 0; at < t->n_params && !err->code; at += PIECE) {
+                int64_t n = t->n_params - at < PIECE ? t->n_params - at : PIECE;
+                sqlite3_bind_int64(stmt, 1, r->id);
+                bind_text(stmt, 2, parts[part]);
+                bind_text(stmt, 3, t->name);
+                sqlite3_bind_int64(stmt, 4, at / PIECE);
+                sqlite3_bind_blob(stmt, 5, numbers(r, part, i) + at, (int)(n * (int64_t)sizeof(float)), SQLITE_STATIC);
+                lm_write_step(r->c, stmt, err);
+            }
+        }
+    }
+    sqlite3_finalize(stmt);
+}
+
+static void load_piece(lm_run *r, sqlite3_stmt *stmt, int part, int i, int64_t at, lm_err *err) {
+    const lm_tensor *t = lm_trainer_tensor(r->trainer, i);
+    int64_t n = t->n_params - at < PIECE ? t->n_params - at : PIECE;
+    lm_stop stop = lm_conn_stop(r->c);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    sqlite3_bind_int64(stmt, 1, r->id);
+    bind_text(stmt, 2, parts[part]);
+    bind_text(stmt, 3, t->name);
+    sqlite3_bind_int64(stmt, 4, at / PIECE);
+    int there = lm_conn_step(r->c, stmt, err);
+    const void *data = there ? sqlite3_column_blob(stmt, 0) : NULL;
+    if (!data || sqlite3_column_bytes(stmt, 0) != n * (int64_t)sizeof(float)) {
+        lm_err_set(err, LM_ERROR, "lm_checkpoint, run %lld: %s of %s, piece %lld: expected a BLOB of %lld bytes", (long long)r->id, parts[part], t->name,
+                   (long long)(at / PIECE), (long long)n * (long long)sizeof(float));
+    }
+    if (!err->code) memcpy(numbers(r, part, i) + at, data, (size_t)n * sizeof(float));
+    for (int64_t k = at; k < at + n && !err->code; k++) {
+        if (!isfinite(numbers(r, part, i)[k])) lm_err_set(err, LM_ERROR, "lm_checkpoint, run %lld: %s of %s: not finite", (long long)r->id, parts[part], t->name);
+    }
+    sqlite3_reset(stmt);
+}
+
+void lm_run_load(lm_run *r, lm_err *err) {
+    watch(r, err);
+    sqlite3_stmt *any = lm_conn_prepare(r->c, err, "SELECT 1 FROM \"%w\".lm_checkpoint WHERE run = ?", r->model.schema);
+    if (any) sqlite3_bind_int64(any, 1, r->id);
+    int there = any && lm_conn_step(r->c, any, err);
+    sqlite3_finalize(any);
+    if ((!there && r->state.step == 0) || err->code) return;        /* it goes on from what it began with */
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT data FROM \"%w\".lm_checkpoint WHERE run = ? AND part = ? AND name = ? AND seq = ?", r->model.schema);
+    for (int part = 0; part < (r->best && r->state.best_step ? 4 : 3); part++) {
+        for (int i = 0; i < lm_trainer_n_tensors(r->trainer); i++) {
+            for (int64_t at = 0; at < lm_trainer_tensor(r->trainer, i)->n_params && !err->code; at += PIECE) load_piece(r, stmt, part, i, at, err);
+        }
+    }
+    sqlite3_finalize(stmt);
+    if (!err->code) lm_trainer_step_count_set(r->trainer, r->state.step);
+}
+
+/*----------------------------------------------------------------------
+** Transactions. */
+
+/* Say what is durable when a write was refused for another connection's sake. */
+static void blame_other(lm_run *r, lm_err *err) {
+    int rc = err->code - LM_SQLITE;
+    if (rc < 0 || (rc & 0xFF) != SQLITE_BUSY) return;
+    *err = (lm_err){0};
+    r->rc = rc;
+    if (r->durable < 0) {
+        lm_err_set(err, LM_ERROR, "lm_train: another connection %s: nothing of this run is kept", rc == SQLITE_BUSY ? "holds the database locked" : "wrote to the database meanwhile");
+    } else {
+        lm_err_set(err, LM_ERROR, "lm_train: another connection %s: step %lld is durable, \"resume\":true goes on from there",
+                   rc == SQLITE_BUSY ? "holds the database locked" : "wrote to the database meanwhile", (long long)r->durable);
+    }
+}
+
+void lm_run_check(lm_run *r, lm_err *err) {
+    int changed = sqlite3_get_autocommit(r->c->db) != r->autocommit;
+    int there = lm_conn_step(r->c, r->look, err);
+    const void *edit = there ? column_stamp(r->look, 0) : NULL;
+    int same = edit && !memcmp(edit, r->edit, sizeof r->edit);
+    sqlite3_reset(r->look);
+    if (err->code == LM_INTERRUPT || err->code == LM_NOMEM || (same && !changed)) return;
+    *err = (lm_err){0};
+    r->rc = SQLITE_ABORT;
+    if (!same) lm_err_set(err, LM_ERROR, "lm_train: transaction was rolled back during training");
+    else if (r->autocommit) lm_err_set(err, LM_ERROR, "lm_train: a transaction was begun during training: step %lld is durable", (long long)r->durable);
+    else lm_err_set(err, LM_ERROR, "lm_train: transaction was committed during training: step %lld is durable, \"resume\":true goes on from there", (long long)r->durable);
+}
+
+static void write_all(lm_run *r, void (*what)(lm_run *r, lm_err *err), const char *status, lm_err *err) {
+    lm_write w;
+    uint8_t edit[8];
+    memcpy(edit, r->edit, sizeof edit);
+    lm_write_begin(&w, r->c, "lm_train", r->model.schema, err);
+    if (!err->code && what) what(r, err);
+    if (!err->code) write_steps(r, err);
+    if (!err->code) write_run(r, status, err);
+    lm_write_end(&w, err);
+    if (err->code) memcpy(r->edit, edit, sizeof edit);
+    else r->n_rows = 0;
+    blame_other(r, err);
+}
+
+void lm_run_checkpoint(lm_run *r, lm_err *err) {
+    lm_run_check(r, err);
+    if (err->code) return;
+    write_all(r, lm_run_write_checkpoint, "running", err);
+    if (err->code) return;
+    r->durable = r->state.step;
+    r->best_is_new = 0;
+}
+
+static void insert_run(lm_run *r, lm_err *err) {
+    lm_store_create(r->c, r->model.schema, err);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "INSERT INTO \"%w\".lm_run(model, adapter, options, data_digest, base_digest, math, n_rows, n_nulls, step, status,"
+                                         " state, edit) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 'running', '', x'')", r->model.schema);
+    if (!stmt) return;
+    sqlite3_bind_int64(stmt, 1, r->model.id);
+    bind_text(stmt, 2, r->o.adapter);
+    sqlite3_bind_text(stmt, 3, r->options.data, (int)r->options.n, SQLITE_STATIC);
+    bind_text(stmt, 4, r->data_digest);
+    bind_text(stmt, 5, r->base_digest);
+    bind_text(stmt, 6, lm_train_math());
+    sqlite3_bind_int64(stmt, 7, r->data.n_rows);
+    sqlite3_bind_int64(stmt, 8, r->data.n_nulls);
+    lm_write_step(r->c, stmt, err);
+    sqlite3_finalize(stmt);
+    r->id = sqlite3_last_insert_rowid(r->c->db);
+}
+
+void lm_run_begin(lm_run *r, lm_err *err) {
+    if (err->code) return;
+    write_all(r, insert_run, "running", err);
+    if (!err->code) r->durable = 0;
+    watch(r, err);
+}
+
+/* Nobody may have changed the model between steps. */
+static void check_model(lm_run *r, lm_err *err) {
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT edit FROM \"%w\".lm_model WHERE id = ?", r->model.schema);
+    if (stmt) sqlite3_bind_int64(stmt, 1, r->model.id);
+    const void *edit = stmt && lm_conn_step(r->c, stmt, err) ? column_stamp(stmt, 0) : NULL;
+    if (!edit || memcmp(edit, r->model.edit, sizeof r->model.edit)) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
+    sqlite3_finalize(stmt);
+}
+
+static void finish_done(lm_run *r, lm_err *err) {
+    lm_run_write_learnt(r, err);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "DELETE FROM \"%w\".lm_checkpoint WHERE run = ?", r->model.schema);
+    if (stmt) sqlite3_bind_int64(stmt, 1, r->id);
+    lm_write_step(r->c, stmt, err);
+    sqlite3_finalize(stmt);
+}
+
+static void finish_stopped(lm_run *r, lm_err *err) {
+    lm_run_write_checkpoint(r, err);
+    lm_run_write_learnt(r, err);
+}
+
+void lm_run_finish(lm_run *r, int is_done, lm_err *err) {
+    lm_run_check(r, err);
+    check_model(r, err);
+    if (!err->code) write_all(r, is_done ? finish_done : finish_stopped, is_done ? "done" : "stopped", err);
+    if (!err->code) r->durable = r->state.step;
+}

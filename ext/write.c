@@ -1,0 +1,44 @@
+/* write.c: what functions that write have in common: all or nothing, whether or not the caller has a transaction open, and
+** an ear for interrupts. */
+#include "ext.h"
+
+void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *schema, lm_err *err) {
+    *w = (lm_write){ .c = c, .is_outermost = sqlite3_get_autocommit(c->db) };
+    int exists = lm_store_exists(c, schema, err);
+    w->abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
+    lm_conn_check_begun(c, function, schema, err);
+    lm_conn_alone(c, function, err);
+    lm_conn_exec(c, err, "SAVEPOINT lm_write");
+    w->is_open = !err->code;
+    if (w->is_open && exists) lm_write_step(c, w->abandon, err);
+    else if (w->is_open) lm_store_lay(c, schema, err);
+}
+
+/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
+** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
+** the caller's would. abandon is such a write; it never gets to do anything. A transaction of our own that another
+** connection did not let commit must end here: RELEASE would try to commit again. */
+static void undo(lm_write *w) {
+    const char *sql = w->is_outermost ? "ROLLBACK" : "ROLLBACK TO lm_write; RELEASE lm_write";
+    if (sqlite3_exec(w->c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
+    int rc = sqlite3_step(w->abandon);
+    sqlite3_reset(w->abandon);
+    if (rc == SQLITE_DONE) sqlite3_exec(w->c->db, sql, NULL, NULL, NULL);
+}
+
+void lm_write_end(lm_write *w, lm_err *err) {
+    if (w->is_open) {
+        lm_conn_exec(w->c, err, "RELEASE lm_write");
+        if (err->code) undo(w);
+    }
+    sqlite3_finalize(w->abandon);
+    w->abandon = NULL;
+    w->is_open = 0;
+}
+
+void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    lm_stop stop = lm_conn_stop(c);
+    if (!err->code && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (stmt) lm_conn_step(c, stmt, err);
+    sqlite3_reset(stmt);
+}
