@@ -1,7 +1,8 @@
 /* train.h: the map of lm_train.
 **
 **     train_options.c    what was asked for, as a struct and as JSON
-**     train_data.c       the query's rows as sequences; their split, order and packing
+**     train_data.c       the query's rows as sequences
+**     train_batch.c      their split, order and packing
 **     train_store.c      a run's rows: checkpoints and steps; transactions
 **     train_write.c      what was learnt, as rows
 **     train_adapter.c    an adapter as what is trained
@@ -53,10 +54,14 @@ typedef struct {
     uint8_t digest[LM_DIGEST_BYTES];
 } lm_samples;
 
-/* Read the query's rows, of at most max_tokens ids, for a model. Whether or not it succeeds, end with the clear. */
+/* Read the query's rows for a model. Whether or not it succeeds, end with the clear. */
 void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_learn_options *o, lm_err *err);
-void lm_samples_split(lm_samples *d, double fraction, uint64_t seed, lm_err *err);
 void lm_samples_clear(lm_samples *d);
+
+/*======================================================================
+** train_batch.c */
+enum { LM_PAIRS_MIN = 2 };              /* of a batch: one pair has nothing to be told from */
+void lm_samples_split(lm_samples *d, double fraction, uint64_t seed, lm_err *err);
 void lm_samples_shuffle(const lm_samples *d, uint64_t seed, int64_t epoch, uint32_t *order);   /* of train */
 size_t lm_samples_pack(const lm_samples *d, const uint32_t *order, size_t n, int batch_tokens);     /* how many make a batch */
 

@@ -22,7 +22,7 @@ puts $child {
     db enable_load_extension 1
     db eval { SELECT load_extension('build/lm', 'sqlite3_lm_init') }
     if {[db exists { SELECT 1 FROM lm_run WHERE status = 'running' }]} { set options {{"model":"mood","resume":true}} }
-    db eval { SELECT step FROM lm_train($options) } row {}
+    if {![db exists { SELECT 1 FROM lm_run WHERE status = 'done' }]} { db eval { SELECT step FROM lm_train($options) } row {} }
     puts [db onecolumn { SELECT digest FROM lm_model }]
 }
 close $child
@@ -35,7 +35,8 @@ file delete {*}[glob -nocomplain build/tmp/train_kills*.db*]
 sqlite3 start build/tmp/train_kills_start.db
 start enable_load_extension 1
 start eval {
-    SELECT load_extension('build/lm', 'sqlite3_lm_init'), lm_create('mood', '{"n_layers":2,"n_embd":32,"n_heads":2,"n_ctx":64}');
+    SELECT load_extension('build/lm', 'sqlite3_lm_init');
+    SELECT lm_create('mood', '{"n_layers":2,"n_embd":32,"n_heads":2,"n_ctx":64}');
     CREATE TABLE review(text);
     WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 120) INSERT INTO review SELECT 'This is sentence ' || i * i || ' of many.' FROM c;
 }
