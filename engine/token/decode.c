@@ -24,28 +24,28 @@ typedef struct { step *steps; size_t n, cap; } decoder;
 /*----------------------------------------------------------------------
 ** Steps */
 
-static void replace_all(lm_buf *text, const char *from, const char *to, lm_err *err) {
-    size_t from_n = strlen(from), to_n = strlen(to);
-    for (size_t i = 0; i + from_n <= text->n && !err->code;) {
-        if (memcmp(text->data + i, from, from_n)) {
-            i++;
-            continue;
+/* No replacement is longer than what it replaces: what is written stays behind what is read. */
+static void replace_all(lm_buf *text, const char *from, const char *to) {
+    size_t from_n = strlen(from), to_n = strlen(to), out = 0;
+    for (size_t i = 0; i < text->n;) {
+        if (text->n - i >= from_n && !memcmp(text->data + i, from, from_n)) {
+            memcpy(text->data + out, to, to_n);
+            out += to_n;
+            i += from_n;
+        } else {
+            text->data[out++] = text->data[i++];
         }
-        /* No replacement is longer than what it replaces. */
-        memmove(text->data + i + to_n, text->data + i + from_n, text->n - i - from_n);
-        memcpy(text->data + i, to, to_n);
-        text->n -= from_n - to_n;
-        i += to_n;
     }
+    text->n = out;
 }
 
-static void clean_up(lm_buf *text, lm_err *err) {
+static void clean_up(lm_buf *text) {
     static const char *const rules[][2] = {
         { " .", "." }, { " ?", "?" }, { " !", "!" }, { " ,", "," }, { " ' ", "'" }, { " n't", "n't" }, { " 'm", "'m" },
         { " do not", " don't" }, { " 's", "'s" }, { " 've", "'ve" }, { " 're", "'re" },
     };
     if (text->n && memchr(text->data, ' ', text->n)) {
-        for (int i = 0; i < LM_COUNT(rules); i++) replace_all(text, rules[i][0], rules[i][1], err);
+        for (int i = 0; i < LM_COUNT(rules); i++) replace_all(text, rules[i][0], rules[i][1]);
     }
 }
 
@@ -54,8 +54,8 @@ static void drop_front(lm_buf *text, size_t n) {
     text->n -= n;
 }
 
-static int begins_with(const lm_buf *text, const lm_buf *with) {
-    return with->n && text->n >= with->n && !memcmp(text->data, with->data, with->n);
+static int begins_with(const lm_buf *text, size_t at, const lm_buf *with) {
+    return with->n && text->n - at >= with->n && !memcmp(text->data + at, with->data, with->n);
 }
 
 static void put_before(lm_buf *text, const char *what, size_t n, lm_err *err) {
@@ -67,15 +67,15 @@ static void put_before(lm_buf *text, const char *what, size_t n, lm_err *err) {
 
 static void run_step(const step *s, lm_buf *text, lm_normal_scratch *scratch, lm_err *err) {
     const char *out = text->data;
-    size_t n = text->n;
+    size_t n = text->n, front = 0;
     int byte;
     switch (s->kind) {
     case BYTE_LEVEL: lm_bpe_decode(text); break;
     case SPACES: put_before(text, " ", 1, err); break;
     case WORDPIECE:
-        if (begins_with(text, &s->text)) drop_front(text, s->text.n);
+        if (begins_with(text, 0, &s->text)) drop_front(text, s->text.n);
         else put_before(text, " ", 1, err);
-        if (s->cleanup) clean_up(text, err);
+        if (s->cleanup && !err->code) clean_up(text);
         break;
     case METASPACE:
     case REPLACE:
@@ -91,8 +91,9 @@ static void run_step(const step *s, lm_buf *text, lm_normal_scratch *scratch, lm
         }
         break;
     case STRIP:
-        for (int64_t i = 0; i < s->start && begins_with(text, &s->text); i++) drop_front(text, s->text.n);
-        for (int64_t i = 0; i < s->stop && text->n >= s->text.n &&
+        for (int64_t i = 0; i < s->start && begins_with(text, front, &s->text); i++) front += s->text.n;
+        drop_front(text, front);
+        for (int64_t i = 0; i < s->stop && s->text.n && text->n >= s->text.n &&
                             !memcmp(text->data + text->n - s->text.n, s->text.data, s->text.n); i++) text->n -= s->text.n;
         break;
     }
@@ -180,9 +181,10 @@ void lm_decode(lm_tok *tok, const lm_tree *t, const lm_node *node, const lm_adde
         if (!spelling) spelling = lm_tok_text(tok, id, &n);
         text.n = 0;
         lm_buf_append(&text, spelling, n, err);
-        for (size_t i = 0; i < d.n && text.n && !err->code; i++) run_step(&d.steps[i], &text, &scratch, err);
-        if (bytes.n + text.n > LM_MIN(most, UINT32_MAX)) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: the decoder makes over %zu bytes of all tokens", bytes.n);
+        size_t most_here = GROWTH_MAX * n + GROWTH_FREE;
+        for (size_t i = 0; i < d.n && text.n && text.n <= most_here && !err->code; i++) run_step(&d.steps[i], &text, &scratch, err);
+        if (text.n > most_here || bytes.n + text.n > LM_MIN(most, UINT32_MAX)) {
+            lm_err_set(err, LM_ERROR, "tokenizer.json: the decoder makes %zu bytes of token %d and %zu of those before", text.n, id, bytes.n);
         }
         lm_buf_append(&bytes, text.data, text.n, err);
         tok->bytes_at[id + 1] = (uint32_t)bytes.n;

@@ -9,7 +9,7 @@
 enum { CLEAN, SPACE_CHINESE, FORM, LOWER, DROP_MARKS, CHARSMAP /* local, up to here */, STRIP, PREPEND, REPLACE_TEXT,
        REPLACE_REGEX };
 enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, UNIT_LEAF = 1 << 8, CLUSTER_MAX = 5, STEPS_MAX = 64 };
-enum { GROWTH_MAX = 32, GROWTH_FREE = 65536 };      /* a pass may make so many bytes of one, and so many more */
+enum { GROWTH_MAX = 32, GROWTH_FREE = 65536 };      /* all passes may make so many bytes of one, and so many more */
 
 typedef struct {
     int kind, flags;
@@ -25,7 +25,7 @@ struct lm_normal { step *steps; size_t n, cap; };
 typedef struct {
     const char *text; size_t n, i;
     lm_buf *out;
-    size_t asked;
+    size_t asked, whole;                /* whole: bytes of the text before the first pass */
     lm_stop stop;
 } pass;
 
@@ -34,8 +34,8 @@ static int goes_on(pass *p, lm_err *err) {
         p->asked = p->i;
         lm_tok_stopped(p->stop, err);
     }
-    if (p->out->n / GROWTH_MAX > p->n + GROWTH_FREE / GROWTH_MAX) {
-        lm_err_set(err, LM_ERROR, "the tokenizer's normalizer or decoder makes over %zu bytes of %zu", p->out->n, p->n);
+    if (p->out->n / GROWTH_MAX > p->whole + GROWTH_FREE / GROWTH_MAX) {
+        lm_err_set(err, LM_ERROR, "the tokenizer's normalizer or decoder makes over %zu bytes of %zu", p->out->n, p->whole);
     }
     return p->i < p->n && !err->code;
 }
@@ -262,6 +262,7 @@ static void run_step(const step *s, pass *p, lm_regex_run *run, lm_err *err) {
 ** takes for still there. */
 static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int first, lm_stop stop,
                 lm_err *err) {
+    size_t whole = *n;
     for (size_t i = 0, side = 0; i < normal->n && !err->code; i++) {
         const step *s = &normal->steps[i];
         if (first && (s->kind == CHARSMAP || (s->kind == STRIP && s->flags == STRIP_RIGHT))) continue;
@@ -271,7 +272,7 @@ static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char 
             lm_buf_clear(out);
             lm_grow((void **)&out->data, 0, &out->cap, *n + *n / 8, 1, err);
         }
-        pass p = { .text = *text, .n = *n, .out = out, .stop = stop };
+        pass p = { .text = *text, .n = *n, .out = out, .whole = whole, .stop = stop };
         if (s->kind == REPLACE_REGEX && !scratch->run.match) lm_regex_begin(&scratch->run, stop, err);
         if (!err->code) run_step(s, &p, &scratch->run, err);
         *text = out->data;

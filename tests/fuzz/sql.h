@@ -7,7 +7,7 @@
 
 #include <time.h>
 
-enum { SQL_MS = 400 };          /* of processor time, then a call is interrupted */
+enum { SQL_MS = 100 };          /* of processor time, then a call is interrupted */
 
 /* Bytes yet to be read of an input; past its end they are zeros. */
 typedef struct { const uint8_t *at; size_t n; } feed;
