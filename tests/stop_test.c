@@ -186,7 +186,7 @@ int main(int argc, char **argv) {
     CHECK(query(db, sql, NULL) == SQLITE_OK, "setup: %s", sqlite3_errmsg(db));
     sqlite3_free(sql);
     for (int i = 0; i < LM_COUNT(works); i++) {
-        if (!strstr(works[i].name, only) || (!has_vec && !strncmp(works[i].name, "index", 5))) continue;
+        if ((*only && strcmp(works[i].name, only)) || (!has_vec && !strncmp(works[i].name, "index", 5))) continue;
         stop(&works[i], 0, times, bound, &random);
         stop(&works[i], 1, times > TIMES ? times / 4 : times, bound, &random);
     }
