@@ -35,6 +35,7 @@ $(BUILD)/libsqlite_lm.a: $(OBJ) $(STATIC)
 $(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 
 $(BUILD)/%.o: %.c
@@ -55,6 +56,9 @@ $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 $(HOSTS): $(BUILD)/%: tests/%.c tests/host.h tests/harness.h $(BUILD)/libsqlite_lm.a $(filter %.o,$(SQLITE))
 	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(SQLITE) $(LIBS)
 
+$(BUILD)/fuzz_test: tests/fuzz_test.c $(wildcard tests/fuzz/*.[ch]) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -DFUZZ_TEST -o $@ $(filter %.c,$^) $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+
 $(BUILD)/soak_load: tests/soak_load.c
 	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< -lsqlite3
 
@@ -69,20 +73,34 @@ $(BUILD)/make_tiny: tests/make_tiny.c
 test: all $(CTESTS) $(BUILD)/soak_connections $(BUILD)/soak_load $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
 
+dqlite:                                   ## three replicated nodes, one killed: the same bytes everywhere (Debian: libdqlite-dev)
+	@if echo '#include <dqlite.h>' | $(CC) -E - >/dev/null 2>&1; then $(MAKE) $(BUILD)/dqlite_node && tclsh tests/dqlite.tcl; \
+	else echo "skipped: dqlite: there is no dqlite.h"; fi
+
+$(BUILD)/dqlite_node: tests/dqlite_node.c $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -ldqlite -lsqlite3 -ldl
+
 asan:                                     ## the suite under AddressSanitizer and UBSan
 	$(MAKE) BUILD=build/asan OPT='-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer' asan-run
 
 asan-run: $(CTESTS)
 	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
 
-SECONDS ?= 600
+fuzz:                                     ## fuzz every reader of foreign bytes for SECONDS=60 each; ONLY="gguf …"
+	SECONDS_EACH=$(or $(SECONDS),60) ONLY="$(ONLY)" sh tests/fuzz/fuzz.sh
+
+# Built by fuzz.sh, in a folder of their own.
+fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz_%,$(wildcard tests/fuzz/*.c))
+
+$(BUILD)/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
 soak: all $(HOSTS) $(BUILD)/soak_load     ## no memory, no disk, kill -9, interrupts, many connections: SECONDS=600
 	$(BUILD)/fault_test 1
 	$(BUILD)/disk_test 1 200
 	$(BUILD)/stop_test 200 50
 	$(BUILD)/soak_load $(BUILD)/lm 1000
-	$(BUILD)/soak_connections $(SECONDS)
+	$(BUILD)/soak_connections $(or $(SECONDS),600)
 	$(BUILD)/soak_connections latency 10
 
 tsan:                                     ## many connections under ThreadSanitizer, SQLite too: SECONDS=600
@@ -91,7 +109,7 @@ tsan:                                     ## many connections under ThreadSaniti
 
 tsan-run: $(BUILD)/threads_test $(BUILD)/soak_connections
 	TSAN_OPTIONS='die_after_fork=0 halt_on_error=0 exitcode=66' $(BUILD)/threads_test
-	TSAN_OPTIONS='exitcode=66' $(BUILD)/soak_connections $(SECONDS)
+	TSAN_OPTIONS='exitcode=66' $(BUILD)/soak_connections $(or $(SECONDS),600)
 
 newest:                                   ## the tests of threads, memory, disk and stopping on the newest SQLite
 	@! sh tests/amalgamation.sh $@ || $(MAKE) BUILD=build/newest OPT='-O2 -g -Ibuild/sqlite' \
@@ -150,5 +168,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run soak tsan tsan-run newest newest-run hosts fetch demo tour search faith bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
 .SECONDARY:

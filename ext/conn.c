@@ -118,6 +118,20 @@ void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...) {
     sqlite3_free(sql);
 }
 
+/* dqlite replicates what an exec request writes, a COMMIT included. What a query request has written outside of a transaction
+** stays behind in its VFS, and the next write ends the process: "Assertion `wal->n_tx == 0' failed". */
+int lm_conn_must_begin(lm_conn *c, const char *schema) {
+    sqlite3_vfs *vfs = NULL;
+    if (!sqlite3_get_autocommit(c->db) || !sqlite3_stricmp(schema, "temp")) return 0;
+    sqlite3_file_control(c->db, schema, SQLITE_FCNTL_VFS_POINTER, &vfs);
+    return vfs && !strncmp(vfs->zName, "dqlite", 6);
+}
+
+void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, lm_err *err) {
+    if (!lm_conn_must_begin(c, schema)) return;
+    lm_err_set(err, LM_ERROR, "%s: on dqlite a SELECT can write only between BEGIN and COMMIT", function);
+}
+
 void lm_conn_alone(lm_conn *c, const char *function, lm_err *err) {
     if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_work; RELEASE lm_work", NULL, NULL, NULL) == SQLITE_OK) return;
     if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);

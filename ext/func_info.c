@@ -24,6 +24,7 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
         if (err->code) return;
         lm_found_clear(&f);
     }
+    lm_conn_check_begun(c, "lm_config", "main", err);
     if (is_set) lm_result_text(ctx, name.text, name.n);
     lm_store_create(c, "main", err);
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"

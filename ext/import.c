@@ -69,7 +69,7 @@ enum { STRETCH = 65536 };               /* elements converted at a time: whole b
 
 typedef struct {
     lm_conn *c;
-    const char *schema;
+    const char *schema, *name, *path;   /* the model's; where it is from */
     const lm_dtype *as;                 /* what matrices become; NULL: they stay */
     source from;
     sqlite3_int64 model;
@@ -112,6 +112,7 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
         source_read(&im->from, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
+        if (!err->code) lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
         if (err->code) return;
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         type->decode(im->raw, im->floats, count);
@@ -125,6 +126,7 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     uint8_t digest[LM_DIGEST_BYTES];
     if (t->dtype == source_tensor(&im->from, i)->dtype) source_read(&im->from, i, offset, im->buffer, (size_t)n, err);
     else convert(im, i, t, offset, n, err);
+    if (!err->code) lm_tensor_check(t, offset, im->buffer, n, err);
     if (err->code) return;
     lm_hash(im->buffer, (size_t)n, digest);
     lm_digest_add(&im->root, digest, sizeof digest);
@@ -169,6 +171,15 @@ const char *lm_path_tail(const char *path, size_t *n) {
     return path + start;
 }
 
+/* Every token must have a row of the embeddings. */
+static void check_vocabulary(const import *im, const lm_tok *tok, lm_err *err) {
+    for (int i = 0; tok && i < source_n_tensors(&im->from); i++) {
+        const lm_tensor *t = source_tensor(&im->from, i);
+        if (strcmp(t->name, "token_embd.weight") || lm_tok_count(tok) <= t->ne[1]) continue;
+        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %lld rows", lm_tok_count(tok), (long long)t->ne[1]);
+    }
+}
+
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
 static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
     const lm_meta *meta = source_meta(&im->from);
@@ -176,6 +187,7 @@ static void import_model(import *im, const char *name, const char *path, const c
     size_t license_n = 0, base_n;
     const char *license = NULL, *base = lm_path_tail(path, &base_n);
     lm_tok *tok = lm_tok_new(meta, meta, err);
+    check_vocabulary(im, tok, err);
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);
@@ -244,7 +256,8 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     sqlite3_finalize(stmt);
 }
 
-static void import_all(import *im, const char *path, const char *name, lm_err *err) {
+static void import_all(void *arg, lm_err *err) {
+    import *im = arg;
     lm_buf hparams = {0};
     int n = source_n_tensors(&im->from);
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
@@ -255,8 +268,8 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     if (arch) {
         lm_root_init(&im->root);
         lm_store_create(im->c, im->schema, err);
-        check_name(im->c, im->schema, name, err);
-        if (!err->code) import_model(im, name, path, arch, &hparams, err);
+        check_name(im->c, im->schema, im->name, err);
+        if (!err->code) import_model(im, im->name, im->path, arch, &hparams, err);
         im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
                                          " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
         im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
@@ -288,23 +301,22 @@ static void undo(lm_conn *c, sqlite3_stmt *abandon) {
 }
 
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
+    lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. The first statement
-** writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
-static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
-    lm_conn *c = im->c;
-    int exists = lm_store_exists(c, im->schema, err);
+void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err) {
+    int exists = lm_store_exists(c, schema, err);
     sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
-                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", im->schema);
+                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
+    lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
     lm_conn_exec(c, err, "SAVEPOINT lm_work");
     if (!err->code) {
         if (exists) run(c, abandon, err);
-        else lm_store_lay(c, im->schema, err);
-        import_all(im, path, name, err);
+        else lm_store_lay(c, schema, err);
+        work(arg, err);
         lm_conn_exec(c, err, "RELEASE lm_work");
         if (err->code) undo(c, abandon);
     }
@@ -312,13 +324,13 @@ static void import_rows(import *im, const char *function, const char *path, cons
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
-    import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
+    import im = { .c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
     im.from = open_source(path, err);
-    import_rows(&im, "lm_import", path, name, err);
+    lm_import_whole(c, "lm_import", schema, import_all, &im, err);
     close_source(&im.from);
 }
 
 void lm_import_made(lm_conn *c, const lm_made *made, const char *schema, const char *name, lm_err *err) {
-    import im = { .c = c, .schema = schema, .from = { .made = made } };
-    import_rows(&im, made->function, made->function, name, err);
+    import im = { .c = c, .schema = schema, .name = name, .path = made->function, .from = { .made = made } };
+    lm_import_whole(c, made->function, schema, import_all, &im, err);
 }

@@ -653,7 +653,7 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     if (!err->code) read_query(x, s, query, vector, size, err);
     sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT 1001)", err);
     int is_lost = has_lost_places(x, err);
-    if ((pending || is_lost) && !err->code && carry_out(x, LM_INDEX_DRAIN, err)) pending = is_lost = 0;
+    if ((pending || is_lost) && !err->code && !lm_conn_must_begin(x->c, x->schema) && carry_out(x, LM_INDEX_DRAIN, err)) pending = is_lost = 0;
     if (pending > PENDING_MAX || is_lost) {
         lm_err_set(err, LM_ERROR, "%.60s: %s, and this search cannot write: run sync where one can, " HOW_TO("sync"), x->name,
                    is_lost ? "its vectors must be put in their places" : "over 1000 rows wait to be indexed", x->name, x->name);
