@@ -34,6 +34,9 @@ static const work works[] = {
     { "export", NULL, "SELECT lm_export('big', 'build/host/stop_out.gguf')" },
     { "lm_create", NULL, "SELECT lm_create('new', '{\"n_layers\":6,\"n_embd\":384,\"n_heads\":6}')" },
     { "learn a vocabulary", NULL, "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":1,\"vocab\":{\"query\":\"SELECT text FROM long\",\"size\":3000}}')" },
+    { "lm_quantize", NULL, "SELECT lm_quantize('big', 'q4_0', 'new')" },
+    { "perplexity", NULL, "SELECT lm_perplexity(?1 || substr(?2, 1, 3000), '{\"model\":\"big\"}')" },
+    { "lm_choose", NULL, "SELECT lm_choose(?1 || substr(?2, 1, 1500), '[\" a\",\" b\",\" c\"]', " BIG "}')" },
     { "index build", "DELETE FROM note_idx_vec; INSERT OR IGNORE INTO note_idx_outbox SELECT id FROM note", "INSERT INTO note_idx(note_idx) VALUES ('sync')" },
     { "index search", "DELETE FROM note_idx_vec; INSERT OR IGNORE INTO note_idx_outbox SELECT id FROM note", "SELECT count(*) FROM note_idx WHERE body MATCH ?1 AND k = 5" },
 };
