@@ -2,6 +2,7 @@
 #include "ext.h"
 #include "../include/sqlite_lm.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #ifndef SQLITE_CORE
@@ -31,27 +32,36 @@ static int (*const registers[])(lm_conn *) = {
 #ifndef SQLITE_CORE
 /* sqlite3_api is one pointer for the whole library: a second SQLite in the process would be given the first
 ** one's functions. */
+static const sqlite3_api_routines *_Atomic g_first;
+
 static int is_foreign(const sqlite3_api_routines *api) {
-    static const sqlite3_api_routines *_Atomic first;
     const sqlite3_api_routines *none = NULL;
-    return !atomic_compare_exchange_strong(&first, &none, api) && none->libversion != api->libversion;
+    return !atomic_compare_exchange_strong(&g_first, &none, api) && none->libversion != api->libversion;
 }
 #endif
 
+/* Once: other connections may be at work when one more is opened. */
+static void begin_process(void) {
+    static const lm_mem_hook hook = { host_alloc, host_free };
+#ifndef SQLITE_CORE
+    SQLITE_EXTENSION_INIT2(g_first);
+#endif
+    lm_mem_hook_set(&hook);
+}
+
 __attribute__((visibility("default")))
 int sqlite3_lm_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
-    static const lm_mem_hook hook = { host_alloc, host_free };
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
 #ifndef SQLITE_CORE
     if (is_foreign(api)) {
         if (error) *error = api->mprintf("sqlite-lm is already loaded by another SQLite in this process");
         return SQLITE_ERROR;
     }
-    SQLITE_EXTENSION_INIT2(api);
 #else
     (void)api;
 #endif
     (void)error;
-    lm_mem_hook_set(&hook);
+    pthread_once(&once, begin_process);
     lm_conn *c = lm_conn_new(db);
     int rc = c ? SQLITE_OK : SQLITE_NOMEM;
     if (c) lm_conn_ref(c);

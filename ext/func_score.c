@@ -213,24 +213,43 @@ typedef struct {
     lm_texts completions;                   /* the labels as they stand behind it */
 } frame;
 
-/* The format that training left in lm_model.info. */
+/* The members of a label_format that has just begun. Return how many of the two texts are there. */
+static int read_texts(lm_json *j, frame *f, lm_err *err) {
+    int n = 0;
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
+        int is_before = !strcmp(j->key.data, "before"), is_text = kind == LM_JSON_TEXT && (is_before || !strcmp(j->key.data, "after"));
+        if (is_text) lm_buf_append(is_before ? &f->before : &f->after, j->string.data, j->string.n, err);
+        else lm_json_skip(j, kind, err);
+        n += is_text;
+    }
+    return n;
+}
+
+/* The format that training left in lm_model.info. (SQLite's json_valid calls a text invalid when it has no memory to read it.) */
 static void read_label_format(lm_conn *c, const char *model, frame *f, lm_err *err) {
     lm_found found;
+    lm_err own = {0};
     lm_store_find(c, model, "generate", &found, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT json_valid(info), info FROM \"%w\".lm_model WHERE id = ?1 AND info IS NOT NULL", found.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND info IS NOT NULL", found.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, found.id);
-    int there = stmt && lm_conn_step(c, stmt, err);
-    if (there && !sqlite3_column_int(stmt, 0)) lm_err_set(err, LM_ERROR, "model %.60s: info is not JSON", found.name);
-    sqlite3_finalize(stmt);
-    stmt = lm_conn_prepare(c, err, "SELECT json_extract(info, '$.label_format.before'), json_extract(info, '$.label_format.after')"
-                           " FROM \"%w\".lm_model WHERE id = ?1 AND json_type(info, '$.label_format') IS NOT NULL", found.schema);
-    if (stmt) sqlite3_bind_int64(stmt, 1, found.id);
-    if (there && stmt && lm_conn_step(c, stmt, err)) {
-        for (int i = 0; i < 2; i++) {
-            if (sqlite3_column_type(stmt, i) != SQLITE_TEXT) lm_err_set(err, LM_ERROR, "model %.60s: info: label_format: before and after must be texts", found.name);
-            else lm_buf_append(i ? &f->after : &f->before, sqlite3_column_text(stmt, i), (size_t)sqlite3_column_bytes(stmt, i), err);
+    const char *text = stmt && lm_conn_step(c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
+    if (text) {
+        lm_json j;
+        int n_texts = 2;
+        lm_json_init(&j, text, (size_t)sqlite3_column_bytes(stmt, 0));
+        int kind = lm_json_next(&j, &own), is_object = kind == LM_JSON_OBJECT;
+        if (!is_object) lm_json_skip(&j, kind, &own);
+        while (is_object && (kind = lm_json_next(&j, &own)) != LM_JSON_END) {
+            f->is_own |= !strcmp(j.key.data, "label_format");
+            if (strcmp(j.key.data, "label_format")) lm_json_skip(&j, kind, &own);
+            else if (kind == LM_JSON_OBJECT) n_texts = read_texts(&j, f, &own);
+            else n_texts = 0, lm_json_skip(&j, kind, &own);
         }
-        f->is_own = 1;
+        lm_json_next(&j, &own);
+        lm_json_clear(&j);
+        if (own.code == LM_ERROR) lm_err_set(err, LM_ERROR, "model %.60s: info is not JSON", found.name);
+        else if (own.code) *err = own;
+        else if (n_texts < 2) lm_err_set(err, LM_ERROR, "model %.60s: info: label_format: before and after must be texts", found.name);
     }
     sqlite3_finalize(stmt);
     lm_found_clear(&found);

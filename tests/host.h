@@ -46,6 +46,10 @@ static const job jobs[] = {
     { "embed_each", READS, NOTES, "SELECT key, hex(vector), n_tokens, error FROM embed_each('SELECT id, body FROM note', '{\"model\":\"tiny\",\"on_long\":\"mean\"}')" },
     { "lm_similarity", READS, NULL, "SELECT lm_similarity('sea', 'ocean', '{\"model\":\"tiny\"}'), lm_similarity(x'0000803f00000040', x'0000803f00000000')" },
     { "an encoder", READS, "SELECT lm_import('tests/golden/hf_bert', '{\"name\":\"bert\"}');", "SELECT hex(embed('the sea is blue'))" },
+    { "scores", READS, NULL, "SELECT lm_logprob('The sky is', ' blue', '{\"template\":\"none\"}'), lm_perplexity('The quick brown fox', '{\"window\":8,\"stride\":4}'),"
+      " lm_choose('Bread and', '[\" butter\",\" sea\"]', '{\"template\":\"none\",\"normalize\":\"bytes\",\"prior\":\"\"}'),"
+      " lm_classify('sunny', '[\"good\",\"bad\"]', '{\"template\":\"none\",\"output\":\"label\"}')" },
+    { "lm_logprobs", READS, NULL, "SELECT * FROM lm_logprobs('The quick brown fox')" },
     { "experts", READS, "SELECT lm_create('moe', '{\"n_layers\":2,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64,\"n_experts\":4}');",
       "SELECT generate('the sea', '{\"model\":\"moe\",\"max_tokens\":3}')" },
     { "gpt2", READS, "SELECT lm_create('g', '{\"arch\":\"gpt2\",\"n_layers\":2,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64}');",
@@ -71,6 +75,7 @@ static const job jobs[] = {
     { "lm_create, words", WRITES, NOTES, "SELECT lm_create('new', '{\"arch\":\"gpt2\",\"n_layers\":1,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64,"
       "\"vocab\":{\"query\":\"SELECT body FROM note\",\"size\":300}}')" },
     { "lm_create, another's words", WRITES, NULL, "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64,\"vocab\":{\"model\":\"tiny\"}}')" },
+    { "lm_quantize", WRITES, NULL, "SELECT lm_quantize('tiny', 'q8_0', 'small')" },
     { "turn dials", WRITES, NULL, "UPDATE lm_weights SET value = value * 2 WHERE model = 'tiny' AND tensor = 'blk.0.ffn_up.weight' AND row IN (1, 3)" },
     { "delete a model", WRITES, TWO_MODELS, "DELETE FROM lm_model WHERE name = 'new'" },
     { "set a default", WRITES, TWO_MODELS, "SELECT lm_config('generate_model', 'new')" },
