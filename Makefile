@@ -143,6 +143,13 @@ tour: all                                 ## what a model is made of: sql/exampl
 search: all                               ## searching thousands of texts by meaning: sql/examples/search.sql
 	sh sql/examples/run.sh search
 
+sentiment overfit sharing: all            ## parameters that learn; that learn by heart; that are used better: sql/examples/
+	sh sql/examples/run.sh $@
+
+retrain: all                              ## make models/tiny.gguf again by its recipe, models/tiny.sql: minutes
+	rm -f $(BUILD)/tiny.db
+	sqlite3 -column $(BUILD)/tiny.db ".load $(BUILD)/lm" ".read models/tiny.sql"
+
 faith: $(BUILD)/faith fetch               ## distance from the exact path, beside llama.cpp's
 	$(BUILD)/faith $(SMOLLM2) tests/golden/smollm2.json 0.0050 0.075 97.1
 	$(BUILD)/faith $(GEMMA3) tests/golden/gemma3.json 0.0055 0.089 96.6
@@ -168,5 +175,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
+.PHONY: all static test asan asan-run fetch demo tour search sentiment overfit sharing retrain faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
 .SECONDARY:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run an example on a fresh database, showing each statement and what it gives. Usage: run.sh dials|search
+# Run an example on a fresh database, showing each statement and what it gives. Usage: run.sh dials|search|sentiment|overfit|sharing
 set -eu
 example=sql/examples/$1.sql
 database=$(mktemp)
@@ -13,6 +13,9 @@ search)
         "INSERT INTO package(name, description) SELECT name, description FROM line"
     in_database "SELECT count(*) || ' packages' FROM package"
     sqlite3 -header -column "$database" ".load build/lm" ".load models/vec0" ".echo on" ".read $example" ;;
+sentiment | overfit | sharing)
+    [ $1 != sharing ] || in_database "CREATE TEMP TABLE wanted AS SELECT 2000 AS n" ".read models/stories.sql"
+    sqlite3 -header -column "$database" ".load build/lm" ".echo on" ".read $example" ;;
 *)
     base=models/SmolLM2-135M-Instruct.Q4_1.gguf
     [ -f "$base" ] || make -s "$base" || base=models/tiny.gguf
