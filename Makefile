@@ -14,6 +14,8 @@ OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
 EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
+HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test soak_connections)
+SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
 all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
@@ -33,6 +35,7 @@ $(BUILD)/libsqlite_lm.a: $(OBJ) $(STATIC)
 $(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 
 $(BUILD)/%.o: %.c
@@ -49,8 +52,15 @@ $(BUILD)/schema.h: sql/schema.sql
 	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $< > $@
 $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 
-$(BUILD)/threads_test: tests/threads_test.c $(BUILD)/libsqlite_lm.a
-	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+# Programs that hold SQLite and the library, as a host does. SQLITE: where SQLite is.
+$(HOSTS): $(BUILD)/%: tests/%.c tests/host.h tests/harness.h $(BUILD)/libsqlite_lm.a $(filter %.o,$(SQLITE))
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(SQLITE) $(LIBS)
+
+$(BUILD)/fuzz_test: tests/fuzz_test.c $(wildcard tests/fuzz/*.[ch]) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -DFUZZ_TEST -o $@ $(filter %.c,$^) $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+
+$(BUILD)/soak_load: tests/soak_load.c
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< -lsqlite3
 
 $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
@@ -60,14 +70,60 @@ $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 $(BUILD)/make_tiny: tests/make_tiny.c
 	$(CC) -std=c11 -O1 -ffp-contract=off $(WARN) -o $@ $< -lm
 
-test: all $(CTESTS) $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
+test: all $(CTESTS) $(BUILD)/soak_connections $(BUILD)/soak_load $(BUILD)/make_tiny                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
+
+dqlite:                                   ## three replicated nodes, one killed: the same bytes everywhere (Debian: libdqlite-dev)
+	@if echo '#include <dqlite.h>' | $(CC) -E - >/dev/null 2>&1; then $(MAKE) $(BUILD)/dqlite_node && tclsh tests/dqlite.tcl; \
+	else echo "skipped: dqlite: there is no dqlite.h"; fi
+
+$(BUILD)/dqlite_node: tests/dqlite_node.c $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -ldqlite -lsqlite3 -ldl
 
 asan:                                     ## the suite under AddressSanitizer and UBSan
 	$(MAKE) BUILD=build/asan OPT='-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer' asan-run
 
 asan-run: $(CTESTS)
 	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
+
+fuzz:                                     ## fuzz every reader of foreign bytes for SECONDS=60 each; ONLY="gguf …"
+	SECONDS_EACH=$(or $(SECONDS),60) ONLY="$(ONLY)" sh tests/fuzz/fuzz.sh
+
+# Built by fuzz.sh, in a folder of their own.
+fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz_%,$(wildcard tests/fuzz/*.c))
+
+$(BUILD)/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+
+soak: all $(HOSTS) $(BUILD)/soak_load     ## no memory, no disk, kill -9, interrupts, many connections: SECONDS=600
+	$(BUILD)/fault_test 1
+	$(BUILD)/disk_test 1 200
+	$(BUILD)/stop_test 200 50
+	$(BUILD)/soak_load $(BUILD)/lm 1000
+	$(BUILD)/soak_connections $(or $(SECONDS),600)
+	$(BUILD)/soak_connections latency 10
+
+tsan:                                     ## many connections under ThreadSanitizer, SQLite too: SECONDS=600
+	@! sh tests/amalgamation.sh $@ || $(MAKE) BUILD=build/tsan OPT='-O1 -g -fsanitize=thread -Ibuild/sqlite' \
+	    SQLITE='build/tsan/sqlite3.o -ldl' tsan-run
+
+tsan-run: $(BUILD)/threads_test $(BUILD)/soak_connections
+	TSAN_OPTIONS='die_after_fork=0 halt_on_error=0 exitcode=66' $(BUILD)/threads_test
+	TSAN_OPTIONS='exitcode=66' $(BUILD)/soak_connections $(or $(SECONDS),600)
+
+newest:                                   ## the tests of threads, memory, disk and stopping on the newest SQLite
+	@! sh tests/amalgamation.sh $@ || $(MAKE) BUILD=build/newest OPT='-O2 -g -Ibuild/sqlite' \
+	    SQLITE='build/newest/sqlite3.o -ldl' newest-run
+
+newest-run: $(HOSTS)
+	set -e; for t in threads_test fault_test disk_test stop_test 'soak_connections 10'; do $(BUILD)/$$t; done
+
+$(BUILD)/sqlite3.o: build/sqlite/sqlite3.c
+	@mkdir -p $(@D)
+	$(CC) $(OPT) -DSQLITE_THREADSAFE=1 -DSQLITE_ENABLE_COLUMN_METADATA -c -o $@ $<
+
+hosts: all                                ## the extension loaded by the sqlite3 shell, Tcl, Python, apsw, Node
+	sh tests/hosts.sh
 
 SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
@@ -112,5 +168,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo tour search faith bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
 .SECONDARY:

@@ -56,11 +56,20 @@ static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *e
     }
 }
 
+/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
+** own write rolls back the caller's whole transaction. */
+static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    lm_stop stop = lm_conn_stop(c);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (stmt) lm_conn_step(c, stmt, err);
+    sqlite3_reset(stmt);
+}
+
 enum { STRETCH = 65536 };               /* elements converted at a time: whole blocks of every format */
 
 typedef struct {
     lm_conn *c;
-    const char *schema;
+    const char *schema, *name, *path;   /* the model's; where it is from */
     const lm_dtype *as;                 /* what matrices become; NULL: they stay */
     source from;
     sqlite3_int64 model;
@@ -103,6 +112,7 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
         source_read(&im->from, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
+        if (!err->code) lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
         if (err->code) return;
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         type->decode(im->raw, im->floats, count);
@@ -116,16 +126,17 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     uint8_t digest[LM_DIGEST_BYTES];
     if (t->dtype == source_tensor(&im->from, i)->dtype) source_read(&im->from, i, offset, im->buffer, (size_t)n, err);
     else convert(im, i, t, offset, n, err);
+    if (!err->code) lm_tensor_check(t, offset, im->buffer, n, err);
     if (err->code) return;
     lm_hash(im->buffer, (size_t)n, digest);
     lm_digest_add(&im->root, digest, sizeof digest);
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
     sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
-    lm_write_step(im->c, im->add_chunk, err);
+    run(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
-    lm_write_step(im->c, im->add_digest, err);
+    run(im->c, im->add_digest, err);
 }
 
 static void import_tensor(import *im, int i, lm_err *err) {
@@ -139,7 +150,7 @@ static void import_tensor(import *im, int i, lm_err *err) {
     sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
     sqlite3_bind_int64(im->add_tensor, 5, t.n_params);
     sqlite3_bind_int64(im->add_tensor, 6, t.n_bytes);
-    lm_write_step(im->c, im->add_tensor, err);
+    run(im->c, im->add_tensor, err);
     lm_root_tensor(&im->root, &t);
     sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
     int64_t step = chunk_bytes(&t);
@@ -160,6 +171,15 @@ const char *lm_path_tail(const char *path, size_t *n) {
     return path + start;
 }
 
+/* Every token must have a row of the embeddings. */
+static void check_vocabulary(const import *im, const lm_tok *tok, lm_err *err) {
+    for (int i = 0; tok && i < source_n_tensors(&im->from); i++) {
+        const lm_tensor *t = source_tensor(&im->from, i);
+        if (strcmp(t->name, "token_embd.weight") || lm_tok_count(tok) <= t->ne[1]) continue;
+        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %lld rows", lm_tok_count(tok), (long long)t->ne[1]);
+    }
+}
+
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
 static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
     const lm_meta *meta = source_meta(&im->from);
@@ -167,6 +187,7 @@ static void import_model(import *im, const char *name, const char *path, const c
     size_t license_n = 0, base_n;
     const char *license = NULL, *base = lm_path_tail(path, &base_n);
     lm_tok *tok = lm_tok_new(meta, meta, err);
+    check_vocabulary(im, tok, err);
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);
@@ -180,7 +201,7 @@ static void import_model(import *im, const char *name, const char *path, const c
         sqlite3_bind_blob(stmt, 5, scalars.data, (int)scalars.n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 6, license, (int)license_n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 7, base, (int)base_n, SQLITE_STATIC);
-        lm_write_step(im->c, stmt, err);
+        run(im->c, stmt, err);
         im->model = sqlite3_last_insert_rowid(im->c->db);
     }
     sqlite3_finalize(stmt);
@@ -196,7 +217,7 @@ static void import_model(import *im, const char *name, const char *path, const c
             sqlite3_bind_int64(stmt, 1, im->model);
             sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
             sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
-            lm_write_step(im->c, stmt, err);
+            run(im->c, stmt, err);
         }
         sqlite3_finalize(stmt);
     }
@@ -220,7 +241,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
-    lm_write_step(im->c, stmt, err);
+    run(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
@@ -235,7 +256,8 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     sqlite3_finalize(stmt);
 }
 
-static void import_all(import *im, const char *path, const char *name, lm_err *err) {
+static void import_all(void *arg, lm_err *err) {
+    import *im = arg;
     lm_buf hparams = {0};
     int n = source_n_tensors(&im->from);
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
@@ -246,8 +268,8 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     if (arch) {
         lm_root_init(&im->root);
         lm_store_create(im->c, im->schema, err);
-        check_name(im->c, im->schema, name, err);
-        if (!err->code) import_model(im, name, path, arch, &hparams, err);
+        check_name(im->c, im->schema, im->name, err);
+        if (!err->code) import_model(im, im->name, im->path, arch, &hparams, err);
         im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
                                          " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
         im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
@@ -267,29 +289,48 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
     lm_buf_clear(&hparams);
 }
 
+/* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
+** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
+** the caller's would. abandon is such a write; it never gets to do anything. */
+static void undo(lm_conn *c, sqlite3_stmt *abandon) {
+    static const char sql[] = "ROLLBACK TO lm_work; RELEASE lm_work";
+    if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
+    int rc = sqlite3_step(abandon);
+    sqlite3_reset(abandon);
+    if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
+}
+
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
-    lm_write w;
-    lm_write_begin(&w, c, function, schema, err);
-    lm_write_end(&w, err);
+    lm_conn_check_begun(c, function, schema, err);
+    lm_conn_alone(c, function, err);
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* All or nothing. */
-static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
-    lm_write w;
-    lm_write_begin(&w, im->c, function, im->schema, err);
-    if (!err->code) import_all(im, path, name, err);
-    lm_write_end(&w, err);
+void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err) {
+    int exists = lm_store_exists(c, schema, err);
+    sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
+                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
+    lm_conn_check_begun(c, function, schema, err);
+    lm_conn_alone(c, function, err);
+    lm_conn_exec(c, err, "SAVEPOINT lm_work");
+    if (!err->code) {
+        if (exists) run(c, abandon, err);
+        else lm_store_lay(c, schema, err);
+        work(arg, err);
+        lm_conn_exec(c, err, "RELEASE lm_work");
+        if (err->code) undo(c, abandon);
+    }
+    sqlite3_finalize(abandon);
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
-    import im = { .c = c, .schema = schema, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
+    import im = { .c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
     im.from = open_source(path, err);
-    import_rows(&im, "lm_import", path, name, err);
+    lm_import_whole(c, "lm_import", schema, import_all, &im, err);
     close_source(&im.from);
 }
 
 void lm_import_made(lm_conn *c, const lm_made *made, const char *schema, const char *name, lm_err *err) {
-    import im = { .c = c, .schema = schema, .from = { .made = made } };
-    import_rows(&im, made->function, made->function, name, err);
+    import im = { .c = c, .schema = schema, .name = name, .path = made->function, .from = { .made = made } };
+    lm_import_whole(c, made->function, schema, import_all, &im, err);
 }

@@ -9,7 +9,7 @@ static const char *const type_names[] = { "an integer", "a number", "true or fal
 
 int lm_distance(const char *a, const char *b) {
     int row[64], n = (int)strlen(b);
-    if (n > 62) return 99;
+    if (n > 62 || strlen(a) > 62) return 99;
     for (int j = 0; j <= n; j++) row[j] = j;
     for (int i = 1; a[i - 1]; i++) {
         int diagonal = row[0];
@@ -80,11 +80,14 @@ static char *copy_json(lm_json *j, int kind, lm_err *err) {
 }
 
 static void add_text(lm_texts *texts, const lm_buf *text, lm_err *err) {
-    char **items = lm_realloc(texts->items, sizeof *items * (size_t)(texts->n + 1), err);
-    if (items) texts->items = items;
-    size_t *ns = lm_realloc(texts->ns, sizeof *ns * (size_t)(texts->n + 1), err);
-    if (ns) texts->ns = ns;
-    char *item = copy(text, err);
+    if ((texts->n & (texts->n - 1)) == 0) {     /* full: twice the room */
+        size_t room = texts->n ? 2 * (size_t)texts->n : 1;
+        char **items = lm_realloc(texts->items, sizeof *items * room, err);
+        if (items) texts->items = items;
+        size_t *ns = lm_realloc(texts->ns, sizeof *ns * room, err);
+        if (ns) texts->ns = ns;
+    }
+    char *item = err->code ? NULL : copy(text, err);
     if (!item) return;
     texts->items[texts->n] = item;
     texts->ns[texts->n++] = text->n;
@@ -108,7 +111,7 @@ static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_
         if (ok) *(int *)at = kind == LM_JSON_BOOL ? (int)j->integer : LM_OPT_WORD;
         break;
     case LM_OPT_TEXT:
-        ok = kind == LM_JSON_TEXT && (!o->words || is_among(o->words, j->string.data));
+        ok = kind == LM_JSON_TEXT && strlen(j->string.data) == j->string.n && (!o->words || is_among(o->words, j->string.data));
         if (ok) *(char **)at = copy(&j->string, err);
         break;
     case LM_OPT_TEXTS:
@@ -143,7 +146,7 @@ void lm_options_parse(const lm_option *table, void *into, lm_text text, uint64_t
     if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "options: expected a JSON object such as {\"%s\": …}", table->name);
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
         const lm_option *o = table;
-        while (o->name && strcmp(o->name, j.key.data)) o++;
+        while (o->name && (strlen(o->name) != j.key.n || strcmp(o->name, j.key.data))) o++;
         if (!o->name) {
             unknown(table, j.key.data, err);
         } else if (kind != LM_JSON_NULL) {

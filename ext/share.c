@@ -78,10 +78,13 @@ static int keep_recent(const lm_shared *s, const void *most) {
 static lm_shared *trim(int most) { return take_out(keep_recent, &most); }
 
 /*----------------------------------------------------------------------
-** Where a connection's database is, as a name that other connections of the process share. */
+** Where a connection's database is, as a name that other connections of the process share. Under another VFS the same
+** file name means another file: each dqlite node of a process has a VFS of its own. */
 static char *place_of(lm_conn *c, const char *schema) {
     const char *file = sqlite3_db_filename(c->db, schema);
-    if (file && *file) return sqlite3_mprintf("%s", file);
+    sqlite3_vfs *vfs = NULL;
+    sqlite3_file_control(c->db, schema, SQLITE_FCNTL_VFS_POINTER, &vfs);
+    if (file && *file) return sqlite3_mprintf("%p %s", (void *)vfs, file);
     return sqlite3_mprintf("connection %llu %s", (unsigned long long)c->serial, schema);
 }
 
@@ -143,7 +146,8 @@ static int stated_digest(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST
     int n = 0;
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT digest FROM \"%w\".lm_model WHERE id = ?", f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, f->id);
-    const char *text = stmt && lm_conn_step(c, stmt, err) ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
+    const char *text = stmt && lm_conn_step(c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
+    if (text && sqlite3_column_bytes(stmt, 0) != 2 * LM_DIGEST_BYTES) text = NULL;
     for (unsigned byte; text && n < LM_DIGEST_BYTES && sscanf(text + 2 * n, "%2x", &byte) == 1; n++) digest[n] = (uint8_t)byte;
     sqlite3_finalize(stmt);
     return n == LM_DIGEST_BYTES;

@@ -5,6 +5,7 @@
 void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *schema, lm_err *err) {
     *w = (lm_write){ .c = c, .is_outermost = sqlite3_get_autocommit(c->db) };
     const char *sql = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
+    lm_conn_check_begun(c, function, schema, err);
     w->abandon = lm_conn_prepare(c, err, sql, schema);
     if (err->code) return;
     w->is_open = sqlite3_exec(c->db, "SAVEPOINT lm_write", NULL, NULL, NULL) == SQLITE_OK;

@@ -123,6 +123,10 @@ typedef struct {
 const lm_dtype *lm_dtype_find(int id);                          /* NULL: no such type */
 const lm_dtype *lm_dtype_find_name(const char *name);
 
+/* Encode n numbers, whole blocks, each less than 65504 away from 0, with scales that are searched for; plain types to nearest. q4_1,
+** q2_k, q3_k and iq4_nl are errors. The same bytes on every machine, whatever the threads. */
+void lm_encode_blocks(const lm_dtype *type, const float *x, void *out, int64_t n, lm_stop stop, lm_err *err);
+
 enum { LM_NAME_MAX = 63, LM_DIMS_MAX = 4 };
 
 typedef struct {
@@ -135,6 +139,10 @@ typedef struct {
 
 /* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
 void lm_tensor_measure(lm_tensor *t, lm_err *err);
+/* May a tensor be called so? Names become part of SQL, messages and paths: nothing that any of them takes for syntax. */
+int lm_tensor_is_name(const char *name, size_t n);
+/* Are the numbers, or the scales, finite of the whole blocks that stand from offset on? */
+void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int64_t n_bytes, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Metadata: typed key-value pairs in GGUF's own encoding (key string, type, value; little-endian), kept
@@ -156,7 +164,7 @@ typedef struct {
 /* Parse n bytes that hold entries end to end, and nothing else. The bytes are copied. */
 lm_meta *lm_meta_new(const void *bytes, size_t n, lm_err *err);
 void lm_meta_free(lm_meta *m);
-size_t lm_meta_count(const lm_meta *m);
+size_t lm_meta_count(const lm_meta *m);                                     /* m may be NULL */
 const lm_meta_entry *lm_meta_at(const lm_meta *m, size_t i);                /* in file order */
 const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key);       /* NULL: absent; m may be NULL */
 
@@ -205,6 +213,7 @@ lm_safetensors *lm_safetensors_open(const char *path, lm_err *err);
 void lm_safetensors_close(lm_safetensors *s);
 int lm_safetensors_n_tensors(const lm_safetensors *s);
 const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i);         /* in the header's order */
+int lm_safetensors_find(const lm_safetensors *s, const char *name);             /* -1: there is none */
 void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err);
 
 /* A Hugging Face folder, as what a GGUF file of the same model would hold (hf.c says what is translated). */
@@ -441,6 +450,44 @@ int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
 
 /* How a sequence ended when it did so without a token (max_tokens 0): LM_FINISH_LENGTH, else as given. */
 int lm_batch_finish(const lm_batch *b, int seq);
+
+/*----------------------------------------------------------------------
+** Scoring: how probable given ids are, each after those before it. What a sequence yields depends, like an answer, on
+** nothing but its ids; what several begin with is computed once. Logits are held for a few positions at a time. */
+typedef struct lm_scorer lm_scorer;
+
+typedef struct {
+    int window, stride;                 /* of sequences longer than the window; 0: the context, half of the window */
+    int details;                        /* fill rank, top and entropy */
+} lm_score_options;
+
+typedef struct {
+    int seq;                            /* which sequence, as lm_scorer_add numbered it */
+    size_t pos; int32_t id;             /* of the id that is scored */
+    double logprob;                     /* ln p(id), as lm_token's */
+    int rank;                           /* 1: it is the most probable; ties go to the lowest id */
+    int32_t top;                        /* the most probable */
+    double entropy;                     /* of what could stand here: -sum of p ln p */
+} lm_score;
+
+lm_scorer *lm_scorer_new(lm_model *m, const lm_score_options *options, lm_err *err);    /* the model must outlive it */
+void lm_scorer_free(lm_scorer *s);
+
+/* Add a sequence (copied) of which ids first .. n-1 are to be scored, first >= 1. Return its number, or -1. One of more ids
+** than the window is read in windows that overlap: each begins with the first `lead` ids (lead <= first), the next one
+** stride ids later, and scores what no window before it did, so that an id has at least window - stride ids before it. */
+int lm_scorer_add(lm_scorer *s, const int32_t *ids, size_t n, size_t lead, size_t first, lm_err *err);
+
+/* Give the next score: sequences in the order they were added, positions ascending. Return 1 with *out filled, 0 when
+** there is none left, -1 on error. */
+int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err);
+
+/* How far model b is from model a, of the same vocabulary: the mean over the positions of n texts, each of 1 to 256 ids, of the sum of
+** p ln (p / q) over what may come next, p being a's. */
+double lm_divergence(lm_model *a, lm_model *b, const lm_ids *texts, int n, lm_stop stop, lm_err *err);
+
+double lm_exp(double x);                /* the same bits on every machine */
+void lm_softmax(double *x, int n);      /* ln p, less a constant, to shares of 1 */
 
 /*----------------------------------------------------------------------
 ** Training. A trainer holds a model's parameters as float32, with their gradients and AdamW's two moments (16 bytes a

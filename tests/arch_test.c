@@ -20,6 +20,10 @@ static float *run(lm_model *m, const lm_ids *ids, int exact, int step) {
         for (int i = 0; i < some; i++) rows[i] = (lm_row){ ids->data[from + i], from + i, &kv, i };
         const float *logits = lm_forward(pass, rows, some, (lm_stop){0}, &err);
         if (logits) memcpy(all + from * vocab, logits, sizeof *all * (size_t)(some * vocab));
+        for (int i = 0; i < some && logits; i++) {
+            int best = lm_kern_get()->argmax(logits + i * vocab, vocab);
+            CHECK(lm_pass_best(pass, i) == best, "best of row %d: %d, expected %d", from + i, lm_pass_best(pass, i), best);
+        }
     }
     CHECK(!err.code, "%s", err.msg);
     lm_kv_clear(&kv);
@@ -60,6 +64,11 @@ static void check_model(const char *file, const golden *g) {
         free(other);
     }
     free(exact);
+    free(fast);
+    /* A head of zeros: all logits are equal, and the best of equals is the lowest id (run compares with argmax). */
+    memset((void *)m->top[LM_OUTPUT].data, 0, lm_mat_bytes(&m->top[LM_OUTPUT]));
+    fast = run(m, &g->ids, 0, n);
+    CHECK(lm_kern_get()->argmax(fast, vocab) == 0, "%s: argmax of equals", file);
     free(fast);
     lm_model_free(m);
 }

@@ -1,5 +1,7 @@
-/* quant_test.c: the reference decoders against tests/golden/quant.bin, and the table they stand in. */
+/* quant_test.c: the reference decoders against tests/golden/quant.bin, and the table they stand in; encoding with searched
+** scales against plain rounding to nearest and other programs' encoders. */
 #include "harness.h"
+#include "../engine/kern/kern.h"
 
 static uint8_t *read_whole(const char *path, size_t *n) {
     FILE *f = fopen(path, "rb");
@@ -102,8 +104,148 @@ static void test_measure(void) {
     measure(__LINE__, 31, 1, 32, 1, 1, 0, "unknown");
 }
 
+/*----------------------------------------------------------------------
+** Encoding */
+static float half(float x) { return lm_f16_to_f32(lm_f32_to_f16(x)); }
+
+static float clamped(float q, float low, float high) { return q < low ? low : q > high ? high : q; }
+
+/* The squared error of a sub-block as scale * q - min with rounded q. */
+static double rounding_error(const float *x, int n, float scale, float min, float low, float high) {
+    double error = 0;
+    for (int i = 0; i < n; i++) {
+        float q = scale != 0 ? clamped(rintf((x[i] + min) / scale), low, high) : 0;
+        double e = (double)x[i] - ((double)(scale * q) - (double)min);
+        error += e * e;
+    }
+    return error;
+}
+
+/* Plain rounding to nearest: every scale is what spreads its numbers over all levels. */
+static double plain_error(const lm_format *f, const float *x) {
+    int n = f->block / f->sub, bits = 1 << f->bits;
+    float low = f->has_min ? 0 : f->bits == 8 ? -127 : (float)-f->offset, high = f->has_min ? (float)(bits - 1) : f->bits == 8 ? 127 : low + (float)(bits - 1);
+    float scale[16], min[16] = {0}, most = 0, most_min = 0;
+    double error = 0;
+    for (int j = 0; j < n; j++) {
+        const float *at = x + j * f->sub;
+        float extreme = 0, least = f->is_k ? 0 : at[0], largest = least;
+        for (int i = 0; i < f->sub; i++) {
+            if (fabsf(at[i]) > fabsf(extreme)) extreme = at[i];
+            least = fminf(least, at[i]), largest = fmaxf(largest, at[i]);
+        }
+        scale[j] = f->has_min ? (largest - least) / high : f->bits == 8 ? fabsf(extreme) / 127 : extreme / low;
+        min[j] = f->has_min ? -least : 0;
+        if (fabsf(scale[j]) > fabsf(most)) most = scale[j];
+        most_min = fmaxf(most_min, min[j]);
+    }
+    float d = half(f->is_k ? most / (f->has_min ? 63 : -128) : scale[0]), m = half(f->is_k ? most_min / 63 : min[0]);
+    for (int j = 0; j < n; j++) {
+        float s = !f->is_k ? d : d != 0 ? d * clamped(rintf(scale[j] / d), f->has_min ? 0 : -128, f->has_min ? 63 : 127) : 0;
+        float least = !f->is_k ? m : m != 0 ? m * clamped(rintf(min[j] / m), 0, 63) : 0;
+        error += rounding_error(x + j * f->sub, f->sub, s, f->has_min ? least : 0, low, high);
+    }
+    return error;
+}
+
+enum { SHAPES = 14 };
+
+static void fill(float *x, int n, int shape, uint64_t seed) {
+    for (int i = 0; i < n; i++) {
+        double bell = -2, u = lm_uniform(seed + 100, (uint64_t)i);
+        for (int k = 0; k < 4; k++) bell += lm_uniform(seed, 4 * (uint64_t)i + (uint64_t)k);
+        switch (shape) {
+        case 0: x[i] = (float)bell * 0.03f; break;
+        case 1: x[i] = (float)(bell * bell * bell); break;              /* long tails */
+        case 2: x[i] = (float)u; break;                                 /* all above 0 */
+        case 3: x[i] = (float)-u - 3; break;                            /* all below */
+        case 4: x[i] = 0; break;
+        case 5: x[i] = -0.7f; break;
+        case 6: x[i] = i % 37 ? 0 : 5; break;
+        case 7: x[i] = i == 100 ? 60000.0f : (float)bell; break;        /* one far out */
+        case 8: x[i] = (float)bell * 1e-7f; break;                      /* scales that are subnormal halfs */
+        case 9: x[i] = (float)bell * 1e-38f; break;
+        case 10: x[i] = (float)bell * 30000.0f; break;
+        case 11: x[i] = (float)(int)(u * 3 - 1); break;                 /* -1, 0, 1 */
+        case 12: x[i] = u < 0.5 ? -65503.0f : 65503.0f; break;
+        default: x[i] = (float)bell * ldexpf(1, -(i / 16 % 20));        /* sub-blocks of many sizes */
+        }
+    }
+}
+
+/* Never worse than plain rounding, block by block; the same bytes from one thread and two. */
+static void test_encode(void) {
+    static const char *const names[] = { "q8_0", "q6_k", "q5_0", "q5_1", "q5_k", "q4_0", "q4_k" };
+    enum { N = 20480 };
+    float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
+    uint8_t *out = malloc(N * 2), *again = malloc(N * 2);
+    for (int t = 0; t < LM_COUNT(names); t++) {
+        const lm_dtype *type = lm_dtype_find_name(names[t]);
+        const lm_format *f = lm_format_find(type->id);
+        for (int shape = 0; shape < SHAPES; shape++) {
+            lm_err err = {0};
+            double all = 0, plain_all = 0;
+            int n_worse = 0;
+            fill(x, N, shape, (uint64_t)(t + 5));
+            lm_threads_set(1);
+            lm_encode_blocks(type, x, out, N, (lm_stop){0}, &err);
+            lm_threads_set(2);
+            lm_encode_blocks(type, x, again, N, (lm_stop){0}, &err);
+            CHECK(!err.code && !memcmp(out, again, (size_t)(N / type->block * type->bytes)), "%s, shape %d: 1 and 2 threads differ: %s", names[t], shape, err.msg);
+            type->decode(out, y, N);
+            for (int i = 0; i < N; i += f->block) {
+                double error = 0, squares = 0, plain = plain_error(f, x + i);
+                for (int e = i; e < i + f->block; e++) {
+                    error += ((double)x[e] - (double)y[e]) * ((double)x[e] - (double)y[e]);
+                    squares += (double)x[e] * (double)x[e];
+                }
+                n_worse += !(error <= plain * (1 + 1e-4) + squares * 1e-12);
+                all += error;
+                plain_all += plain;
+            }
+            CHECK(n_worse == 0, "%s, shape %d: %d blocks are worse than plain rounding", names[t], shape, n_worse);
+            if (shape == 0) CHECK(all < 0.95 * plain_all, "%s: an error of %g, plain rounding %g", names[t], all, plain_all);
+        }
+    }
+    lm_threads_set(0);
+    free(x);
+    free(y);
+    free(out);
+    free(again);
+}
+
+/* What other encoders leave of the same numbers (check_quantize.py errors): the gguf package's, 0 where it has none, and llama.cpp's. */
+static void test_others(void) {
+    static const struct { const char *name; double package, llama; } others[] = {
+        { "q8_0", 7.923e-09, 7.923e-09 }, { "q6_k", 0, 8.863e-08 }, { "q5_0", 5.001e-07, 5.001e-07 }, { "q5_1", 4.058e-07, 4.058e-07 },
+        { "q5_k", 0, 3.686e-07 }, { "q4_0", 2.008e-06, 2.008e-06 }, { "q4_k", 0, 1.44e-06 },
+    };
+    enum { N = 16384 };
+    static float x[N], y[N];
+    static uint8_t out[N * 2];
+    fill(x, N, 0, 3);
+    for (int t = 0; t < LM_COUNT(others); t++) {
+        const lm_dtype *type = lm_dtype_find_name(others[t].name);
+        lm_err err = {0};
+        double error = 0;
+        lm_encode_blocks(type, x, out, N, (lm_stop){0}, &err);
+        type->decode(out, y, N);
+        for (int i = 0; i < N; i++) error += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]) / N;
+        CHECK(error < others[t].llama && (others[t].package == 0 || error < others[t].package), "%s: mean squared error %g, gguf %g, llama.cpp %g",
+              others[t].name, error, others[t].package, others[t].llama);
+    }
+    static const char *const absent[] = { "q4_1", "q2_k", "q3_k", "iq4_nl" };
+    for (int t = 0; t < LM_COUNT(absent); t++) {
+        lm_err err = {0};
+        lm_encode_blocks(lm_dtype_find_name(absent[t]), x, out, N, (lm_stop){0}, &err);
+        CHECK(err.code && strstr(err.msg, "cannot be written"), "%s: '%s'", absent[t], err.msg);
+    }
+}
+
 int main(void) {
     test_golden();
+    test_encode();
+    test_others();
     test_table();
     test_measure();
     return finish_tests();

@@ -43,6 +43,8 @@ set files $argv
 if {$files eq ""} {
     set files [lsort [glob -nocomplain tests/*.test]]
     foreach test [lsort [glob -nocomplain build/*_test]] { run_program $test }
+    run_program build/soak_connections 5
+    run_program build/soak_load build/lm 200
     compare_kernels models/tiny.gguf {scalar avx2 vnni amx}
     foreach model [lsort [glob tests/golden/arch_*.gguf]] { compare_kernels $model {scalar avx2 vnni amx} }
     foreach {real golden} {

@@ -1,59 +1,5 @@
-/* train_test.c: the trainer against PyTorch's float64 (tests/golden/train_a/, train.json), every step of the way back against
-** finite differences, and what must leave no trace: threads, kernel sets, the cut of a batch, a stop in the middle. */
-#include "harness.h"
-
-#include "../engine/train/train.h"
-
-/*----------------------------------------------------------------------
-** Sources: a GGUF file or a Hugging Face folder. */
-typedef struct {
-    lm_gguf *g; lm_hf *hf;
-    lm_tensor *tensors;
-    lm_buf hparams;
-    lm_source src;
-} opened;
-
-static void read_hf_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) { lm_hf_read(arg, i, offset, dst, n, err); }
-
-static int open_source(opened *o, const char *path) {
-    lm_err err = {0};
-    *o = (opened){0};
-    size_t length = strlen(path);
-    int is_gguf = length > 5 && !strcmp(path + length - 5, ".gguf");
-    if (is_gguf) o->g = lm_gguf_open(path, &err);
-    else o->hf = lm_hf_open(path, &err);
-    int n = err.code ? 0 : is_gguf ? lm_gguf_n_tensors(o->g) : lm_hf_n_tensors(o->hf);
-    o->tensors = calloc((size_t)n + 1, sizeof *o->tensors);
-    for (int i = 0; i < n; i++) o->tensors[i] = is_gguf ? *lm_gguf_tensor(o->g, i) : *lm_hf_tensor(o->hf, i);
-    const char *arch = err.code ? NULL : lm_arch_import(is_gguf ? lm_gguf_meta(o->g) : lm_hf_meta(o->hf), o->tensors, n, &o->hparams, &err);
-    o->src = (lm_source){ arch, o->hparams.data, o->hparams.n, o->tensors, n, is_gguf ? read_gguf_tensor : read_hf_tensor,
-                          is_gguf ? (void *)o->g : (void *)o->hf };
-    CHECK(!err.code, "%s: %s", path, err.msg);
-    return !err.code;
-}
-
-static void close_source(opened *o) {
-    lm_gguf_close(o->g);
-    lm_hf_close(o->hf);
-    free(o->tensors);
-    lm_buf_clear(&o->hparams);
-}
-
-static const lm_train_options plain = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .batch_tokens = 256 };
-
-static lm_trainer *new_trainer(const opened *o, const lm_train_options *options) {
-    lm_err err = {0};
-    lm_trainer *t = lm_trainer_new(&o->src, options, (lm_stop){0}, &err);
-    CHECK(t, "%s", err.msg);
-    return t;
-}
-
-static int find_tensor(const lm_trainer *t, const char *name) {
-    for (int i = 0; i < lm_trainer_n_tensors(t); i++) {
-        if (!strcmp(lm_trainer_tensor(t, i)->name, name)) return i;
-    }
-    return -1;
-}
+/* train_test.c: the trainer against PyTorch's float64 (tests/golden/train_a/, train.json): gradients, losses, weights. */
+#include "sources.h"
 
 /*----------------------------------------------------------------------
 ** train_a: every number of the first gradient and of the weights after the last step. */
@@ -137,12 +83,24 @@ typedef struct {
     int lengths[SEQS_MAX], n_seqs;
     size_t n_ids, n_weights;
     double lr[STEPS_MAX], losses[STEPS_MAX], norms[STEPS_MAX];
-    int n_lr, n_losses, n_norms;
+    double balances[STEPS_MAX];
+    int n_lr, n_losses, n_norms, n_balances;
+    int is_pairs;                           /* the sequences are texts, in pairs */
     lm_train_options o;
 } golden;
 
 static lm_train_batch batch_of(const golden *g) {
     return (lm_train_batch){ g->ids, g->n_weights ? g->weights : NULL, g->lengths, g->n_seqs };
+}
+
+/* What a golden run asks of a trainer: a step at rate lr, the gradients (-1), the loss alone (-2). */
+static void run_one(lm_trainer *t, const golden *g, double lr, lm_train_result *r, lm_err *err) {
+    lm_train_batch batch = batch_of(g);
+    lm_pair_batch pairs = { g->ids, g->lengths, g->n_seqs / 2 };
+    if (g->is_pairs && lr >= 0) lm_trainer_pair_step(t, &pairs, lr, r, (lm_stop){0}, err);
+    else if (g->is_pairs) (lr < -1 ? lm_trainer_pair_loss : lm_trainer_pair_gradients)(t, &pairs, r, (lm_stop){0}, err);
+    else if (lr >= 0) lm_trainer_step(t, &batch, lr, r, (lm_stop){0}, err);
+    else (lr < -1 ? lm_trainer_loss : lm_trainer_gradients)(t, &batch, r, (lm_stop){0}, err);
 }
 
 static int read_reals(lm_json *j, double *out, int most, lm_err *err) {
@@ -178,6 +136,10 @@ static int read_member(lm_json *j, int kind, golden *g, lm_err *err) {
     else if (!strcmp(key, "weight_decay")) g->o.weight_decay = j->real;
     else if (!strcmp(key, "decay_all")) g->o.decay_all = (int)j->integer;
     else if (!strcmp(key, "clip")) g->o.clip = j->real;
+    else if (!strcmp(key, "balance")) g->o.balance = j->real;
+    else if (!strcmp(key, "balances")) g->n_balances = read_reals(j, g->balances, STEPS_MAX, err);
+    else if (!strcmp(key, "temperature")) g->o.temperature = j->real;
+    else if (!strcmp(key, "pairs")) g->is_pairs = (int)j->integer;
     else return 0;
     (void)kind;
     return 1;
@@ -185,15 +147,15 @@ static int read_member(lm_json *j, int kind, golden *g, lm_err *err) {
 
 static void run_steps(lm_trainer *t, const golden *g, double tolerance) {
     lm_err err = {0};
-    lm_train_batch batch = batch_of(g);
     lm_train_result r;
     for (int i = 0; i < g->n_lr; i++) {
-        lm_trainer_step(t, &batch, g->lr[i], &r, (lm_stop){0}, &err);
+        run_one(t, g, g->lr[i], &r, &err);
         CHECK(!err.code, "%s: %s", g->file, err.msg);
         CHECK(fabs(r.loss - g->losses[i]) < tolerance, "%s: loss %d: %.9f, golden %.9f", g->file, i, r.loss, g->losses[i]);
         CHECK(fabs(r.grad_norm - g->norms[i]) < 10 * tolerance, "%s: norm %d: %.9f, golden %.9f", g->file, i, r.grad_norm, g->norms[i]);
+        CHECK(i >= g->n_balances || fabs(r.balance - g->balances[i]) < tolerance, "%s: balance %d: %.9f, golden %.9f", g->file, i, r.balance, g->balances[i]);
     }
-    lm_trainer_loss(t, &batch, &r, (lm_stop){0}, &err);
+    run_one(t, g, -2, &r, &err);
     CHECK(!err.code && fabs(r.loss - g->losses[g->n_lr]) < tolerance, "%s: last loss %.9f, golden %.9f %s", g->file, r.loss, g->losses[g->n_lr], err.msg);
 }
 
@@ -262,10 +224,9 @@ static void test_run(lm_json *j, lm_err *err) {
     for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
         if (read_member(j, kind, &g, err)) continue;
         if (!t && open_source(&o, g.file)) t = new_trainer(&o, &g.o);
-        lm_train_batch batch = batch_of(&g);
         lm_train_result r;
         if (t && !strcmp(j->key.data, "grads")) {
-            lm_trainer_gradients(t, &batch, &r, (lm_stop){0}, err);
+            run_one(t, &g, -1, &r, err);
             gradients = differ_from_summary(j, t, LM_TRAIN_GRAD, g.file, err);
         } else if (t && !strcmp(j->key.data, "final")) {
             run_steps(t, &g, 2e-5);
@@ -288,7 +249,7 @@ static void test_runs(void) {
     lm_json_init(&j, text, n);
     lm_json_next(&j, &err);
     for (; lm_json_next(&j, &err) == LM_JSON_OBJECT; n_runs++) test_run(&j, &err);
-    CHECK(!err.code && n_runs == 11, "train.json: %d runs, %s", n_runs, err.msg);
+    CHECK(!err.code && n_runs == 15, "train.json: %d runs, %s", n_runs, err.msg);
     lm_json_clear(&j);
     free(text);
 }

@@ -19,6 +19,7 @@ struct lm_safetensors {
     lm_file file;
     lm_tensor *tensors; size_t n, cap;
     uint64_t *offsets; size_t offsets_cap;      /* from the file's beginning */
+    uint32_t *by_name;                          /* tensors in the order of their names */
 };
 
 static const struct { const char *name; int dtype, bytes; } g_types[] = {
@@ -100,6 +101,29 @@ static int compare_offsets(const void *arg, uint32_t a, uint32_t b) {
     return s->offsets[a] < s->offsets[b] ? -1 : s->offsets[a] > s->offsets[b];
 }
 
+static int compare_names(const void *arg, uint32_t a, uint32_t b) {
+    const lm_safetensors *s = arg;
+    return strcmp(s->tensors[a].name, s->tensors[b].name);
+}
+
+static void index_names(lm_safetensors *s, lm_err *err) {
+    s->by_name = lm_alloc(s->n * sizeof *s->by_name, err);
+    for (size_t i = 0; i < s->n && s->by_name; i++) s->by_name[i] = (uint32_t)i;
+    if (s->by_name) lm_sort(s->by_name, s->n, compare_names, s, err);
+}
+
+int lm_safetensors_find(const lm_safetensors *s, const char *name) {
+    size_t low = 0, high = s->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(name, s->tensors[s->by_name[middle]].name);
+        if (!order) return (int)s->by_name[middle];
+        if (order < 0) high = middle;
+        else low = middle + 1;
+    }
+    return -1;
+}
+
 /* The tensors must cover the data, each byte once. */
 static void check_cover(const lm_safetensors *s, uint64_t data_at, lm_err *err) {
     uint64_t at = data_at;
@@ -147,6 +171,7 @@ static void read_header(lm_safetensors *s, lm_err *err) {
     lm_json_clear(&j);
     lm_free(header);
     if (!err->code) check_cover(s, lm_reader_le(length, 8) + 8, err);
+    if (!err->code) index_names(s, err);
 }
 
 lm_safetensors *lm_safetensors_open(const char *path, lm_err *err) {
@@ -165,6 +190,7 @@ void lm_safetensors_close(lm_safetensors *s) {
     lm_file_close(&s->file);
     lm_free(s->tensors);
     lm_free(s->offsets);
+    lm_free(s->by_name);
     lm_free(s);
 }
 

@@ -11,7 +11,7 @@
 /* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
 ** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items, and for few columns
 ** fewer: of ITEM_BYTES of tiles, two microseconds. */
-enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8, LOW_COLUMNS = 8 };
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8, FEW_QUERIES = 8, LOW_COLUMNS = 8 };
 
 /* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
@@ -33,6 +33,7 @@ struct lm_pass {
     float *gate, *up;                   /* (n, n_ff) */
     float *cosine, *sine;               /* (n, 2, n_rot / 2): of global and of local layers */
     float *logits;                      /* (max_out, n_vocab) */
+    _Atomic uint64_t *best;             /* (max_out): the greatest of each row, as place_of ranks it */
     lm_moe *moe;                        /* NULL: the model has no experts */
     float *low, *raised;                /* of an adapter: (n, rank) and (n, widest) */
     lm_columns in;                      /* the columns of the current product */
@@ -72,8 +73,8 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->k, n * kv, sizeof(float) }, { &p->v, n * kv, sizeof(float) }, { &p->mixed, n * heads, sizeof(float) },
         { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, m->layer[0][LM_GATE].data ? n * (size_t)h->n_ff : 0, sizeof(float) },
         { &p->cosine, n * (size_t)h->n_rot, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot, sizeof(float) },
-        { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->quants, blocks * LM_BLOCK * 2, 1 },
-        { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
+        { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->best, (size_t)max_out, sizeof *p->best },
+        { &p->quants, blocks * LM_BLOCK * 2, 1 }, { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
         { &p->low, n * (size_t)m->rank, sizeof(float) }, { &p->raised, m->low ? n * (size_t)widest(h) : 0, sizeof(float) },
         { &p->stretches, n, sizeof(stretch) }, { &p->parties, n, sizeof(party) },
     };
@@ -127,6 +128,28 @@ static void quantise_row(lm_pass *p, int i) {
     }
 }
 
+/* A logit and its id in one number, the greater for the greater logit and among equals for the lower id. */
+static uint64_t place_of(float logit, int id) {
+    uint32_t bits;
+    logit += 0.0f;                      /* -0 is no less than 0 */
+    memcpy(&bits, &logit, sizeof bits);
+    bits = bits >> 31 ? ~bits : bits | 0x80000000u;
+    return (uint64_t)bits << 32 | (uint32_t)~id;
+}
+
+/* Tiles from..to-1 of columns c0..c1-1 of the head are done: find their best while the caches have them. */
+static void note_best(lm_pass *p, int from, int to, int c0, int c1) {
+    int n_vocab = p->m->h.n_vocab, first = from * LM_TILE, n = LM_MIN(to * LM_TILE, n_vocab) - first;
+    for (int c = c0; c < c1; c++) {
+        const float *logits = p->logits + (size_t)c * (size_t)n_vocab;
+        int id = first + p->kern->argmax(logits + first, n);
+        uint64_t place = place_of(logits[id], id), seen = p->best[c];
+        while (place > seen && !atomic_compare_exchange_weak(&p->best[c], &seen, place)) {}
+    }
+}
+
+int32_t lm_pass_best(const lm_pass *p, int out) { return (int32_t)~(uint32_t)p->best[out]; }
+
 static void multiply_item(void *arg, int item) {
     lm_pass *p = arg;
     int first = item % p->items_a_chunk * p->tiles_an_item, end = first + p->tiles_an_item;
@@ -135,6 +158,7 @@ static void multiply_item(void *arg, int item) {
         const lm_mat *w = p->products[i];
         int from = LM_MAX(first, 0), to = LM_MIN(end, w->n_tiles);
         if (from < to) p->kern->multiply(w, from, to, &p->in, c0, c1, p->products_out[i], (size_t)w->rows);
+        if (from < to && p->products_out[i] == p->logits) note_best(p, from, to, c0, c1);
         first -= w->n_tiles;
         end -= w->n_tiles;
     }
@@ -336,7 +360,8 @@ static void activate_row(lm_pass *p, int i) {
 ** there would be too few items to go round). Pages are taken left to right: those that all rows share by all at once,
 ** then each stretch goes on with its own. */
 
-/* Carry the queries of a stretch, n_heads a row, over its pages from first on. */
+/* Carry the queries of a stretch, n_heads a row, over its pages from first on. Few queries wait for memory: for them the
+** next page is asked for while this one is worked on. */
 static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *queries, int n_heads, int first) {
     const lm_hparams *h = &p->m->h;
     const lm_row *rows = p->rows + s.first;
@@ -344,6 +369,7 @@ static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *querie
     int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1, n = s.n * n_heads;
     for (int page = LM_MAX(oldest / LM_PAGE, first); page <= last / LM_PAGE; page++) {
         lm_page keys = lm_kv_page(rows[0].kv, p->layer, key_head, page);
+        if (page < last / LM_PAGE && n <= FEW_QUERIES) keys.next = lm_kv_page(rows[0].kv, p->layer, key_head, page + 1).k;
         int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
             int end = (h->causal ? rows[i / n_heads].pos + 1 : rows[0].kv->n) - page * LM_PAGE;
@@ -485,8 +511,12 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
         int n_out = gather_outputs(p);
         set_input(p, input_of(p, &m->top[LM_OUTPUT_NORM]), m->h.n_embd, &m->top[LM_OUTPUT], 1);
         run_rows(p, output_norm_row, n_out, stop, err);
+        for (int i = 0; i < n_out; i++) p->best[i] = 0;
         add_product(p, &m->top[LM_OUTPUT], p->logits);
         run_products(p, n_out, stop, err);
+        for (int i = 0; i < n_out && !err->code; i++) {
+            if (!isfinite(p->logits[(size_t)i * (size_t)m->h.n_vocab + (size_t)lm_pass_best(p, i)])) not_finite(p);
+        }
         if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     }
     lm_fp_leave(fp);
@@ -501,4 +531,17 @@ const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_e
     if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     lm_fp_leave(fp);
     return err->code ? NULL : input_of(p, &p->m->top[LM_OUTPUT_NORM]);
+}
+
+const float *lm_pass_logits(lm_pass *p, int first, int n, lm_stop stop, lm_err *err) {
+    const lm_model *m = p->m;
+    const float *hidden = input_of(p, &m->top[LM_OUTPUT_NORM]) + (size_t)first * (size_t)m->h.n_embd;
+    unsigned fp = lm_fp_enter();
+    set_input(p, hidden, m->h.n_embd, &m->top[LM_OUTPUT], 1);
+    if (p->in.q) run_rows(p, quantise_row, n, stop, err);
+    add_product(p, &m->top[LM_OUTPUT], p->logits);
+    run_products(p, n, stop, err);
+    if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    lm_fp_leave(fp);
+    return err->code ? NULL : p->logits;
 }

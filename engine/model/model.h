@@ -180,9 +180,13 @@ int lm_pass_fits(const lm_pass *p, int rows, int out);       /* p may be NULL */
 /* Run rows through the model and write their keys and values. Return logits (max_out, n_vocab), valid until
 ** the next pass, or NULL. */
 const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err);
+int32_t lm_pass_best(const lm_pass *p, int out);              /* then: the lowest id among a row's greatest logits */
 
 /* The same without the output: return the last hidden states (n, n_embd), normed as the model norms them. Where a model
 ** is not causal all rows of a sequence stand in one pass, and kv->n says how many they are. */
 const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err);
+
+/* After lm_encode: the logits (n, n_vocab) of its rows first..first+n-1, n at most max_out; the same as lm_forward's. */
+const float *lm_pass_logits(lm_pass *p, int first, int n, lm_stop stop, lm_err *err);
 
 #endif

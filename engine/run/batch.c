@@ -355,9 +355,10 @@ static int gather_rows(lm_batch *b, lm_stop stop, lm_err *err) {
 static int sample(lm_batch *b, int i, const float *logits, lm_err *err) {
     sequence *s = b->live[i];
     mark m = {0};
+    int32_t best = lm_pass_best(b->pass, s->ready);
     logits += (size_t)s->ready * (size_t)b->m->h.n_vocab;
     s->ready = -1;
-    int32_t id = lm_sample(&b->sampler, logits, b->m->h.n_vocab, &s->options, s->ids.data, s->ids.n, s->n_marks, err);
+    int32_t id = lm_sample(&b->sampler, logits, b->m->h.n_vocab, best, &s->options, s->ids.data, s->ids.n, s->n_marks, err);
     if (s->options.want_logprob && !err->code) m.logprob = lm_sample_logprob(logits, b->m->h.n_vocab, id);
     if (!err->code) advance(b, s, id, m, err);
     if (!s->finish) return 1;

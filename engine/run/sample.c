@@ -88,11 +88,10 @@ static int32_t draw_filtered(lm_sampler *s, int n, const lm_gen_options *o, doub
     return best[-(n_kept - 1)].id;
 }
 
-static int32_t draw(lm_sampler *s, int n, const lm_gen_options *o, uint64_t t) {
+static int32_t draw(lm_sampler *s, int n, int32_t top, const lm_gen_options *o, uint64_t t, lm_err *err) {
     const lm_kern *kern = lm_kern_get();
     float scale = (float)(1.0 / o->temperature);
     double u = lm_uniform(o->seed, t), mass = 0;
-    int top = kern->argmax(s->logits, n);
     /* Relative to the best, so that a tiny temperature cannot overflow. */
     float best = s->logits[top];
     for (int i = 0; i < n; i++) {
@@ -100,6 +99,8 @@ static int32_t draw(lm_sampler *s, int n, const lm_gen_options *o, uint64_t t) {
         s->logits[i] = x == 0 ? 0 : x * scale;
     }
     double total = kern->sum_exp(s->logits, n, 0);
+    if (!isfinite(total)) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    if (err->code) return -1;
     if (o->top_k || o->top_p < 1 || o->min_p > 0) return draw_filtered(s, n, o, 0, total, u);
     for (int i = 0; i < n; i++) {
         mass += lm_exp((double)s->logits[i]);
@@ -108,15 +109,18 @@ static int32_t draw(lm_sampler *s, int n, const lm_gen_options *o, uint64_t t) {
     return top;
 }
 
-int32_t lm_sample(lm_sampler *s, const float *logits, int n, const lm_gen_options *o, const int32_t *recent, size_t n_recent,
+int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const lm_gen_options *o, const int32_t *recent, size_t n_recent,
                   uint64_t t, lm_err *err) {
-    if (o->temperature == 0 && o->repeat_penalty == 1) return lm_kern_get()->argmax(logits, n);
+    if (o->temperature == 0 && o->repeat_penalty == 1) return best;
     if (!s->logits) s->logits = lm_alloc(sizeof *s->logits * (size_t)n, err);
     if (!s->heap) s->heap = lm_alloc(sizeof *s->heap * (size_t)n, err);
     if (err->code) return -1;
     memcpy(s->logits, logits, sizeof *logits * (size_t)n);
-    if (o->repeat_penalty != 1) penalise(s->logits, n, o->repeat_penalty, recent, n_recent);
-    return o->temperature == 0 ? lm_kern_get()->argmax(s->logits, n) : draw(s, n, o, t);
+    if (o->repeat_penalty != 1) {
+        penalise(s->logits, n, o->repeat_penalty, recent, n_recent);
+        best = lm_kern_get()->argmax(s->logits, n);
+    }
+    return o->temperature == 0 ? best : draw(s, n, best, o, t, err);
 }
 
 double lm_sample_logprob(const float *logits, int n, int32_t id) {

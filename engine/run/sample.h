@@ -19,8 +19,8 @@ typedef struct {
 
 void lm_sampler_clear(lm_sampler *s);
 
-/* Choose a token. recent are the ids so far, t numbers the draw. */
-int32_t lm_sample(lm_sampler *s, const float *logits, int n, const lm_gen_options *options, const int32_t *recent,
+/* Choose a token. best is the lowest id among the greatest logits, recent are the ids so far, t numbers the draw. */
+int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const lm_gen_options *options, const int32_t *recent,
                   size_t n_recent, uint64_t t, lm_err *err);
 
 /* ln p(id) under the logits as they are. */

@@ -25,6 +25,7 @@ static const struct { const char *text; int eog; } g_known[] = {
 };
 
 enum { ANY_SPECIAL = 1, USER_SPECIAL = 2 };     /* lm_tok.special_first */
+enum { SPECIAL_MAX = 1024 };    /* bytes of a special token: a match costs no more than that at any place */
 
 /*----------------------------------------------------------------------
 ** The vocabulary */
@@ -219,7 +220,13 @@ int lm_tok_is_special(const lm_tok *t, int32_t id) {
 
 static void list_specials(lm_tok *t, lm_err *err) {
     size_t n = 0;
-    for (int i = 0; i < t->n && !err->code; i++) n += (size_t)lm_tok_is_special(t, i);
+    for (int i = 0; i < t->n && !err->code; i++) {
+        size_t size = t->text_at[i + 1] - t->text_at[i];
+        n += (size_t)lm_tok_is_special(t, i);
+        if (lm_tok_is_special(t, i) && size > SPECIAL_MAX) {
+            lm_err_set(err, LM_ERROR, "tokenizer.ggml.tokens: special token %d has %zu bytes, wanted at most %d", i, size, SPECIAL_MAX);
+        }
+    }
     t->specials = lm_alloc(n * sizeof *t->specials, err);
     if (err->code) return;
     for (int i = 0; i < t->n; i++) {
@@ -342,10 +349,10 @@ int lm_tok_stopped(lm_stop stop, lm_err *err) {
 
 /* Find the longest special token that text begins with, among those that all or the type USER allows: keep
 ** the range of the sorted spellings that agree with text so far, and read on until it is empty. */
-static int32_t special_at(const lm_tok *t, const char *text, size_t n, int all) {
+static int32_t special_at(const lm_tok *t, const char *text, size_t n, int all, size_t *work) {
     size_t low = 0, high = t->n_specials;
     int32_t best = -1;
-    for (size_t depth = 0; depth < n && low < high; depth++) {
+    for (size_t depth = 0; depth < n && low < high; depth++, ++*work) {
         for (int side = 0; side < 2; side++) {
             size_t a = low, b = high;
             while (a < b) {
@@ -400,10 +407,14 @@ int lm_tok_is_valid(const char *text, size_t n, lm_stop stop, lm_err *err) {
 static size_t next_special(lm_tok_call *c, const char *text, size_t n, size_t start, int all, int32_t *id,
                            lm_err *err) {
     int wanted = all ? ANY_SPECIAL : USER_SPECIAL;
+    size_t work = 0;
     for (size_t i = start; i < n; i++) {
-        if ((i - start) % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(c->stop, err)) return n;
+        if (++work >= LM_STOP_BYTES) {
+            work = 0;
+            if (lm_tok_stopped(c->stop, err)) return n;
+        }
         if (!(c->t->special_first[(uint8_t)text[i]] & wanted)) continue;
-        *id = special_at(c->t, text + i, n - i, all);
+        *id = special_at(c->t, text + i, n - i, all, &work);
         if (*id >= 0) return i;
     }
     return n;

@@ -20,15 +20,15 @@ static const char mark[] = "\xE2\x96\x81";
 static void encode_word(lm_tok_call *c, const char *text, size_t n, lm_err *err) {
     const lm_tok *t = c->t;
     const wordpiece *w = t->family_data;
-    size_t begun = c->out->n, chars = 0;
+    size_t begun = c->out->n, chars = 0, work = 0;
     for (size_t i = 0; i < n && chars <= (size_t)w->max_chars; i++) chars += ((uint8_t)text[i] & 0xC0) != 0x80;
     int is_known = chars <= (size_t)w->max_chars;
     for (size_t at = 0, to; at < n && is_known && !err->code; at = to) {
         uint32_t node = at ? w->inner : w->initial;
         int32_t id = -1;
-        to = at;
+        size_t i = to = at;
         if (at && w->is_marked && n - at >= 3 && !memcmp(text + at, mark, 3)) node = LM_TRIE_NOWHERE;
-        for (size_t i = at; i < n && (node = lm_trie_step(&w->trie, node, (uint8_t)text[i])); i++) {
+        for (; i < n && (node = lm_trie_step(&w->trie, node, (uint8_t)text[i])); i++) {
             int32_t value = w->trie.value[node];
             if (value < 0 || (c->plain && t->type[value] != LM_TOK_NORMAL && t->type[value] != LM_TOK_USER)) continue;
             id = value;
@@ -36,8 +36,12 @@ static void encode_word(lm_tok_call *c, const char *text, size_t n, lm_err *err)
         }
         if (id >= 0) lm_ids_append(c->out, id, err);
         else is_known = 0;
+        if ((work += i - at + 1) >= LM_STOP_BYTES) {
+            work = 0;
+            lm_tok_stopped(c->stop, err);
+        }
     }
-    if (is_known) return;
+    if (is_known || err->code) return;
     c->out->n = LM_MIN(begun, c->out->n);
     lm_ids_append(c->out, w->unknown, err);
 }

@@ -201,6 +201,7 @@ static void room_for_acts(carver *c, int layer) {
         float *x = NULL;
         room(c, &x, n * embd, f);
         if (!c->is_dry) *a = t->acts[0], a->x = x;
+        if (!c->is_dry && !w[LM_ATTN_NORM].p) a->h = x;
         return;
     }
     room(c, &a->x, n * embd, f);
