@@ -56,6 +56,15 @@ static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *e
     }
 }
 
+/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
+** own write rolls back the caller's whole transaction. */
+static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    lm_stop stop = lm_conn_stop(c);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    if (stmt) lm_conn_step(c, stmt, err);
+    sqlite3_reset(stmt);
+}
+
 enum { STRETCH = 65536 };               /* elements converted at a time: whole blocks of every format */
 
 typedef struct {
@@ -124,10 +133,10 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
     sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
-    lm_write_step(im->c, im->add_chunk, err);
+    run(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
-    lm_write_step(im->c, im->add_digest, err);
+    run(im->c, im->add_digest, err);
 }
 
 static void import_tensor(import *im, int i, lm_err *err) {
@@ -141,7 +150,7 @@ static void import_tensor(import *im, int i, lm_err *err) {
     sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
     sqlite3_bind_int64(im->add_tensor, 5, t.n_params);
     sqlite3_bind_int64(im->add_tensor, 6, t.n_bytes);
-    lm_write_step(im->c, im->add_tensor, err);
+    run(im->c, im->add_tensor, err);
     lm_root_tensor(&im->root, &t);
     sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
     int64_t step = chunk_bytes(&t);
@@ -192,7 +201,7 @@ static void import_model(import *im, const char *name, const char *path, const c
         sqlite3_bind_blob(stmt, 5, scalars.data, (int)scalars.n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 6, license, (int)license_n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 7, base, (int)base_n, SQLITE_STATIC);
-        lm_write_step(im->c, stmt, err);
+        run(im->c, stmt, err);
         im->model = sqlite3_last_insert_rowid(im->c->db);
     }
     sqlite3_finalize(stmt);
@@ -208,7 +217,7 @@ static void import_model(import *im, const char *name, const char *path, const c
             sqlite3_bind_int64(stmt, 1, im->model);
             sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
             sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
-            lm_write_step(im->c, stmt, err);
+            run(im->c, stmt, err);
         }
         sqlite3_finalize(stmt);
     }
@@ -232,7 +241,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
-    lm_write_step(im->c, stmt, err);
+    run(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 

@@ -125,7 +125,6 @@ typedef struct {
     sqlite3_int64 durable;                  /* step of the last checkpoint, -1: none */
     sqlite3_stmt *hold;                     /* keeps a read transaction: what another connection writes shows */
     sqlite3_stmt *look;
-    int rc;                                 /* SQLite's code for the error, 0: the error's own */
 } lm_run;
 
 void lm_run_find(lm_run *r, lm_err *err);           /* the run to take up again: its options and state */

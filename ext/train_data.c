@@ -77,16 +77,24 @@ static void read_text(row_reader *r, lm_err *err) {
     }
 }
 
-static void read_completion(row_reader *r, lm_err *err) {
+/* A prompt and its answer, as they are tokenised where answers are scored: in one go. What the prompt alone begins with is given. */
+static void add_answered(row_reader *r, lm_text prompt, lm_text answer, int label, lm_err *err) {
     static const lm_generate_options plain = { .max_tokens = 256, .top_p = 1, .repeat_penalty = 1 };
+    lm_ids alone = {0};
+    size_t n_given = 0;
+    lm_prompt_ids(r->c, r->s, &plain, prompt, (lm_text){ "", 0 }, &alone, err);
+    lm_prompt_ids(r->c, r->s, &plain, prompt, answer, &r->ids, err);
+    while (n_given < alone.n && n_given < r->ids.n && alone.data[n_given] == r->ids.data[n_given]) n_given++;
+    lm_ids_clear(&alone);
+    append_end(r, err);
+    add_row(r, n_given, label, err);
+}
+
+static void read_completion(row_reader *r, lm_err *err) {
     lm_text prompt, completion;
     column_text(r, 0, &prompt, err);
     column_text(r, 1, &completion, err);
-    lm_prompt_ids(r->c, r->s, &plain, prompt, (lm_text){ "", 0 }, &r->ids, err);
-    size_t n_given = r->ids.n;
-    encode(r, completion, 0, err);
-    append_end(r, err);
-    add_row(r, n_given, -1, err);
+    add_answered(r, prompt, completion, -1, err);
 }
 
 static int label_number(lm_samples *d, lm_text label, lm_err *err) {
@@ -107,33 +115,16 @@ static int label_number(lm_samples *d, lm_text label, lm_err *err) {
     return l->n++;
 }
 
-/* The ids of the text so far, in r->ids, without what may end a text. */
-static void encode_open(row_reader *r, const lm_buf *text, lm_err *err) {
-    r->ids.n = 0;
-    if (!err->code) encode(r, (lm_text){ text->data, text->n }, 1, err);
-    while (r->ids.n && r->ids.data[r->ids.n - 1] == lm_tok_eos(r->tok)) r->ids.n--;
-}
-
-/* Text and label are tokenised as one, as lm_classify does: a label's first letters may share a token with what stands before. */
 static void read_label(row_reader *r, lm_err *err) {
     lm_text text, label;
     lm_buf whole = {0};
-    lm_ids given = {0};
-    size_t n_given = 0;
     column_text(r, 0, &text, err);
     column_text(r, 1, &label, err);
     lm_buf_append(&whole, LM_LABEL_BEFORE, strlen(LM_LABEL_BEFORE), err);
     lm_buf_append(&whole, text.text, text.n, err);
     lm_buf_append(&whole, LM_LABEL_AFTER, strlen(LM_LABEL_AFTER), err);
-    encode_open(r, &whole, err);
-    for (size_t i = 0; i < r->ids.n; i++) lm_ids_append(&given, r->ids.data[i], err);
-    lm_buf_append(&whole, label.text, label.n, err);
-    encode_open(r, &whole, err);
-    while (n_given < given.n && n_given < r->ids.n && given.data[n_given] == r->ids.data[n_given]) n_given++;
-    append_end(r, err);
     int number = err->code ? -1 : label_number(r->d, label, err);
-    add_row(r, n_given, number, err);
-    lm_ids_clear(&given);
+    add_answered(r, (lm_text){ whole.data, whole.n }, label, number, err);
     lm_buf_clear(&whole);
 }
 

@@ -212,16 +212,12 @@ void lm_run_load(lm_run *r, lm_err *err) {
 
 /* Say what is durable when a write was refused for another connection's sake. */
 static void blame_other(lm_run *r, lm_err *err) {
-    int rc = err->code - LM_SQLITE;
-    if (rc < 0 || (rc & 0xFF) != SQLITE_BUSY) return;
+    int code = err->code, is_locked = code == LM_SQLITE + SQLITE_BUSY;
+    const char *what = is_locked ? "holds the database locked" : "wrote to the database meanwhile";
+    if (code < LM_SQLITE || ((code - LM_SQLITE) & 0xFF) != SQLITE_BUSY) return;
     *err = (lm_err){0};
-    r->rc = rc;
-    if (r->durable < 0) {
-        lm_err_set(err, LM_ERROR, "lm_train: another connection %s: nothing of this run is kept", rc == SQLITE_BUSY ? "holds the database locked" : "wrote to the database meanwhile");
-    } else {
-        lm_err_set(err, LM_ERROR, "lm_train: another connection %s: step %lld is durable, \"resume\":true goes on from there",
-                   rc == SQLITE_BUSY ? "holds the database locked" : "wrote to the database meanwhile", (long long)r->durable);
-    }
+    if (r->durable < 0) lm_err_set(err, code, "lm_train: another connection %s: nothing of this run is kept", what);
+    else lm_err_set(err, code, "lm_train: another connection %s: step %lld is durable, \"resume\":true goes on from there", what, (long long)r->durable);
 }
 
 void lm_run_check(lm_run *r, lm_err *err) {
@@ -232,10 +228,10 @@ void lm_run_check(lm_run *r, lm_err *err) {
     sqlite3_reset(r->look);
     if (err->code == LM_INTERRUPT || err->code == LM_NOMEM || (same && !changed)) return;
     *err = (lm_err){0};
-    r->rc = SQLITE_ABORT;
-    if (!same) lm_err_set(err, LM_ERROR, "lm_train: transaction was rolled back during training");
-    else if (r->autocommit) lm_err_set(err, LM_ERROR, "lm_train: a transaction was begun during training: step %lld is durable", (long long)r->durable);
-    else lm_err_set(err, LM_ERROR, "lm_train: transaction was committed during training: step %lld is durable, \"resume\":true goes on from there", (long long)r->durable);
+    int code = LM_SQLITE + SQLITE_ABORT;
+    if (!same) lm_err_set(err, code, "lm_train: transaction was rolled back during training");
+    else if (r->autocommit) lm_err_set(err, code, "lm_train: a transaction was begun during training: step %lld is durable", (long long)r->durable);
+    else lm_err_set(err, code, "lm_train: transaction was committed during training: step %lld is durable, \"resume\":true goes on from there", (long long)r->durable);
 }
 
 static void write_all(lm_run *r, void (*what)(lm_run *r, lm_err *err), const char *status, lm_err *err) {

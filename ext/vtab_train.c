@@ -39,12 +39,11 @@ static int close_cursor(sqlite3_vtab_cursor *base) {
     return SQLITE_OK;
 }
 
-/* Training that failed is over; its error may have a code of SQLite's own. */
+/* Training that failed is over. */
 static int advance(train_cursor *cur, lm_err *err) {
     if (!err->code) lm_run_next(&cur->run, err);
     cur->at_end = err->code || cur->run.is_done;
-    int rc = lm_vtab_fail(cur->base.pVtab, err);
-    return rc != SQLITE_OK && cur->run.rc ? cur->run.rc : rc;
+    return lm_vtab_fail(cur->base.pVtab, err);
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
