@@ -76,6 +76,19 @@ asan:                                     ## the suite under AddressSanitizer an
 asan-run: $(CTESTS)
 	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
 
+# A tree in which the suite finds $(BUILD) as its build/, and of the models only those that are quick.
+tree: all $(CTESTS) $(BUILD)/make_tiny
+	mkdir -p $(BUILD)/tree/models
+	for d in tests sql ext engine include Makefile README.md; do ln -sfn $(CURDIR)/$$d $(BUILD)/tree/$$d; done
+	for m in $(filter-out %.Q4_1.gguf %_m.gguf, $(wildcard models/*)); do ln -sfn $(CURDIR)/$$m $(BUILD)/tree/$$m; done
+	ln -sfn .. $(BUILD)/tree/build
+
+coverage:                                 ## lines and branches that the suite reaches (needs gcovr)
+	$(MAKE) BUILD=build/coverage OPT='-O1 -g --coverage -fprofile-update=atomic' LDFLAGS=--coverage tree
+	find build/coverage -name '*.gcda' -delete
+	cd build/coverage/tree && tclsh tests/run.tcl
+	sh tests/coverage.sh
+
 SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
 MINILM  = models/all-MiniLM-L6-v2/model.safetensors
