@@ -14,6 +14,8 @@ OBJ      = $(ENGINE:%.c=$(BUILD)/%.o)
 EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
+HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test)
+SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
 all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
@@ -33,6 +35,7 @@ $(BUILD)/libsqlite_lm.a: $(OBJ) $(STATIC)
 $(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 
 $(BUILD)/%.o: %.c
@@ -49,8 +52,12 @@ $(BUILD)/schema.h: sql/schema.sql
 	sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/.*/"&\\n"/' $< > $@
 $(EXTOBJ) $(STATIC): $(BUILD)/schema.h
 
-$(BUILD)/threads_test: tests/threads_test.c $(BUILD)/libsqlite_lm.a
-	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
+# Programs that hold SQLite and the library, as a host does. SQLITE: where SQLite is.
+$(HOSTS): $(BUILD)/%: tests/%.c tests/host.h tests/harness.h $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -D_GNU_SOURCE -o $@ $< $(BUILD)/libsqlite_lm.a $(SQLITE) $(LIBS)
+
+$(BUILD)/fuzz_test: tests/fuzz_test.c $(wildcard tests/fuzz/*.[ch]) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -DFUZZ_TEST -o $@ $(filter %.c,$^) $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
 $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 	$(CC) $(CFLAGS) -o $@ $< $(BUILD)/liblm.a $(LIBS)
@@ -88,6 +95,15 @@ coverage:                                 ## lines and branches that the suite r
 	find build/coverage -name '*.gcda' -delete
 	cd build/coverage/tree && tclsh tests/run.tcl
 	sh tests/coverage.sh
+
+fuzz:                                     ## fuzz every reader of foreign bytes for SECONDS=60 each; ONLY="gguf …"
+	SECONDS_EACH=$(or $(SECONDS),60) ONLY="$(ONLY)" sh tests/fuzz/fuzz.sh
+
+# Built by fuzz.sh, in a folder of their own.
+fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz_%,$(wildcard tests/fuzz/*.c))
+
+$(BUILD)/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h) $(BUILD)/libsqlite_lm.a
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
 SMOLLM2 = models/SmolLM2-135M-Instruct.Q4_1.gguf
 GEMMA3  = models/gemma-3-270m-q4_k_m.gguf
@@ -132,5 +148,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test dqlite asan asan-run fetch demo tour search faith bench install clean help
+.PHONY: all static test asan asan-run fetch demo tour search faith fuzz fuzzers bench install clean help dqlite
 .SECONDARY:

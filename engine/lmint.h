@@ -10,8 +10,9 @@
 **               tok bpe spm merge pretok chat      text to ids and back: GGUF's vocabularies
 **               tokjson pipe added normal split wordpiece unigram decode   and Hugging Face's
 **     4 model    arch create model kv prefix moe forward    what a model is, a new one, its cache, one pass through it
-**     5 run      batch sample embed                 sequences advancing together; texts to vectors
-**     6 train    vocab train grad optim             a vocabulary from text; parameters that learn: forward and back, AdamW
+**     5 run      batch sample embed score           sequences advancing together; texts to vectors; how probable texts are
+**     6 train    vocab                              a vocabulary from text
+**               train grad attend experts contrast optim   parameters that learn: forward and back, AdamW
 */
 #ifndef LMINT_H
 #define LMINT_H
@@ -37,7 +38,6 @@ int lm_mem_is_short(void);                          /* less than a sixteenth of 
 int lm_utf8_step(const char *text, size_t n, uint32_t *cp);
 
 /* math.c: the same bits on every machine; errors stated there. */
-double lm_exp(double x);
 double lm_log(double x);                            /* x > 0 */
 double lm_pow(double x, double y);                  /* x > 0 */
 void lm_sincos(double x, double *sine, double *cosine);     /* |x| < 2^30 */
@@ -86,7 +86,6 @@ void lm_file_read(const lm_file *f, uint64_t at, uint8_t *dst, size_t n, lm_err 
 void lm_file_close(lm_file *f);
 void lm_file_fail(const char *doing, int number, lm_err *err);  /* "doing: what errno number means" */
 void lm_file_blame(const char *path, lm_err *err);              /* put the path in front of a message */
-int lm_tensor_is_name(const char *name, size_t n);              /* may a tensor be called so? */
 
 /* gguf.c */
 uint64_t lm_gguf_alignment(const lm_meta *meta, lm_err *err);

@@ -55,7 +55,7 @@ static void unknown(const lm_cells *s, const char *name, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(s->c, err, "SELECT name FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id", s->f.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, s->f.id);
     for (; stmt && lm_conn_step(s->c, stmt, err); count++) {
-        const char *other = (const char *)sqlite3_column_text(stmt, 0);
+        const char *other = lm_column_text(stmt, 0, err);
         int d = other && strlen(other) <= LM_NAME_MAX ? lm_distance(name, other) : 99;
         if (d < least) {
             least = d;
@@ -68,7 +68,7 @@ static void unknown(const lm_cells *s, const char *name, lm_err *err) {
 }
 
 void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name, dtype, shape FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", f->schema);
     *s = (lm_cells){ .open_piece = -1 };
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, f->id);
@@ -132,7 +132,7 @@ static void read_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_
             s->open_piece = -1;
             continue;
         }
-        if (rc != SQLITE_OK) lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: %s", s->f.name, s->t.name, sqlite3_errstr(rc));
+        if (rc != SQLITE_OK) lm_err_set(err, lm_conn_code(rc), "model %.60s: tensor %s: %s", s->f.name, s->t.name, sqlite3_errstr(rc));
         dst += some;
         offset += some;
         n -= some;

@@ -56,11 +56,19 @@ void lm_conn_finalise(lm_conn *c) {
     c->n_lookups = 0;
 }
 
+int lm_conn_code(int rc) {
+    switch (rc & 0xff) {
+    case SQLITE_NOMEM: return LM_NOMEM;
+    case SQLITE_INTERRUPT: return LM_INTERRUPT;
+    case SQLITE_IOERR: return rc == SQLITE_IOERR_NOMEM ? LM_NOMEM : LM_SQLITE + rc;
+    case SQLITE_OK: case SQLITE_ERROR: case SQLITE_ROW: case SQLITE_DONE: return LM_ERROR;
+    default: return LM_SQLITE + rc;
+    }
+}
+
 void lm_conn_fail(lm_conn *c, lm_err *err) {
-    int rc = sqlite3_errcode(c->db);
-    if (rc == SQLITE_NOMEM) lm_err_set(err, LM_NOMEM, "out of memory");
-    else if (rc == SQLITE_INTERRUPT) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    else lm_err_set(err, LM_ERROR, "%s", sqlite3_errmsg(c->db));
+    int code = lm_conn_code(sqlite3_extended_errcode(c->db));
+    lm_err_set(err, code, "%s", code == LM_NOMEM ? "out of memory" : code == LM_INTERRUPT ? "interrupted" : sqlite3_errmsg(c->db));
 }
 
 static sqlite3_stmt *prepare(lm_conn *c, const char *sql, lm_err *err) {
@@ -122,6 +130,12 @@ int lm_conn_must_begin(lm_conn *c, const char *schema) {
 void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, lm_err *err) {
     if (!lm_conn_must_begin(c, schema)) return;
     lm_err_set(err, LM_ERROR, "%s: on dqlite a SELECT can write only between BEGIN and COMMIT", function);
+}
+
+void lm_conn_alone(lm_conn *c, const char *function, lm_err *err) {
+    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_work; RELEASE lm_work", NULL, NULL, NULL) == SQLITE_OK) return;
+    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
+    lm_conn_fail(c, err);
 }
 
 /*----------------------------------------------------------------------

@@ -69,10 +69,17 @@ sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_
 /* Step: 1 for a row, 0 at the end, and 0 with err set on failure. */
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
+/* Refuse a function that writes, or sets what holds for the process, inside a statement that writes. There SQLite refuses
+** savepoints; and there a CHECK of a hostile schema may be what calls, which DIRECTONLY (to 3.53) does not hold back. */
+void lm_conn_alone(lm_conn *c, const char *function, lm_err *err);
 void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
 /* Must a SELECT of this connection not write to schema, unless a transaction is open? (It is a dqlite node's.) */
 int lm_conn_must_begin(lm_conn *c, const char *schema);
 void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, lm_err *err);   /* then it is an error */
+/* An lm_err.code for SQLite's result codes that say more than SQLITE_ERROR: LM_SQLITE + SQLITE_BUSY and so on. The caller
+** of our functions gets them as they are. */
+enum { LM_SQLITE = 0x10000 };
+int lm_conn_code(int rc);
 
 /*======================================================================
 ** value.c */
@@ -80,10 +87,15 @@ typedef struct { const char *text; size_t n; } lm_text;     /* borrowed from an 
 
 /* Report err as the function's result. */
 void lm_result_error(sqlite3_context *ctx, const lm_err *err);
-int lm_error_code(const lm_err *err);                       /* SQLITE_ERROR, _NOMEM or _INTERRUPT */
+int lm_error_code(const lm_err *err);                       /* SQLite's */
 /* Read a text argument (numbers count as their text). Return 0 for NULL; a BLOB is an error. */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
-void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);      /* copies */
+const void *lm_value_blob(sqlite3_value *value, lm_err *err);       /* its bytes; NULL: none, or err is set */
+const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err); /* NULL: SQL's, or err is set */
+char *lm_text_copy(const char *text, lm_err *err);                  /* to be sqlite3_freed */
+/* Copies. A function that writes says first what it is to answer: where there is no memory for that, no statement that
+** follows runs either, and nothing is written. */
+void lm_result_text(sqlite3_context *ctx, const char *text, size_t n);
 /* A model's name as every function finds it: with its database's, unless that is main. */
 void lm_result_model(sqlite3_context *ctx, const char *schema, const char *name);
 
@@ -148,14 +160,15 @@ void lm_hash(const void *bytes, size_t n, uint8_t out[LM_DIGEST_BYTES]);
 void lm_hex(const uint8_t digest[LM_DIGEST_BYTES], char out[2 * LM_DIGEST_BYTES + 1]);
 void lm_shape_json(const lm_tensor *t, char *out, size_t n);
 void lm_shape_read(lm_tensor *t, const char *json, size_t n, lm_err *err);
-/* Read and check "name, dtype, shape" of lm_tensor, from a statement's column `at` on. */
+/* Read and check "name, dtype, shape, n_params, n_bytes" of lm_tensor, from a statement's column `at` on. */
 void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err);
 
 /* Does schema hold models? An unknown format version is an error. */
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err);
 void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err);    /* is it attached? */
-/* Create the tables in schema if they are missing. */
+/* Create the tables in schema if they are missing; or without looking first, which would take a lock for reading. */
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err);
+void lm_store_lay(lm_conn *c, const char *schema, lm_err *err);
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that
@@ -196,7 +209,7 @@ typedef struct {
 } lm_cells;
 
 /* Open a tensor by name; an unknown one is an error that gives the nearest. f is taken over, whether or not it
-** succeeds; so is it by lm_cells_open_row, for a row "id, name, dtype, shape" of lm_tensor from column `at` on. */
+** succeeds; so is it by lm_cells_open_row, for a row "id, name, dtype, shape, n_params, n_bytes" of lm_tensor from column `at` on. */
 void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err);
 void lm_cells_open_row(lm_cells *s, lm_conn *c, lm_found *f, sqlite3_stmt *row, int at, lm_err *err);
 void lm_cells_close(lm_cells *s);           /* may be zeros */
@@ -254,8 +267,9 @@ void lm_generate_options_clear(lm_generate_options *o);
 int lm_generate_options_null(const lm_generate_options *o, const lm_err *err);  /* is this error to be NULL? */
 /* Append a conversation as the model is to read it. */
 void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_err *err);
-/* Tokenise a prompt as the options and the model's template say. */
-void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err);
+/* Tokenise a prompt as the options and the model's template say, and what has been answered to it. */
+void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_text answer, lm_ids *ids, lm_err *err);
+int lm_prompt_is_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err);      /* does a template stand about it? */
 /* Add a prompt to a batch, which the options must outlive. Return its number, or -1; n_prompt (may be NULL) gets its length. */
 int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob, lm_batch *b,
                   int *n_prompt, lm_err *err);
@@ -364,6 +378,20 @@ int lm_vtab_fail(sqlite3_vtab *vtab, const lm_err *err);
 /* func_token.c: encode text as lm_tokenize does; on success end with lm_share_end. */
 lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_ids *ids, lm_err *err);
 
+/* func_token.c: what each token of a text adds to it, in whole characters; from zeros, ended with the clear. */
+typedef struct { lm_buf bytes, piece; } lm_pieces;          /* what is not yet a character; the last token's piece */
+void lm_pieces_take(lm_pieces *p, const lm_tok *tok, const lm_ids *ids, size_t i, lm_err *err);    /* ids in order */
+void lm_pieces_clear(lm_pieces *p);
+
+/*======================================================================
+** func_score.c: texts as they stand, to be scored by lm_perplexity and lm_logprobs. */
+typedef struct { char *model, *on_error; int parse_special, window, stride; } lm_raw_options;
+
+void lm_raw_options_read(lm_raw_options *o, sqlite3_value *json, lm_err *err);
+void lm_raw_options_clear(lm_raw_options *o);
+/* Encode a text behind what the model puts before every text, *lead ids, and start a scorer of all that something precedes. */
+lm_scorer *lm_raw_start(lm_conn *c, const lm_shared *s, const lm_raw_options *o, lm_text text, int details, lm_ids *ids, size_t *lead, lm_err *err);
+
 /*======================================================================
 ** Registration: each file's own. */
 int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int flags,
@@ -373,6 +401,8 @@ int lm_func_generate_register(lm_conn *c);
 int lm_func_embed_register(lm_conn *c);
 int lm_func_token_register(lm_conn *c);
 int lm_func_model_register(lm_conn *c);
+int lm_func_score_register(lm_conn *c);
+int lm_vtab_logprobs_register(lm_conn *c);
 int lm_func_create_register(lm_conn *c);
 int lm_func_info_register(lm_conn *c);
 int lm_vtab_stream_register(lm_conn *c);

@@ -71,9 +71,8 @@ static void read_texts(lm_conn *c, const vocab_options *o, lm_vocab *v, lm_err *
             lm_err_set(err, LM_ERROR, "lm_create: row %lld of the query is a BLOB, expected a text", (long long)row);
             break;
         }
-        const char *text = (const char *)sqlite3_column_text(stmt, column);
-        if (!text) lm_err_set(err, LM_NOMEM, "out of memory");
-        else lm_vocab_add(v, text, (size_t)sqlite3_column_bytes(stmt, column), lm_conn_stop(c), err);
+        const char *text = lm_column_text(stmt, column, err);
+        if (text) lm_vocab_add(v, text, (size_t)sqlite3_column_bytes(stmt, column), lm_conn_stop(c), err);
         texts += sqlite3_column_bytes(stmt, column) > 0;
     }
     sqlite3_finalize(stmt);
@@ -100,7 +99,7 @@ static void copy_vocab(lm_conn *c, const char *name, lm_buf *out, lm_err *err) {
     if (stmt && !lm_conn_step(c, stmt, err)) lm_err_set(err, LM_ERROR, "model %.60s has no tokenizer to copy", f.name);
     for (int part = 0; part < 2 && !err->code; part++) {
         lm_meta *meta = lm_meta_new(sqlite3_column_blob(stmt, part), (size_t)sqlite3_column_bytes(stmt, part), err);
-        for (size_t i = 0; i < lm_meta_count(meta); i++) {
+        for (size_t i = 0; meta && i < lm_meta_count(meta); i++) {
             const lm_meta_entry *e = lm_meta_at(meta, i);
             int is_chat = e->key_n >= sizeof chat - 1 && !memcmp(e->key, chat, sizeof chat - 1);
             int is_ours = e->key_n >= sizeof prefix - 1 && !memcmp(e->key, prefix, sizeof prefix - 1);
@@ -202,8 +201,8 @@ static void create(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         lm_store_check_schema(c, schema, &err);
         if (!err.code) check_design(o.d, &err);
         if (!err.code) lm_import_check(c, "lm_create", schema, name.text, &err);
+        lm_result_text(ctx, name.text, name.n);
         if (!err.code) create_model(c, schema, name.text, &o, &err);
-        if (!err.code) lm_result_text(ctx, name.text, name.n);
     }
     lm_options_clear(create_table, &o);
     if (err.code) lm_result_error(ctx, &err);

@@ -14,23 +14,26 @@ static void result_default(sqlite3_context *ctx, lm_conn *c, const char *key, lm
     sqlite3_finalize(stmt);
 }
 
-/* Set the default model of a task; NULL removes it. */
-static void set_default(lm_conn *c, const char *key, sqlite3_value *value, lm_err *err) {
+/* Set the default model of a task, and answer with it; NULL removes it. */
+static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlite3_value *value, lm_err *err) {
     lm_text name;
     lm_found f;
-    if (lm_value_text(value, &name, key, err)) {
+    int is_set = lm_value_text(value, &name, key, err);
+    if (is_set) {
         lm_store_find(c, name.text, "", &f, err);
         if (err->code) return;
         lm_found_clear(&f);
     }
     lm_conn_check_begun(c, "lm_config", "main", err);
+    if (is_set) lm_result_text(ctx, name.text, name.n);
     lm_store_create(c, "main", err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, sqlite3_value_type(value) == SQLITE_NULL ? "DELETE FROM main.lm_setting WHERE key = ?1"
-                                         : "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2");
-    if (!stmt) return;
-    sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
-    if (sqlite3_bind_parameter_count(stmt) > 1) sqlite3_bind_value(stmt, 2, value);
-    lm_conn_step(c, stmt, err);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"
+                                         : "DELETE FROM main.lm_setting WHERE key = ?1");
+    if (stmt) {
+        sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
+        if (is_set) sqlite3_bind_text(stmt, 2, name.text, (int)name.n, SQLITE_STATIC);
+        lm_conn_step(c, stmt, err);
+    }
     sqlite3_finalize(stmt);
 }
 
@@ -46,13 +49,15 @@ static void config(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_conn *c = sqlite3_user_data(ctx);
     lm_err err = {0};
     lm_text key;
-    if (!lm_value_text(args[0], &key, "key", &err)) {
+    int there = lm_value_text(args[0], &key, "key", &err);
+    if (n_args > 1) lm_conn_alone(c, "lm_config", &err);
+    if (!there || err.code) {
         if (err.code) lm_result_error(ctx, &err);
         return;
     }
     if (is_default(key.text)) {
-        if (n_args > 1) set_default(c, key.text, args[1], &err);
-        if (!err.code) result_default(ctx, c, key.text, &err);
+        if (n_args > 1) set_default(ctx, c, key.text, args[1], &err);
+        else result_default(ctx, c, key.text, &err);
     } else if (!strcmp(key.text, "threads")) {
         sqlite3_int64 n = n_args > 1 ? whole_number(args[1], "threads", 64, &err) : 0;
         if (n_args > 1 && !err.code) lm_threads_set((int)n);

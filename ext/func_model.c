@@ -33,8 +33,8 @@ static void import(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
         lm_store_check_schema(c, schema, &err);
         if (!name) lm_err_set(&err, LM_NOMEM, "out of memory");
-        if (!err.code) lm_import(c, path.text, schema, name, o.dtype, &err);
         if (!err.code) lm_result_text(ctx, name, strlen(name));
+        if (!err.code) lm_import(c, path.text, schema, name, o.dtype, &err);
         sqlite3_free(by_file);
     }
     lm_options_clear(import_table, &o);
@@ -58,9 +58,10 @@ static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     int has_name = lm_value_text(args[0], &name, "model", &err);
     if (lm_value_text(args[1], &path, "path", &err) && !err.code) {
         if (strlen(path.text) != path.n) lm_err_set(&err, LM_ERROR, "path: a NUL stands inside it");
+        lm_conn_alone(c, "lm_export", &err);
         lm_store_find(c, has_name ? name.text : NULL, "generate|embed", &f, &err);
+        lm_result_text(ctx, path.text, path.n);
         if (!err.code) lm_export(c, &f, path.text, o.overwrite, &err);
-        if (!err.code) lm_result_text(ctx, path.text, path.n);
         lm_found_clear(&f);
     }
     if (err.code) lm_result_error(ctx, &err);
@@ -81,7 +82,7 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call
         if (!lm_store_exists(c, schema, err)) continue;
         sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name FROM \"%w\".lm_model ORDER BY id", schema);
         while (stmt && lm_conn_step(c, stmt, err)) {
-            lm_found_set(&f, schema, (const char *)sqlite3_column_text(stmt, 1), sqlite3_column_int64(stmt, 0), err);
+            lm_found_set(&f, schema, lm_column_text(stmt, 1, err), sqlite3_column_int64(stmt, 0), err);
             if (!err->code) call(c, &f, err);
             lm_found_clear(&f);
         }
@@ -107,6 +108,7 @@ static void unload(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_text name;
     lm_found f = {0};
     int one = n_args && lm_value_text(args[0], &name, "model", &err);
+    lm_conn_alone(c, "lm_unload", &err);
     if (one) lm_store_find(c, name.text, "", &f, &err);
     if (err.code) lm_result_error(ctx, &err);
     else sqlite3_result_int(ctx, lm_share_unload(c, one ? &f : NULL));

@@ -39,6 +39,24 @@ lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_
     return NULL;
 }
 
+/* Add a token's bytes and take the whole characters; the last token takes what is left. */
+void lm_pieces_take(lm_pieces *p, const lm_tok *tok, const lm_ids *ids, size_t i, lm_err *err) {
+    size_t n;
+    const char *bytes = lm_tok_bytes(tok, ids->data[i], &n);
+    int drop = lm_tok_drops_space(tok, i ? ids->data[i - 1] : -1, ids->data[i]);
+    p->piece.n = 0;
+    lm_buf_append(&p->bytes, bytes + drop, n - (size_t)drop, err);
+    size_t whole = i + 1 == ids->n ? p->bytes.n : lm_utf8_complete(p->bytes.data, p->bytes.n);
+    lm_utf8_repair(&p->piece, p->bytes.data, whole, err);
+    if (whole < p->bytes.n) memmove(p->bytes.data, p->bytes.data + whole, p->bytes.n - whole);
+    p->bytes.n -= whole;
+}
+
+void lm_pieces_clear(lm_pieces *p) {
+    lm_buf_clear(&p->bytes);
+    lm_buf_clear(&p->piece);
+}
+
 /* Encode the arguments' text. Return 0 for NULL, with no ids, or on error. */
 static int encode(sqlite3_context *ctx, int n_args, sqlite3_value **args, lm_ids *ids) {
     lm_err err = {0};

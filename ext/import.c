@@ -112,6 +112,7 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
         source_read(&im->from, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
+        if (!err->code) lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
         if (err->code) return;
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         type->decode(im->raw, im->floats, count);
@@ -125,6 +126,7 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     uint8_t digest[LM_DIGEST_BYTES];
     if (t->dtype == source_tensor(&im->from, i)->dtype) source_read(&im->from, i, offset, im->buffer, (size_t)n, err);
     else convert(im, i, t, offset, n, err);
+    if (!err->code) lm_tensor_check(t, offset, im->buffer, n, err);
     if (err->code) return;
     lm_hash(im->buffer, (size_t)n, digest);
     lm_digest_add(&im->root, digest, sizeof digest);
@@ -169,6 +171,15 @@ const char *lm_path_tail(const char *path, size_t *n) {
     return path + start;
 }
 
+/* Every token must have a row of the embeddings. */
+static void check_vocabulary(const import *im, const lm_tok *tok, lm_err *err) {
+    for (int i = 0; tok && i < source_n_tensors(&im->from); i++) {
+        const lm_tensor *t = source_tensor(&im->from, i);
+        if (strcmp(t->name, "token_embd.weight") || lm_tok_count(tok) <= t->ne[1]) continue;
+        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %lld rows", lm_tok_count(tok), (long long)t->ne[1]);
+    }
+}
+
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
 static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
     const lm_meta *meta = source_meta(&im->from);
@@ -176,6 +187,7 @@ static void import_model(import *im, const char *name, const char *path, const c
     size_t license_n = 0, base_n;
     const char *license = NULL, *base = lm_path_tail(path, &base_n);
     lm_tok *tok = lm_tok_new(meta, meta, err);
+    check_vocabulary(im, tok, err);
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);
@@ -280,35 +292,34 @@ static void import_all(import *im, const char *path, const char *name, lm_err *e
 ** ROLLBACK TO; but a write that it interrupts rolls the whole transaction back, as an interrupted INSERT of
 ** the caller's would. abandon is such a write; it never gets to do anything. */
 static void undo(lm_conn *c, sqlite3_stmt *abandon) {
-    static const char sql[] = "ROLLBACK TO lm_import; RELEASE lm_import";
+    static const char sql[] = "ROLLBACK TO lm_work; RELEASE lm_work";
     if (sqlite3_exec(c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
     int rc = sqlite3_step(abandon);
     sqlite3_reset(abandon);
     if (rc == SQLITE_DONE) sqlite3_exec(c->db, sql, NULL, NULL, NULL);
 }
 
-static void begin(lm_conn *c, const char *function, const char *schema, lm_err *err) {
-    lm_conn_check_begun(c, function, schema, err);
-    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_import", NULL, NULL, NULL) == SQLITE_OK) return;
-    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
-    lm_conn_fail(c, err);
-}
-
 void lm_import_check(lm_conn *c, const char *function, const char *schema, const char *name, lm_err *err) {
-    begin(c, function, schema, err);
-    lm_conn_exec(c, err, "RELEASE lm_import");
+    lm_conn_check_begun(c, function, schema, err);
+    lm_conn_alone(c, function, err);
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. */
+/* Run inside a savepoint, so that it is all or nothing whether or not the caller has a transaction open. The first statement
+** writes: SQLite waits for another's lock (busy_timeout) only where there is none for reading yet. */
 static void import_rows(import *im, const char *function, const char *path, const char *name, lm_err *err) {
     lm_conn *c = im->c;
-    const char *schema = im->schema, *write = lm_store_exists(c, schema, err) ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)";
-    sqlite3_stmt *abandon = lm_conn_prepare(c, err, write, schema);
-    begin(c, function, schema, err);
+    int exists = lm_store_exists(c, im->schema, err);
+    sqlite3_stmt *abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
+                                            : "CREATE TABLE \"%w\".lm_abandoned(x)", im->schema);
+    lm_conn_check_begun(c, function, im->schema, err);
+    lm_conn_alone(c, function, err);
+    lm_conn_exec(c, err, "SAVEPOINT lm_work");
     if (!err->code) {
+        if (exists) run(c, abandon, err);
+        else lm_store_lay(c, im->schema, err);
         import_all(im, path, name, err);
-        lm_conn_exec(c, err, "RELEASE lm_import");
+        lm_conn_exec(c, err, "RELEASE lm_work");
         if (err->code) undo(c, abandon);
     }
     sqlite3_finalize(abandon);

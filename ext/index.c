@@ -69,18 +69,12 @@ static void append_option(lm_buf *json, const char *arg, lm_err *err) {
 
 void lm_index_open(lm_index *x, lm_conn *c, const char *schema, const char *name, int n_args, const char *const *args, lm_err *err) {
     lm_buf json = {0};
-    sqlite3_value *value = NULL;
     *x = (lm_index){ .c = c, .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", name) };
     lm_vector_options_init(&x->o.vector);
     if (!x->schema || !x->name) lm_err_set(err, LM_NOMEM, "out of memory");
     for (int i = 0; i < n_args; i++) append_option(&json, args[i], err);
     lm_buf_append(&json, json.n ? "}" : "{}", json.n ? 1 : 2, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT ?");
-    if (stmt) sqlite3_bind_text(stmt, 1, json.data, (int)json.n, SQLITE_STATIC);
-    if (lm_conn_step(c, stmt, err)) value = sqlite3_value_dup(sqlite3_column_value(stmt, 0));
-    lm_options_read(table, &x->o, value, NULL, err);
-    sqlite3_value_free(value);
-    sqlite3_finalize(stmt);
+    if (!err->code) lm_options_parse(table, &x->o, (lm_text){ json.data, json.n }, NULL, err);
     lm_buf_clear(&json);
     if (!x->o.content || !x->o.column) lm_err_set(err, LM_ERROR, "lm_index needs content = 'a table' and column = 'its text'");
 }
@@ -158,16 +152,19 @@ static void find_key(lm_index *x, lm_err *err) {
     char *key = NULL, *nearest = NULL;
     sqlite3_stmt *stmt = lm_index_prepare(x, "PRAGMA {schema}.table_xinfo({table})", err);
     for (; lm_conn_step(x->c, stmt, err); n_columns++) {
-        const char *name = (const char *)sqlite3_column_text(stmt, 1), *type = (const char *)sqlite3_column_text(stmt, 2);
+        const char *name = lm_column_text(stmt, 1, err), *type = lm_column_text(stmt, 2, err);
         int d = name ? lm_distance(x->o.column, name) : 99;
         if (name && !sqlite3_stricmp(name, x->o.column)) has_body = 1;
-        if (d < least) least = d, sqlite3_free(nearest), nearest = sqlite3_mprintf("%s", name);
-        if (sqlite3_column_int(stmt, 5) && ++n_keys == 1 && type && !sqlite3_stricmp(type, "INTEGER")) key = sqlite3_mprintf("%s", name);
+        if (d < least) least = d, sqlite3_free(nearest), nearest = lm_text_copy(name, err);
+        if (sqlite3_column_int(stmt, 5) && ++n_keys == 1 && type && !sqlite3_stricmp(type, "INTEGER")) key = lm_text_copy(name, err);
     }
     sqlite3_finalize(stmt);
     /* A primary key with an index of its own is not the rowid: WITHOUT ROWID, or declared DESC. */
     stmt = lm_index_prepare(x, "PRAGMA {schema}.index_list({table})", err);
-    while (lm_conn_step(x->c, stmt, err)) n_keys += !strcmp((const char *)sqlite3_column_text(stmt, 3), "pk") ? 2 : 0;
+    while (lm_conn_step(x->c, stmt, err)) {
+        const char *origin = lm_column_text(stmt, 3, err);
+        n_keys += origin && !strcmp(origin, "pk") ? 2 : 0;
+    }
     sqlite3_finalize(stmt);
     if (!n_columns) lm_err_set(err, LM_ERROR, "no table %.60s in %.60s, where the index is", x->o.content, x->schema);
     else if (!has_body) lm_err_set(err, LM_ERROR, "%.60s has no column %.60s: did you mean %.60s?", x->o.content, x->o.column, nearest);
@@ -304,7 +301,7 @@ static lm_shared *begin(lm_index *x, int is_rebuild, int *size, lm_err *err) {
     *size = s ? lm_vector_size(s, &x->o.vector, err) : 0;
     if (s) lm_hex(s->digest, digest);
     sqlite3_stmt *stmt = lm_index_prepare(x, "SELECT value FROM {config} WHERE key = 'digest'", err);
-    const char *was = lm_conn_step(x->c, stmt, err) ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
+    const char *was = lm_conn_step(x->c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
     int same = was && !err->code && !strcmp(was, digest);
     sqlite3_finalize(stmt);
     sqlite3_int64 dimensions = get_int(x, "SELECT value FROM {config} WHERE key = 'dimensions'", err);
@@ -638,7 +635,8 @@ static void read_query(const lm_index *x, const lm_shared *s, sqlite3_value *val
         lm_err_set(err, LM_ERROR, "MATCH: expected text, or a vector of %d float32 (%d bytes), got %d bytes", size, size * (int)sizeof *out,
                    sqlite3_value_bytes(value));
     } else {
-        memcpy(out, sqlite3_value_blob(value), (size_t)size * sizeof *out);
+        const void *bytes = lm_value_blob(value, err);
+        if (bytes) memcpy(out, bytes, (size_t)size * sizeof *out);
     }
     if (!err->code && !has_direction(out, size)) {
         lm_err_set(err, LM_ERROR, "MATCH: a vector of zeros, or with a number that is not finite, has no direction");

@@ -54,6 +54,8 @@ static const lm_chat *choose_chat(const lm_shared *s, const lm_generate_options 
     return chat;
 }
 
+int lm_prompt_is_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err) { return choose_chat(s, o, err) != NULL; }
+
 /*----------------------------------------------------------------------
 ** Conversations: an array of {"role", "content"}. */
 typedef struct { lm_message *items; size_t n, cap, n_before; lm_buf texts; } conversation;    /* n_before: the option's */
@@ -170,7 +172,7 @@ void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text pr
     lm_spans_clear(&spans);
 }
 
-void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_ids *ids, lm_err *err) {
+void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_text answer, lm_ids *ids, lm_err *err) {
     const lm_chat *chat = choose_chat(s, o, err);
     const lm_tok *tok = lm_model_tok(s->model);
     /* Far more than any context, so that the error for a text that is too long can count it. */
@@ -180,12 +182,12 @@ void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o,
     lm_spans spans = {0};
     if (!tok) lm_err_set(err, LM_ERROR, "the model has no tokenizer");
     if (err->code) return;
-    if (chat) {
-        render(s, chat, o, prompt, &text, &spans, err);
-        how.specials = spans.data;
-        how.n_specials = spans.n;
-        prompt = (lm_text){ text.data, text.n };
-    }
+    if (chat) render(s, chat, o, prompt, &text, &spans, err);
+    else if (answer.n) lm_buf_append(&text, prompt.text, prompt.n, err);
+    lm_buf_append(&text, answer.text, answer.n, err);
+    how.specials = spans.data;
+    how.n_specials = spans.n;
+    if (chat || answer.n) prompt = (lm_text){ text.data, text.n };
     lm_tok_encode(tok, prompt.text, prompt.n, &how, COUNT_MAX, lm_conn_stop(c), ids, err);
     lm_buf_clear(&text);
     lm_spans_clear(&spans);
@@ -201,7 +203,7 @@ int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, 
                          .stops = (const char *const *)o->stop.items, .stop_ns = o->stop.ns, .n_stops = o->stop.n,
                          .want_logprob = want_logprob };
     if (!o->has_seed) sqlite3_randomness(sizeof g.seed, &g.seed);
-    lm_prompt_ids(c, s, o, prompt, &ids, err);
+    lm_prompt_ids(c, s, o, prompt, (lm_text){ "", 0 }, &ids, err);
     if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
     if (!err->code) seq = lm_batch_add(b, ids.data, ids.n, &g, err);
     if (n_prompt) *n_prompt = (int)ids.n;

@@ -144,7 +144,8 @@ static int stated_digest(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST
     int n = 0;
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT digest FROM \"%w\".lm_model WHERE id = ?", f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, f->id);
-    const char *text = stmt && lm_conn_step(c, stmt, err) ? (const char *)sqlite3_column_text(stmt, 0) : NULL;
+    const char *text = stmt && lm_conn_step(c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
+    if (text && sqlite3_column_bytes(stmt, 0) != 2 * LM_DIGEST_BYTES) text = NULL;
     for (unsigned byte; text && n < LM_DIGEST_BYTES && sscanf(text + 2 * n, "%2x", &byte) == 1; n++) digest[n] = (uint8_t)byte;
     sqlite3_finalize(stmt);
     return n == LM_DIGEST_BYTES;

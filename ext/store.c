@@ -87,12 +87,13 @@ void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err) {
 }
 
 void lm_store_create(lm_conn *c, const char *schema, lm_err *err) {
+    if (!lm_store_exists(c, schema, err)) lm_store_lay(c, schema, err);
+}
+
+void lm_store_lay(lm_conn *c, const char *schema, lm_err *err) {
     lm_buf sql = {0};
+    if (err->code) return;
     char *prefix = sqlite3_mprintf("\"%w\".", schema);
-    if (lm_store_exists(c, schema, err) || err->code) {
-        sqlite3_free(prefix);
-        return;
-    }
     for (const char *at = schema_sql, *next; prefix && *at; at = next) {
         next = strstr(at, "main.");
         size_t n = next ? (size_t)(next - at) : strlen(at);
@@ -181,9 +182,8 @@ static int find_in(lm_conn *c, const char *schema, const char *name, const char 
         int edit_n = sqlite3_column_bytes(stmt, 1);
         out->id = sqlite3_column_int64(stmt, 0);
         if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
-        out->schema = sqlite3_mprintf("%s", schema);
-        out->name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 2));
-        if (!out->schema || !out->name) lm_err_set(err, LM_NOMEM, "out of memory");
+        out->schema = lm_text_copy(schema, err);
+        out->name = lm_text_copy(lm_column_text(stmt, 2, err), err);
     }
     return count;
 }
@@ -198,7 +198,7 @@ static char *find_default(lm_conn *c, const char *task, lm_err *err) {
         sqlite3_stmt *stmt = l->setting;
         sqlite3_bind_text(stmt, 1, task, -1, SQLITE_STATIC);
         if (!step_lookup(c, l, stmt, err)) continue;
-        name = sqlite3_mprintf("%s", sqlite3_column_text(stmt, 0));
+        name = lm_text_copy(lm_column_text(stmt, 0, err), err);
         sqlite3_reset(stmt);
     }
     return name;
@@ -209,7 +209,7 @@ static void list_models(lm_conn *c, lm_buf *out, lm_err *err) {
     const char *schema;
     for (int i = 0; (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
         if (!lm_store_exists(c, schema, err)) continue;
-        sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_model ORDER BY name LIMIT 20", schema);
+        sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_model WHERE name IS NOT NULL ORDER BY name LIMIT 20", schema);
         while (stmt && lm_conn_step(c, stmt, err)) {
             lm_buf_print(out, err, "%s%s%s%.60s", out->n ? ", " : "", i ? schema : "", i ? "." : "", sqlite3_column_text(stmt, 0));
         }
@@ -286,6 +286,14 @@ static void corrupt(const reader *r, const lm_tensor *t, const char *what, lm_er
     lm_err_set(err, LM_ERROR, "model %.60s: tensor %s, chunk %d: %s", r->f->name, t->name, r->seq, what);
 }
 
+/* Put the model's name, and what part of it was read, in front of a message that does not begin with it. */
+static void blame(const lm_found *f, const char *part, lm_err *err) {
+    lm_err inner = *err;
+    if (err->code != LM_ERROR || !strncmp(err->msg, "model ", 6)) return;
+    *err = (lm_err){0};
+    lm_err_set(err, LM_ERROR, "model %.60s: %s%s", f->name, part, inner.msg);
+}
+
 /* Step to the next chunk of tensor i, check and hash it. */
 static void next_chunk(reader *r, int i, lm_err *err) {
     const lm_tensor *t = &r->tensors[i];
@@ -353,14 +361,15 @@ void lm_shape_read(lm_tensor *t, const char *text, size_t n, lm_err *err) {
 }
 
 void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err) {
-    const char *name = (const char *)sqlite3_column_text(stmt, at), *dtype = (const char *)sqlite3_column_text(stmt, at + 1);
-    const char *shape = (const char *)sqlite3_column_text(stmt, at + 2);
-    if (!name || !dtype || !shape || strlen(name) > LM_NAME_MAX || !lm_dtype_find_name(dtype)) {
-        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad name, dtype or shape", model, name ? name : "NULL");
+    const char *name = lm_column_text(stmt, at, err), *dtype = lm_column_text(stmt, at + 1, err), *shape = lm_column_text(stmt, at + 2, err);
+    size_t name_n = (size_t)sqlite3_column_bytes(stmt, at);
+    int is_name = name && name_n && name_n <= LM_NAME_MAX && lm_tensor_is_name(name, name_n);
+    if (!is_name || !dtype || !shape || !lm_dtype_find_name(dtype)) {
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad %s", model, is_name ? name : "?", !is_name ? "name" : !shape ? "shape" : "dtype");
         return;
     }
     *t = (lm_tensor){ .dtype = lm_dtype_find_name(dtype)->id };
-    memcpy(t->name, name, strlen(name) + 1);
+    memcpy(t->name, name, name_n);
     lm_shape_read(t, shape, (size_t)sqlite3_column_bytes(stmt, at + 2), err);
     lm_tensor_measure(t, err);
     if (err->code == LM_ERROR) {
@@ -369,10 +378,14 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
         *err = (lm_err){0};
         lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: shape: %s", model, name, what);
     }
+    if (!err->code && (sqlite3_column_int64(stmt, at + 3) != t->n_params || sqlite3_column_int64(stmt, at + 4) != t->n_bytes)) {
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: n_params or n_bytes is not what its shape and dtype make: %lld, %lld", model, name,
+                   (long long)t->n_params, (long long)t->n_bytes);
+    }
 }
 
 static void read_tensor_rows(reader *r, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT id, name, dtype, shape FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id", r->f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id", r->f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
     while (stmt && lm_conn_step(r->c, stmt, err)) {
         if (r->n_tensors == r->capacity) {
@@ -396,7 +409,7 @@ static void read_tokenizer(reader *r, lm_buf *out, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT kind, data FROM \"%w\".lm_tokenizer WHERE model = ?", r->f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
     int there = stmt && lm_conn_step(r->c, stmt, err);
-    const char *kind = there ? (const char *)sqlite3_column_text(stmt, 0) : "";
+    const char *kind = there ? lm_column_text(stmt, 0, err) : "";
     if (there) lm_buf_append(out, sqlite3_column_blob(stmt, 1), (size_t)sqlite3_column_bytes(stmt, 1), err);
     if (!err->code) {
         lm_root_text(&r->root, kind ? kind : "");
@@ -405,24 +418,44 @@ static void read_tokenizer(reader *r, lm_buf *out, lm_err *err) {
     sqlite3_finalize(stmt);
 }
 
-static lm_tok *build_tokenizer(const void *meta_bytes, size_t meta_n, const lm_buf *arrays_bytes, lm_err *err) {
+static lm_tok *build_tokenizer(const lm_found *f, const void *meta_bytes, size_t meta_n, const lm_buf *arrays_bytes, lm_err *err) {
     lm_tok *tok = NULL;
     if (!arrays_bytes->n) return NULL;
-    lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err), *arrays = lm_meta_new(arrays_bytes->data, arrays_bytes->n, err);
+    lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err);
+    blame(f, "meta: ", err);
+    lm_meta *arrays = lm_meta_new(arrays_bytes->data, arrays_bytes->n, err);
+    blame(f, "lm_tokenizer.data: ", err);
     if (!err->code) tok = lm_tok_new(meta, arrays, err);
     lm_meta_free(meta);
     lm_meta_free(arrays);
     return tok;
 }
 
+/* The counts in the model's row are no part of the digest: they follow from what is. */
+static void check_totals(const reader *r, sqlite3_stmt *row, const void *meta_bytes, size_t meta_n, lm_err *err) {
+    int64_t n_params = 0, n_bytes = 0;
+    lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err);
+    blame(r->f, "meta: ", err);
+    for (int i = 0; i < r->n_tensors; i++) {
+        n_params += r->tensors[i].n_params;
+        n_bytes += r->tensors[i].n_bytes;
+    }
+    int64_t n_active = meta ? lm_arch_n_active(meta, r->tensors, r->n_tensors) : 0;
+    if (sqlite3_column_int64(row, 4) != n_params || sqlite3_column_int64(row, 5) != n_active || sqlite3_column_int64(row, 6) != n_bytes) {
+        lm_err_set(err, LM_ERROR, "model %.60s: n_params, n_active or n_bytes is not what its tensors make: %lld, %lld, %lld", r->f->name,
+                   (long long)n_params, (long long)n_active, (long long)n_bytes);
+    }
+    lm_meta_free(meta);
+}
+
 /* Read the rows; return the model that they make if build says so. */
 static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
     lm_model *m = NULL;
     lm_buf arrays = {0};
-    const char *arch = (const char *)sqlite3_column_text(row, 0), *hparams = (const char *)sqlite3_column_text(row, 1);
+    const char *arch = lm_column_text(row, 0, err), *hparams = lm_column_text(row, 1, err);
     const void *meta = sqlite3_column_blob(row, 2);
     size_t hparams_n = (size_t)sqlite3_column_bytes(row, 1), meta_n = (size_t)sqlite3_column_bytes(row, 2);
-    const char *stored = (const char *)sqlite3_column_text(row, 3);
+    const char *stored = lm_column_text(row, 3, err);
     if (!arch || !hparams || !meta) {
         lm_err_set(err, LM_ERROR, "model %.60s: arch, hparams and meta must not be empty", r->f->name);
         return NULL;
@@ -436,7 +469,7 @@ static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t dige
     r->chunks = lm_conn_prepare(r->c, err, "SELECT c.seq, c.data, d.digest FROM \"%w\".lm_chunk c LEFT JOIN \"%w\".lm_digest d ON d.chunk = c.id"
                                 " WHERE c.tensor = ? ORDER BY c.seq", r->f->schema, r->f->schema);
     if (!err->code && build) {
-        lm_tok *tok = build_tokenizer(meta, meta_n, &arrays, err);
+        lm_tok *tok = build_tokenizer(r->f, meta, meta_n, &arrays, err);
         lm_source src = { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r };
         if (!err->code) m = lm_model_open(&src, tok, lm_conn_stop(r->c), err);
         if (!m) lm_tok_free(tok);
@@ -446,25 +479,27 @@ static lm_model *read_rows(reader *r, sqlite3_stmt *row, int build, uint8_t dige
     }
     lm_buf_clear(&arrays);
     if (err->code) return NULL;
+    check_totals(r, row, meta, meta_n, err);
     char text[2 * LM_DIGEST_BYTES + 1];
     lm_digest_end(&r->root, digest);
     lm_hex(digest, text);
     if (stored && strcmp(stored, text)) {
         lm_err_set(err, LM_ERROR, "model %.60s: its rows do not match its digest: they were changed behind SQL's back", r->f->name);
-        lm_model_free(m);
-        m = NULL;
     }
-    return m;
+    if (!err->code) return m;
+    lm_model_free(m);
+    return NULL;
 }
 
 static lm_model *read_model(lm_conn *c, const lm_found *f, int build, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
     reader r = { .c = c, .f = f, .tensor = -1, .sink = sink };
     lm_model *m = NULL;
     /* This statement stays open throughout: it holds the read transaction that keeps all the rows of one time. */
-    sqlite3_stmt *row = lm_conn_prepare(c, err, "SELECT arch, hparams, meta, digest FROM \"%w\".lm_model WHERE id = ?", f->schema);
+    sqlite3_stmt *row = lm_conn_prepare(c, err, "SELECT arch, hparams, meta, digest, n_params, n_active, n_bytes FROM \"%w\".lm_model WHERE id = ?", f->schema);
     if (row) sqlite3_bind_int64(row, 1, f->id);
     if (row && lm_conn_step(c, row, err)) m = read_rows(&r, row, build, digest, err);
-    else lm_err_set(err, LM_ERROR, "no such model: %.60s", f->name);
+    else lm_err_set(err, LM_ERROR, "model %.60s is gone", f->name);
+    blame(f, "", err);
     sqlite3_finalize(r.chunks);
     sqlite3_finalize(row);
     lm_free(r.tensors);

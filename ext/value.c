@@ -5,7 +5,7 @@ int lm_error_code(const lm_err *err) {
     switch (err->code) {
     case LM_NOMEM: return SQLITE_NOMEM;
     case LM_INTERRUPT: return SQLITE_INTERRUPT;
-    default: return SQLITE_ERROR;
+    default: return err->code > LM_SQLITE ? err->code - LM_SQLITE : SQLITE_ERROR;
     }
 }
 
@@ -25,6 +25,26 @@ int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *
     out->n = (size_t)sqlite3_value_bytes(value);
     if (!out->text) lm_err_set(err, LM_NOMEM, "out of memory");
     return out->text != NULL;
+}
+
+const void *lm_value_blob(sqlite3_value *value, lm_err *err) {
+    int n = sqlite3_value_bytes(value);
+    const void *bytes = sqlite3_value_blob(value);
+    if (!bytes && n) lm_err_set(err, LM_NOMEM, "out of memory");        /* a zeroblob() takes none until it is looked at */
+    return bytes;
+}
+
+const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err) {
+    int is_null = sqlite3_column_type(stmt, i) == SQLITE_NULL;
+    const char *text = (const char *)sqlite3_column_text(stmt, i);
+    if (!text && !is_null) lm_err_set(err, LM_NOMEM, "out of memory");
+    return text;
+}
+
+char *lm_text_copy(const char *text, lm_err *err) {
+    char *copy = err->code ? NULL : sqlite3_mprintf("%s", text);
+    if (!copy) lm_err_set(err, LM_NOMEM, "out of memory");
+    return copy;
 }
 
 void lm_result_text(sqlite3_context *ctx, const char *text, size_t n) {

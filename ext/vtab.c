@@ -12,6 +12,7 @@ int lm_vtab_new(sqlite3 *db, lm_conn *c, const char *sql, size_t size, sqlite3_v
 }
 
 int lm_vtab_free(sqlite3_vtab *vtab) {
+    sqlite3_free(vtab->zErrMsg);        /* SQLite (3.40) takes no message from xDestroy */
     sqlite3_free(vtab);
     return SQLITE_OK;
 }

@@ -62,7 +62,7 @@ static void open_schema(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     for (; !cur->rows && !err->code && (schema = sqlite3_db_name(c->db, cur->schema)) != NULL; cur->schema++) {
         if (cur->only.schema && strcmp(cur->only.schema, schema)) continue;
         if (!lm_store_exists(c, schema, err)) continue;
-        cur->rows = lm_conn_prepare(c, err, "SELECT t.id, t.name, t.dtype, t.shape, m.name, m.id FROM \"%w\".lm_model m JOIN \"%w\".lm_tensor t"
+        cur->rows = lm_conn_prepare(c, err, "SELECT t.id, t.name, t.dtype, t.shape, t.n_params, t.n_bytes, m.name, m.id FROM \"%w\".lm_model m JOIN \"%w\".lm_tensor t"
                                     " ON t.model = m.id WHERE ?1 IS NULL OR m.id = ?1 ORDER BY m.id, t.id", schema, schema);
         if (cur->rows && cur->only.schema) sqlite3_bind_int64(cur->rows, 1, cur->only.id);
     }
@@ -82,7 +82,7 @@ static void advance(parameters_cursor *cur, lm_conn *c, lm_err *err) {
         cur->rows = NULL;
         if (err->code) return;
     }
-    lm_tensor_row_read(&cur->t, (const char *)sqlite3_column_text(cur->rows, 4), cur->rows, 1, err);
+    lm_tensor_row_read(&cur->t, lm_column_text(cur->rows, 6, err), cur->rows, 1, err);
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
@@ -95,6 +95,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     if (plan && lm_value_text(args[0], &name, "model", &err)) lm_store_find(c, name.text, "", &cur->only, &err);
     cur->at = -1;
     if (!err.code) advance(cur, c, &err);
+    if (cur->done && cur->only.schema) lm_err_set(&err, LM_ERROR, "model %.60s has no tensors", cur->only.name);
     return lm_vtab_fail(base->pVtab, &err);
 }
 
@@ -112,7 +113,7 @@ static void compute(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     lm_cells cells;
     double sum = 0, squares = 0, base = 0;
     statistics s = { .min = INFINITY, .max = -INFINITY };
-    lm_found_set(&f, schema_of(cur, c), (const char *)sqlite3_column_text(cur->rows, 4), sqlite3_column_int64(cur->rows, 5), err);
+    lm_found_set(&f, schema_of(cur, c), lm_column_text(cur->rows, 6, err), sqlite3_column_int64(cur->rows, 7), err);
     lm_cells_open_row(&cells, c, &f, cur->rows, 0, err);
     for (int64_t i = 0, n; !err->code && i < cells.t.n_params; i += n) {
         const float *x;
@@ -155,7 +156,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
         return lm_error_code(&err);
     }
     switch (i) {
-    case COL_MODEL: lm_result_model(ctx, schema_of(cur, ((lm_vtab *)base->pVtab)->c), (const char *)sqlite3_column_text(cur->rows, 4)); break;
+    case COL_MODEL: lm_result_model(ctx, schema_of(cur, ((lm_vtab *)base->pVtab)->c), (const char *)sqlite3_column_text(cur->rows, 6)); break;
     case COL_TENSOR: lm_result_text(ctx, cur->t.name, strlen(cur->t.name)); break;
     case COL_LAYER: result_layer(ctx, cur->t.name); break;
     case COL_SHAPE:

@@ -12,7 +12,7 @@ typedef struct {
     lm_shared *model;
     lm_ids ids;
     size_t at;
-    lm_buf bytes, piece;                /* of the text so far, what is not yet a character; this row's piece */
+    lm_pieces pieces;
 } tokens_cursor;
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
@@ -36,8 +36,7 @@ static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
 static void clear(tokens_cursor *cur) {
     lm_share_end(cur->model);
     lm_ids_clear(&cur->ids);
-    lm_buf_clear(&cur->bytes);
-    lm_buf_clear(&cur->piece);
+    lm_pieces_clear(&cur->pieces);
     *cur = (tokens_cursor){ .base = cur->base };
 }
 
@@ -47,20 +46,8 @@ static int close_cursor(sqlite3_vtab_cursor *base) {
     return SQLITE_OK;
 }
 
-/* Add the current token's bytes and take the whole characters; the last token takes what is left. */
 static void set_piece(tokens_cursor *cur, lm_err *err) {
-    size_t n;
-    cur->piece.n = 0;
-    if (cur->at >= cur->ids.n) return;
-    const lm_tok *tok = lm_model_tok(cur->model->model);
-    int32_t id = cur->ids.data[cur->at];
-    const char *bytes = lm_tok_bytes(tok, id, &n);
-    int drop = lm_tok_drops_space(tok, cur->at ? cur->ids.data[cur->at - 1] : -1, id);
-    lm_buf_append(&cur->bytes, bytes + drop, n - (size_t)drop, err);
-    size_t whole = cur->at + 1 == cur->ids.n ? cur->bytes.n : lm_utf8_complete(cur->bytes.data, cur->bytes.n);
-    lm_utf8_repair(&cur->piece, cur->bytes.data, whole, err);
-    if (whole < cur->bytes.n) memmove(cur->bytes.data, cur->bytes.data + whole, cur->bytes.n - whole);
-    cur->bytes.n -= whole;
+    if (cur->at < cur->ids.n) lm_pieces_take(&cur->pieces, lm_model_tok(cur->model->model), &cur->ids, cur->at, err);
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
@@ -92,7 +79,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
     switch (i) {
     case COL_POS: sqlite3_result_int64(ctx, (sqlite3_int64)cur->at); break;
     case COL_ID: sqlite3_result_int(ctx, cur->ids.data[cur->at]); break;
-    case COL_PIECE: lm_result_text(ctx, cur->piece.data, cur->piece.n); break;
+    case COL_PIECE: lm_result_text(ctx, cur->pieces.piece.data, cur->pieces.piece.n); break;
     }
     return SQLITE_OK;
 }

@@ -135,6 +135,10 @@ typedef struct {
 
 /* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
 void lm_tensor_measure(lm_tensor *t, lm_err *err);
+/* May a tensor be called so? Names become part of SQL, messages and paths: nothing that any of them takes for syntax. */
+int lm_tensor_is_name(const char *name, size_t n);
+/* Are the numbers, or the scales, finite of the whole blocks that stand from offset on? */
+void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int64_t n_bytes, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Metadata: typed key-value pairs in GGUF's own encoding (key string, type, value; little-endian), kept
@@ -156,7 +160,7 @@ typedef struct {
 /* Parse n bytes that hold entries end to end, and nothing else. The bytes are copied. */
 lm_meta *lm_meta_new(const void *bytes, size_t n, lm_err *err);
 void lm_meta_free(lm_meta *m);
-size_t lm_meta_count(const lm_meta *m);
+size_t lm_meta_count(const lm_meta *m);                                     /* m may be NULL */
 const lm_meta_entry *lm_meta_at(const lm_meta *m, size_t i);                /* in file order */
 const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key);       /* NULL: absent; m may be NULL */
 
@@ -427,6 +431,40 @@ int lm_batch_next(lm_batch *b, lm_stop stop, lm_token *out, lm_err *err);
 int lm_batch_finish(const lm_batch *b, int seq);
 
 /*----------------------------------------------------------------------
+** Scoring: how probable given ids are, each after those before it. What a sequence yields depends, like an answer, on
+** nothing but its ids; what several begin with is computed once. Logits are held for a few positions at a time. */
+typedef struct lm_scorer lm_scorer;
+
+typedef struct {
+    int window, stride;                 /* of sequences longer than the window; 0: the context, half of the window */
+    int details;                        /* fill rank, top and entropy */
+} lm_score_options;
+
+typedef struct {
+    int seq;                            /* which sequence, as lm_scorer_add numbered it */
+    size_t pos; int32_t id;             /* of the id that is scored */
+    double logprob;                     /* ln p(id), as lm_token's */
+    int rank;                           /* 1: it is the most probable; ties go to the lowest id */
+    int32_t top;                        /* the most probable */
+    double entropy;                     /* of what could stand here: -sum of p ln p */
+} lm_score;
+
+lm_scorer *lm_scorer_new(lm_model *m, const lm_score_options *options, lm_err *err);    /* the model must outlive it */
+void lm_scorer_free(lm_scorer *s);
+
+/* Add a sequence (copied) of which ids first .. n-1 are to be scored, first >= 1. Return its number, or -1. One of more ids
+** than the window is read in windows that overlap: each begins with the first `lead` ids (lead <= first), the next one
+** stride ids later, and scores what no window before it did, so that an id has at least window - stride ids before it. */
+int lm_scorer_add(lm_scorer *s, const int32_t *ids, size_t n, size_t lead, size_t first, lm_err *err);
+
+/* Give the next score: sequences in the order they were added, positions ascending. Return 1 with *out filled, 0 when
+** there is none left, -1 on error. */
+int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err);
+
+double lm_exp(double x);                /* the same bits on every machine */
+void lm_softmax(double *x, int n);      /* ln p, less a constant, to shares of 1 */
+
+/*----------------------------------------------------------------------
 ** Training. A trainer holds a model's parameters as float32, with their gradients and AdamW's two moments (16 bytes a
 ** parameter), and moves them down the gradient of the mean of -ln p(next id). It begins with the tensors of a source, whatever
 ** their number format, under the same names and shapes. With lora_rank > 0 the source's tensors stay as they are, and what is
@@ -448,7 +486,10 @@ typedef struct {
     uint64_t seed;                      /* of dropout (which depends on step and place alone) and of a new adapter's A */
     int lora_rank;                      /* 0: train all parameters */
     double lora_alpha;                  /* 0: the rank */
-    const char *lora_targets;           /* comma-separated: q k v o gate up down; NULL: "q,k,v,o,gate,up,down" */
+    const char *lora_targets;           /* comma-separated: q k v o gate up down; NULL: "q,k,v,o,gate,up,down". Where q, k and
+                                        ** v are one tensor (gpt2) each means all three; experts have no adapters */
+    double balance;                     /* of experts: how much the uneven use of them adds to what is minimised; 0: nothing */
+    double temperature;                 /* of pairs: what cosines are divided by; 0: 0.05 */
 } lm_train_options;
 
 /* What the trainer will hold at most, in bytes: parameters, activations, scratch. lm_trainer_new checks the same figure
@@ -481,6 +522,7 @@ typedef struct {
     double loss;                        /* sum of weight * -ln p / sum of weights */
     double weight;                      /* sum of weights */
     double grad_norm;                   /* before clipping */
+    double balance;                     /* of experts: 1 where all are used alike, more where not (Fedus et al. 2021); 0: none */
 } lm_train_result;
 
 /* Take one step with learning rate lr down the gradient of the batch's loss, in as many parts as batch_tokens wants. A batch
@@ -491,6 +533,19 @@ void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_t
 /* The loss alone (no dropout, grad_norm 0); and the loss and its gradients, which LM_TRAIN_GRAD then shows. */
 void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err);
 void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err);
+
+/* Pairs of texts that belong together. The loss is InfoNCE (van den Oord et al. 2018) with the batch's other texts as negatives
+** (Henderson et al. 2017), in both directions: half the mean of -ln softmax(cosines of a_i with every b / temperature)[i], and
+** half that of b_i with every a. Vectors are pooled as the model pools, and of length 1. Any model that embeds can learn so. */
+typedef struct {
+    const int32_t *ids;                 /* of all texts, end to end */
+    const int *lengths; int n;          /* of a_0, b_0, a_1, b_1, …; pairs: 2 to the lesser of 1024 and half of batch_tokens */
+} lm_pair_batch;
+
+/* As the three above; a result's weight is the number of pairs. A batch of more than batch_tokens is computed twice. */
+void lm_trainer_pair_step(lm_trainer *t, const lm_pair_batch *pairs, double lr, lm_train_result *out, lm_stop stop, lm_err *err);
+void lm_trainer_pair_loss(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err);
+void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err);
 
 /* The learning rate of step `step` (from 0) of n_steps: up in a straight line over n_warmup steps, then constant, or down
 ** half a cosine towards 0. */

@@ -181,6 +181,7 @@ static void check_elements(void) {
             CHECK(fabs((double)out[i] - y) <= 1e-4, "%s: layer_norm, element %d of %d: %g, wanted %g", kern->name, i, n, (double)out[i], y);
         }
         CHECK(kern->sum_exp(a, n, 20) == lm_scalar_kern.sum_exp(a, n, 20), "%s: sum_exp", kern->name);
+        CHECK(kern->sum_exp_gap(a, n, 20) == lm_scalar_kern.sum_exp_gap(a, n, 20), "%s: sum_exp_gap", kern->name);
         memcpy(scratch, a, sizeof a);
         scratch[n / 2] = scratch[n - 1] = 99;
         CHECK(kern->argmax(scratch, n) == n / 2, "%s: argmax", kern->name);

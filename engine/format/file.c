@@ -72,7 +72,6 @@ void lm_file_blame(const char *path, lm_err *err) {
     lm_err_set(err, inner.code, "%s%s: %s", from ? "..." : "", path + from, inner.msg);
 }
 
-/* A name becomes part of SQL text, messages and paths: nothing that any of them would take for syntax. */
 int lm_tensor_is_name(const char *name, size_t n) {
     uint32_t cp, before = 0;
     for (size_t i = 0; i < n;) {

@@ -61,7 +61,7 @@ static void read_tensor(lm_reader *r, lm_tensor *t, uint64_t *offset, lm_err *er
         if (!p) return;
         uint64_t ne = lm_reader_le(p, 8);
         if (ne > INT64_MAX) {
-            lm_reader_fail(r, at, err, "dimension %d is %llu, over 2^63", i, (unsigned long long)ne);
+            lm_reader_fail(r, r->at - 8, err, "dimension %d is %llu, over 2^63", i, (unsigned long long)ne);
             return;
         }
         t->ne[i] = (int64_t)ne;

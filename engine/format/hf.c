@@ -303,6 +303,7 @@ static void add_tensor(lm_hf *hf, const lm_tensor *from, const char *name, origi
     memset(t.name, 0, sizeof t.name);
     snprintf(t.name, sizeof t.name, "%s", name);
     if (from->dtype == LM_OTHER) lm_err_set(err, LM_ERROR, "tensor %s: its numbers are no f32, f16 or bf16", from->name);
+    if (o.how == FROM_ROW && t.n_dims != 2) lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected 2", from->name, t.n_dims);
     if (o.how == FROM_ROW) t.ne[1] -= o.arg;
     if (t.n_dims == 1) t.dtype = LM_F32;
     if (o.how == IN_PAIRS && (o.arg < 1 || (t.n_dims == 1 ? t.ne[0] : t.ne[1]) % (2 * o.arg))) {
@@ -314,6 +315,9 @@ static void add_tensor(lm_hf *hf, const lm_tensor *from, const char *name, origi
     hf->tensors[hf->n] = t;
     hf->origins[hf->n++] = o;
 }
+
+/* A number of config.json as what counts something; -1: it counts nothing. */
+static int64_t count_of(double x) { return x >= 0 && x <= INT32_MAX ? (int64_t)x : -1; }
 
 /* Give a tensor of a file its place, if it has one. */
 static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm_err *err) {
@@ -328,8 +332,8 @@ static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm
             if (!fits(row->hf, t->name + prefix_n, &layer)) continue;
             if (!strcmp(row->gguf, "output.weight") && hf->c.tie_word_embeddings != 0) return;
             origin o = { file, i, row->how, 0 };
-            if (row->how == FROM_ROW) o.arg = kind->has_offset ? (int64_t)hf->c.pad_token_id + 1 : 0;
-            if (row->how == IN_PAIRS) o.arg = (int64_t)(strstr(row->hf, "q_proj") ? hf->c.num_attention_heads : hf->c.num_key_value_heads);
+            if (row->how == FROM_ROW) o.arg = kind->has_offset ? count_of(hf->c.pad_token_id) + 1 : 0;
+            if (row->how == IN_PAIRS) o.arg = count_of(strstr(row->hf, "q_proj") ? hf->c.num_attention_heads : hf->c.num_key_value_heads);
             snprintf(name, sizeof name, row->gguf, layer);
             add_tensor(hf, t, name, o, err);
             return;
@@ -542,19 +546,19 @@ static char *read_tokenizer(lm_hf *hf, size_t *n, lm_err *err) {
 /* Llama 3 slows the low frequencies by a factor, the high ones not at all, and those between by degrees. */
 static void add_factors(lm_hf *hf, lm_err *err) {
     const config *c = &hf->c;
-    int dim = (int)(c->head_dim > 0 ? c->head_dim : c->num_attention_heads > 0 ? c->hidden_size / c->num_attention_heads : 0);
+    int64_t dim = count_of(c->head_dim > 0 ? c->head_dim : c->num_attention_heads > 0 ? c->hidden_size / c->num_attention_heads : 0);
     if (strcmp(c->rope_type, "llama3") || err->code) return;
     if (dim < 2 || dim > 1024 || !(c->factor >= 1) || !(c->low_freq_factor > 0) || !(c->high_freq_factor > c->low_freq_factor) ||
         !(c->original_max_position_embeddings > 0) || !(c->rope_theta > 0)) {
         lm_err_set(err, LM_ERROR, "config.json: rope_scaling: llama3 needs factor, low_freq_factor, high_freq_factor, original_max_position_embeddings");
         return;
     }
-    hf->n_factors = dim / 2;
+    hf->n_factors = (int)dim / 2;
     hf->factors = lm_alloc(sizeof *hf->factors * (size_t)hf->n_factors, err);
     if (!hf->factors) return;
     double low = c->original_max_position_embeddings / c->low_freq_factor, high = c->original_max_position_embeddings / c->high_freq_factor;
     for (int i = 0; i < hf->n_factors; i++) {
-        double wave = 2 * 3.14159265358979323846 * lm_pow(c->rope_theta, 2.0 * i / dim);
+        double wave = 2 * 3.14159265358979323846 * lm_pow(c->rope_theta, 2.0 * i / (double)dim);
         double smooth = (c->original_max_position_embeddings / wave - c->low_freq_factor) / (c->high_freq_factor - c->low_freq_factor);
         hf->factors[i] = wave < high ? 1 : wave > low ? (float)c->factor : (float)(1 / ((1 - smooth) / c->factor + smooth));
     }
@@ -593,7 +597,7 @@ lm_hf *lm_hf_open(const char *folder, lm_err *err) {
     lm_free(tokenizer);
     if (!err->code) return hf;
     lm_hf_close(hf);
-    lm_file_blame(folder, err);
+    if (strncmp(err->msg, folder, strlen(folder))) lm_file_blame(folder, err);      /* a file in it may have been blamed */
     return NULL;
 }
 

@@ -204,7 +204,7 @@ void lm_meta_free(lm_meta *m) {
 /*----------------------------------------------------------------------
 ** Finding */
 
-size_t lm_meta_count(const lm_meta *m) { return m->n; }
+size_t lm_meta_count(const lm_meta *m) { return m ? m->n : 0; }
 const lm_meta_entry *lm_meta_at(const lm_meta *m, size_t i) { return &m->entries[i]; }
 
 const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key) {

@@ -129,6 +129,13 @@ static void gelu_mul(float *gate, const float *up, int n) { glu(gate, up, n, 1);
 ** Milakov and Gimelshein (2018), with blocks at fixed absolute positions. Keys are lanes for the scores,
 ** the head's dimensions are lanes for the values; n queries share each load. */
 
+/* Ask for what lies at the same place of the next page: the machine's own prefetchers do not know where that is. */
+INLINE void ask_next(const lm_page *page, const void *p, size_t n) {
+    if (!page->next) return;
+    const uint8_t *at = page->next + ((const uint8_t *)p - (const uint8_t *)page->k);
+    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(at + i, 0, 2);
+}
+
 INLINE v16 load_any(const void *p, size_t at, int exact) {
     return exact ? v16_load((const float *)p + at) : v16_load_half((const uint16_t *)p + at);
 }
@@ -141,6 +148,7 @@ INLINE void score(const lm_page *page, const lm_query *queries, const int n, con
         v16 sum[SUMS];
         for (int i = 0; i < n * wide; i++) sum[i] = v16_set(0);
         for (int d = 0; d < page->head_dim; d++) {
+            ask_next(page, (const uint8_t *)page->k + (size_t)(d * LM_PAGE + key) * (exact ? 4 : 2), (size_t)(16 * wide) * (exact ? 4 : 2));
             for (int j = 0; j < wide; j++) {
                 v16 k = load_any(page->k, (size_t)(d * LM_PAGE + key + 16 * j), exact);
                 for (int i = 0; i < n; i++) sum[i * wide + j] = v16_fma(v16_set(queries[i].q[d]), k, sum[i * wide + j]);
@@ -176,6 +184,7 @@ INLINE void gather_part(const lm_page *page, lm_query *queries, const int n, con
         out[i] = v16_mul(v16_load_part(queries[i / wide].out + d + 16 * (i % wide), part), v16_set(carry[i / wide]));
     }
     for (int key = first; key < end; key++) {
+        ask_next(page, (const uint8_t *)page->v + (size_t)(key * page->v_stride + d) * (exact ? 4 : 2), (size_t)(16 * wide) * (exact ? 4 : 2));
         for (int j = 0; j < wide; j++) {
             v16 v = load_any(page->v, (size_t)(key * page->v_stride + d + 16 * j), exact);
             for (int i = 0; i < n; i++) out[i * wide + j] = v16_fma(v16_set(weights[i][key]), v, out[i * wide + j]);
@@ -249,6 +258,19 @@ static double sum_exp(const float *x, int n, float max) {
         int part = LM_MIN(n - i, 16);
         v16_store(lanes, v16_exp(v16_sub(v16_load_part(x + i, part), v16_set(max))));
         for (int j = 0; j < part; j++) sum += (double)lanes[j];
+    }
+    return sum;
+}
+
+static double sum_exp_gap(const float *x, int n, float max) {
+    double sum = 0;
+    float lanes[16];
+    for (int i = 0; i < n; i += 16) {
+        int part = LM_MIN(n - i, 16);
+        v16_store(lanes, v16_exp(v16_sub(v16_load_part(x + i, part), v16_set(max))));
+        for (int j = 0; j < part; j++) {
+            if (lanes[j] > 0) sum += (double)lanes[j] * ((double)max - (double)x[i + j]);     /* x may be -infinity */
+        }
     }
     return sum;
 }

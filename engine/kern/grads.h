@@ -13,7 +13,9 @@ INLINE void block(const float *a, size_t ar, size_t ak, const float *b, size_t w
         const float *from = c + (size_t)r * stride + 16 * v;
         acc[r * vectors + v] = !add ? v16_set(0) : v + 1 < vectors || last == 16 ? v16_load(from) : v16_load_part(from, last);
     }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(c + (size_t)(rows + r) * stride + 16 * v, 1);
     for (int i = 0; i < k; i++, a += ak, b += width) {
+        if (ak == 1 && i % 16 == 0) UNROLL for (int r = 0; r < rows; r++) __builtin_prefetch(a + (size_t)(rows + r) * ar);
         UNROLL for (int v = 0; v < vectors; v++) w[v] = v16_load(b + 16 * v);
         UNROLL for (int r = 0; r < rows; r++) {
             v16 x = v16_set(a[(size_t)r * ar]);

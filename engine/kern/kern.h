@@ -48,6 +48,7 @@ typedef struct {
     int is_k, has_min;
     const int8_t *level;            /* 16 values that the stored integers stand for, or NULL */
     void (*read)(const uint8_t *block, lm_levels *out);     /* fills what the format has */
+    int d_at, m_at;                 /* where in a block d and m lie; without an m, both d */
 } lm_format;
 
 const lm_format *lm_format_find(int dtype);         /* NULL: f32, f16, bf16 */
@@ -95,6 +96,7 @@ typedef struct {
 typedef struct {
     const void *k, *v;
     int head_dim, v_stride, exact;
+    const uint8_t *next;            /* the keys of the page after this one, NULL: nothing to ask for early */
 } lm_page;
 
 typedef struct {
@@ -116,6 +118,7 @@ typedef struct {
     void (*half)(const float *x, uint16_t *out, int n);                 /* to f16, to nearest even */
     int (*argmax)(const float *x, int n);                               /* the lowest index of the maximum */
     double (*sum_exp)(const float *x, int n, float max);                /* sum of exp(x - max), by index */
+    double (*sum_exp_gap)(const float *x, int n, float max);            /* sum of exp(x - max) * (max - x), by index */
 } lm_kern;
 
 extern const lm_kern lm_scalar_kern, lm_avx2_kern, lm_vnni_kern, lm_amx_kern;

@@ -226,18 +226,18 @@ static void read_q6_k(const uint8_t *b, lm_levels *out) {
 ** The tables */
 
 static const lm_format g_formats[] = {
-    /*  dtype  block bytes bits offset sub k min level, read */
-    { LM_Q4_0, 32, 18, 4, 8, 32, 0, 0, NULL, read_q4_0 },
-    { LM_Q4_1, 32, 20, 4, 0, 32, 0, 1, NULL, read_q4_1 },
-    { LM_Q5_0, 32, 22, 5, 16, 32, 0, 0, NULL, read_q5_0 },
-    { LM_Q5_1, 32, 24, 5, 0, 32, 0, 1, NULL, read_q5_1 },
-    { LM_Q8_0, 32, 34, 8, 128, 32, 0, 0, NULL, read_q8_0 },
-    { LM_IQ4_NL, 32, 18, 4, 0, 32, 0, 0, lm_iq4_levels, read_q4_0 },
-    { LM_Q2_K, 256, 84, 2, 0, 16, 1, 1, NULL, read_q2_k },
-    { LM_Q3_K, 256, 110, 3, 4, 16, 1, 0, NULL, read_q3_k },
-    { LM_Q4_K, 256, 144, 4, 0, 32, 1, 1, NULL, read_q4_k },
-    { LM_Q5_K, 256, 176, 5, 0, 32, 1, 1, NULL, read_q5_k },
-    { LM_Q6_K, 256, 210, 6, 32, 16, 1, 0, NULL, read_q6_k },
+    /*  dtype  block bytes bits offset sub k min level, read, d_at m_at */
+    { LM_Q4_0, 32, 18, 4, 8, 32, 0, 0, NULL, read_q4_0, 0, 0 },
+    { LM_Q4_1, 32, 20, 4, 0, 32, 0, 1, NULL, read_q4_1, 0, 2 },
+    { LM_Q5_0, 32, 22, 5, 16, 32, 0, 0, NULL, read_q5_0, 0, 0 },
+    { LM_Q5_1, 32, 24, 5, 0, 32, 0, 1, NULL, read_q5_1, 0, 2 },
+    { LM_Q8_0, 32, 34, 8, 128, 32, 0, 0, NULL, read_q8_0, 0, 0 },
+    { LM_IQ4_NL, 32, 18, 4, 0, 32, 0, 0, lm_iq4_levels, read_q4_0, 0, 0 },
+    { LM_Q2_K, 256, 84, 2, 0, 16, 1, 1, NULL, read_q2_k, 80, 82 },
+    { LM_Q3_K, 256, 110, 3, 4, 16, 1, 0, NULL, read_q3_k, 108, 108 },
+    { LM_Q4_K, 256, 144, 4, 0, 32, 1, 1, NULL, read_q4_k, 0, 2 },
+    { LM_Q5_K, 256, 176, 5, 0, 32, 1, 1, NULL, read_q5_k, 0, 2 },
+    { LM_Q6_K, 256, 210, 6, 32, 16, 1, 0, NULL, read_q6_k, 208, 208 },
 };
 
 const lm_format *lm_format_find(int dtype) {
@@ -304,6 +304,24 @@ const lm_dtype *lm_dtype_find_name(const char *name) {
         if (!strcmp(g_dtypes[i].name, name)) return &g_dtypes[i];
     }
     return NULL;
+}
+
+static int is_finite(const uint8_t *p, int dtype) {
+    uint32_t bits = (uint32_t)p[0] | (uint32_t)p[1] << 8, exponent = dtype == LM_BF16 ? 0x7F80 : 0x7C00;
+    if (dtype == LM_F32) bits = (uint32_t)p[2] | (uint32_t)p[3] << 8, exponent = 0x7F80;
+    return (bits & exponent) != exponent;
+}
+
+void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int64_t n_bytes, lm_err *err) {
+    const lm_dtype *type = lm_dtype_find(t->dtype);
+    const lm_format *f = lm_format_find(t->dtype);
+    const uint8_t *b = bytes;
+    int d_at = f ? f->d_at : 0, m_at = f ? f->m_at : 0;
+    for (int64_t i = 0; i < n_bytes && !err->code; i += type->bytes) {
+        if (is_finite(b + i + d_at, t->dtype) && is_finite(b + i + m_at, t->dtype)) continue;
+        lm_err_set(err, LM_ERROR, "%s: byte %lld: the %s of %s %lld is not finite", t->name, (long long)(offset + i), f ? "scale" : "value",
+                   f ? "block" : "element", (long long)((offset + i) / type->bytes));
+    }
 }
 
 void lm_tensor_measure(lm_tensor *t, lm_err *err) {

@@ -257,6 +257,11 @@ void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_
         else set_field(h, &fields[i], fields[i].missing, err);
     }
     lm_json_clear(&j);
+    if (err->code == LM_ERROR && !strncmp(err->msg, "JSON", 4)) {
+        lm_err inner = *err;
+        *err = (lm_err){0};
+        lm_err_set(err, LM_ERROR, "hparams: %s", inner.msg);
+    }
     if (!err->code) check_hparams(h, err);
 }
 
@@ -433,6 +438,9 @@ static void check_shape(const lm_tensor *t, const lm_tensor_row *row, const lm_h
         lm_err_set(err, LM_ERROR, "tensor %s: queries, keys and values in one, but n_kv_heads %d is not n_heads %d", t->name, h->n_kv_heads, h->n_heads);
     }
     if (!memcmp(t->ne, ne, sizeof ne)) {
+        if ((t->n_dims == 1) != (row->rows == LM_DIM_1)) {      /* a row of a matrix is packed, a vector is not */
+            lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected %s", t->name, t->n_dims, row->rows == LM_DIM_1 ? "1" : "2 or more");
+        }
         if (row->rows == LM_DIM_1 && t->dtype != LM_F32) {
             lm_err_set(err, LM_ERROR, "tensor %s: type %s, expected f32", t->name, lm_dtype_find(t->dtype)->name);
         }

@@ -11,7 +11,7 @@
 /* A product's item is some pairs of tiles by columns of at most CHUNK_BYTES: they stay in the second-level cache while the
 ** tiles pass, and the tiles come from memory seldom. A thread gets about ITEMS of a section's items, and for few columns
 ** fewer: of ITEM_BYTES of tiles, two microseconds. */
-enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8 };
+enum { QUERIES_MAX = 128, PARTY_MAX = 8, CHUNK_BYTES = 768 << 10, ITEM_BYTES = 32 << 10, ITEMS = 8, FEW_QUERIES = 8 };
 
 /* Rows of one sequence, at positions that follow each other, that are cached and attended together. */
 typedef struct { int first, n; } stretch;
@@ -340,7 +340,8 @@ static void activate_row(lm_pass *p, int i) {
 ** there would be too few items to go round). Pages are taken left to right: those that all rows share by all at once,
 ** then each stretch goes on with its own. */
 
-/* Carry the queries of a stretch, n_heads a row, over its pages from first on. */
+/* Carry the queries of a stretch, n_heads a row, over its pages from first on. Few queries wait for memory: for them the
+** next page is asked for while this one is worked on. */
 static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *queries, int n_heads, int first) {
     const lm_hparams *h = &p->m->h;
     const lm_row *rows = p->rows + s.first;
@@ -348,6 +349,7 @@ static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *querie
     int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1, n = s.n * n_heads;
     for (int page = LM_MAX(oldest / LM_PAGE, first); page <= last / LM_PAGE; page++) {
         lm_page keys = lm_kv_page(rows[0].kv, p->layer, key_head, page);
+        if (page < last / LM_PAGE && n <= FEW_QUERIES) keys.next = lm_kv_page(rows[0].kv, p->layer, key_head, page + 1).k;
         int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
             int end = (h->causal ? rows[i / n_heads].pos + 1 : rows[0].kv->n) - page * LM_PAGE;
@@ -492,6 +494,9 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
         for (int i = 0; i < n_out; i++) p->best[i] = 0;
         add_product(p, &m->top[LM_OUTPUT], p->logits);
         run_products(p, n_out, stop, err);
+        for (int i = 0; i < n_out && !err->code; i++) {
+            if (!isfinite(p->logits[(size_t)i * (size_t)m->h.n_vocab + (size_t)lm_pass_best(p, i)])) not_finite(p);
+        }
         if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     }
     lm_fp_leave(fp);
@@ -506,4 +511,17 @@ const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_e
     if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     lm_fp_leave(fp);
     return err->code ? NULL : input_of(p, &p->m->top[LM_OUTPUT_NORM]);
+}
+
+const float *lm_pass_logits(lm_pass *p, int first, int n, lm_stop stop, lm_err *err) {
+    const lm_model *m = p->m;
+    const float *hidden = input_of(p, &m->top[LM_OUTPUT_NORM]) + (size_t)first * (size_t)m->h.n_embd;
+    unsigned fp = lm_fp_enter();
+    set_input(p, hidden, m->h.n_embd, &m->top[LM_OUTPUT], 1);
+    if (p->in.q) run_rows(p, quantise_row, n, stop, err);
+    add_product(p, &m->top[LM_OUTPUT], p->logits);
+    run_products(p, n, stop, err);
+    if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    lm_fp_leave(fp);
+    return err->code ? NULL : p->logits;
 }

@@ -58,6 +58,7 @@ static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, ui
     const lm_tensor *t = &src->tensors[i];
     if (m->block_bytes == 0) {
         src->read(src->arg, i, offset, m->data, m->tile_bytes, err);
+        if (!err->code) lm_tensor_check(t, offset, m->data, (int64_t)m->tile_bytes, err);
         return;
     }
     size_t row_bytes = (size_t)(t->n_bytes / (t->n_params / t->ne[0]));
@@ -65,6 +66,7 @@ static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, ui
     for (int row = 0; row < m->rows && !err->code; row += step) {
         int n = LM_MIN(step, m->rows - row);
         src->read(src->arg, i, offset + (int64_t)row * (int64_t)row_bytes, buffer, (size_t)n * row_bytes, err);
+        if (!err->code) lm_tensor_check(t, offset + (int64_t)row * (int64_t)row_bytes, buffer, (int64_t)((size_t)n * row_bytes), err);
         if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         for (int r = 0; r < n && !err->code; r += LM_TILE) {
             lm_mat_pack(m, row + r, LM_MIN(LM_TILE, n - r), buffer + (size_t)r * row_bytes);

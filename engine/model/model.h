@@ -181,4 +181,7 @@ int32_t lm_pass_best(const lm_pass *p, int out);              /* then: the lowes
 ** is not causal all rows of a sequence stand in one pass, and kv->n says how many they are. */
 const float *lm_encode(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err);
 
+/* After lm_encode: the logits (n, n_vocab) of its rows first..first+n-1, n at most max_out; the same as lm_forward's. */
+const float *lm_pass_logits(lm_pass *p, int first, int n, lm_stop stop, lm_err *err);
+
 #endif

@@ -20,6 +20,7 @@ typedef struct {
     lm_kv *kvs;                         /* (n texts), cleared when a text is done */
     float *sums;                        /* (n_embd): of the text that is being pooled */
     int pooled;                         /* positions in sums */
+    int is_bad;                         /* a vector came out that is not finite */
 } embedder;
 
 static void finish_text(embedder *e, int text) {
@@ -29,6 +30,7 @@ static void finish_text(embedder *e, int text) {
     for (int i = 0; i < n && e->options->pooling == LM_POOL_MEAN; i++) e->sums[i] /= (float)e->pooled;
     memcpy(out, e->sums, (size_t)e->dimensions * sizeof *out);
     for (int i = 0; i < e->dimensions; i++) squares += (double)out[i] * (double)out[i];
+    e->is_bad |= !isfinite(squares);
     float scale = squares > 0 ? (float)(1.0 / sqrt(squares)) : 0;
     for (int i = 0; i < e->dimensions && e->options->normalize; i++) out[i] *= scale;
     lm_kv_clear(&e->kvs[text]);
@@ -100,6 +102,7 @@ void lm_embed(lm_model *m, const lm_ids *texts, int n, const lm_embed_options *o
         add_text(&e, t, stop, err);
     }
     run_rows(&e, stop, err);
+    if (e.is_bad) lm_err_set(err, LM_ERROR, "output: activations not finite");
     lm_fp_leave(fp);
     for (int t = 0; t < n && e.kvs; t++) if (e.kvs[t].m) lm_kv_clear(&e.kvs[t]);
     lm_pass_free(e.pass);

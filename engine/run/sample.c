@@ -88,7 +88,7 @@ static int32_t draw_filtered(lm_sampler *s, int n, const lm_gen_options *o, doub
     return best[-(n_kept - 1)].id;
 }
 
-static int32_t draw(lm_sampler *s, int n, int32_t top, const lm_gen_options *o, uint64_t t) {
+static int32_t draw(lm_sampler *s, int n, int32_t top, const lm_gen_options *o, uint64_t t, lm_err *err) {
     const lm_kern *kern = lm_kern_get();
     float scale = (float)(1.0 / o->temperature);
     double u = lm_uniform(o->seed, t), mass = 0;
@@ -99,6 +99,8 @@ static int32_t draw(lm_sampler *s, int n, int32_t top, const lm_gen_options *o, 
         s->logits[i] = x == 0 ? 0 : x * scale;
     }
     double total = kern->sum_exp(s->logits, n, 0);
+    if (!isfinite(total)) lm_err_set(err, LM_ERROR, "output: activations not finite");
+    if (err->code) return -1;
     if (o->top_k || o->top_p < 1 || o->min_p > 0) return draw_filtered(s, n, o, 0, total, u);
     for (int i = 0; i < n; i++) {
         mass += lm_exp((double)s->logits[i]);
@@ -118,7 +120,7 @@ int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const
         penalise(s->logits, n, o->repeat_penalty, recent, n_recent);
         best = lm_kern_get()->argmax(s->logits, n);
     }
-    return o->temperature == 0 ? best : draw(s, n, best, o, t);
+    return o->temperature == 0 ? best : draw(s, n, best, o, t, err);
 }
 
 double lm_sample_logprob(const float *logits, int n, int32_t id) {

@@ -210,6 +210,10 @@ static void read_words(lm_tok *t, spm *s, lm_err *err) {
         char *out = t->bytes + t->bytes_at[id];
         int byte = t->type[id] == LM_TOK_BYTE ? lm_spm_byte_of(text, n) : -1;
         size_t n_out = n;
+        if (byte < 0 && t->type[id] == LM_TOK_BYTE) {
+            lm_err_set(err, LM_ERROR, "tokenizer.ggml.tokens: token %d is of type byte, but '%.*s' is none of <0x00> to <0xFF>", id, (int)LM_MIN(n, 60), text);
+            return;
+        }
         if (byte >= 0) {
             s->byte[byte] = id;
             out[0] = (char)byte;

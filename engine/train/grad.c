@@ -2,41 +2,18 @@
 **
 ** What the way back needs is left in a layer's lm_acts on the way forward. Weights stay as they are stored; products pack what
 ** they read (blas.c). Sums over rows are either chains of a product, or sums by stretches of ROWS rows added up in order, or run
-** down a stretch of columns: none depends on the number of threads.
-**
-** Attention keeps no probabilities but the logarithm of each row's sum, and works them out again on the way back, a block of
-** 64 queries at a time (Dao et al. 2022); there an item is a stretch of KEYS keys, so that the sums for keys and values are its
-** own, and stretches follow each other, for those of the queries. */
+** down a stretch of columns: none depends on the number of threads. */
 #include "train.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
-enum { ROWS = 32, COLS = 64, QUERIES = 64, QUERY_CHUNK = 256, KEYS = 256, PAD = 16 };
-
-typedef struct {
-    lm_trainer *t;
-    int layer;
-    const lm_weight *w;                 /* the layer's */
-    const lm_acts *a;
-    int key_block;                      /* of attention's way back */
-} pass;
-
-static size_t width_heads(const lm_hparams *h) { return (size_t)h->n_heads * (size_t)h->head_dim; }
-static size_t width_kv(const lm_hparams *h) { return (size_t)h->n_kv_heads * (size_t)h->head_dim; }
-static size_t width_qkv(const lm_hparams *h) { return width_heads(h) + 2 * width_kv(h); }
-
-static const float *value(const lm_weight *w) {
-    if (!w->p) return NULL;
-    return w->p->data[LM_TRAIN_VALUE] ? w->p->data[LM_TRAIN_VALUE] : (const float *)w->p->raw;     /* vectors are f32 */
-}
-static float *grad(const lm_weight *w) { return w->p ? w->p->data[LM_TRAIN_GRAD] : NULL; }
+enum { ROWS = 32, COLS = 64 };
 
 /*----------------------------------------------------------------------
 ** Sections by rows: item = ROWS of them. */
 typedef struct {
-    const pass *p;
-    void (*step)(const pass *p, int row, const void *arg);
+    const lm_grad_pass *p;
+    void (*step)(const lm_grad_pass *p, int row, const void *arg);
     const void *arg;
     int n;
 } rows_run;
@@ -46,7 +23,7 @@ static void rows_item(void *arg, int item) {
     for (int i = item * ROWS; i < LM_MIN(item * ROWS + ROWS, r->n); i++) r->step(r->p, i, r->arg);
 }
 
-static void run_rows(const pass *p, void (*step)(const pass *p, int row, const void *arg), const void *arg, int n, lm_stop stop, lm_err *err) {
+void lm_grad_rows(const lm_grad_pass *p, void (*step)(const lm_grad_pass *p, int row, const void *arg), const void *arg, int n, lm_stop stop, lm_err *err) {
     lm_pool_run(rows_item, &(rows_run){ p, step, arg, n }, (n + ROWS - 1) / ROWS, stop, err);
 }
 
@@ -64,7 +41,7 @@ static void add_columns(const lm_trainer *t, const float *d, size_t stride, int 
 }
 
 static void bias_gradient(const lm_trainer *t, const lm_weight *bias, const float *d, size_t stride, lm_stop stop, lm_err *err) {
-    add_columns(t, d, stride, t->n, bias->cols, grad(bias), stop, err);
+    add_columns(t, d, stride, t->n, bias->cols, lm_weight_grad(bias), stop, err);
 }
 
 /*----------------------------------------------------------------------
@@ -84,7 +61,7 @@ static void check_scale(lm_trainer *t, float scale) {
 }
 
 static void norm(lm_trainer *t, const float *x, const lm_weight *weight, const lm_weight *bias, float *out, float *stat) {
-    t->kern->norm(x, value(weight), bias ? value(bias) : NULL, t->h.norm == LM_NORM_LAYER, t->h.norm_eps, weight->cols, out, stat);
+    t->kern->norm(x, lm_weight_value(weight), bias ? lm_weight_value(bias) : NULL, t->h.norm == LM_NORM_LAYER, t->h.norm_eps, weight->cols, out, stat);
     check_scale(t, stat[1]);
 }
 
@@ -93,25 +70,25 @@ static void norm_back_item(void *arg, int item) {
     const norm_run *s = r->arg;
     lm_trainer *t = r->p->t;
     size_t n = (size_t)s->weight->cols;
-    float *d_weight = grad(s->weight) ? t->partial + (size_t)item * 2 * n : NULL, *d_bias = s->bias && grad(s->bias) ? d_weight + n : NULL;
+    float *d_weight = lm_weight_grad(s->weight) ? t->partial + (size_t)item * 2 * n : NULL, *d_bias = s->bias && lm_weight_grad(s->bias) ? d_weight + n : NULL;
     if (d_weight) memset(d_weight, 0, 2 * n * sizeof(float));
     for (int i = item * ROWS; i < LM_MIN(item * ROWS + ROWS, r->n); i++) {
         for (int v = 0; v < s->vectors; v++) {
             size_t at = (size_t)v * n, row = (size_t)i;
-            t->kern->norm_backward(s->x + row * s->x_stride + at, value(s->weight), s->stat + 2 * (row * (size_t)s->n_stats + (size_t)(s->first_stat + v)),
+            t->kern->norm_backward(s->x + row * s->x_stride + at, lm_weight_value(s->weight), s->stat + 2 * (row * (size_t)s->n_stats + (size_t)(s->first_stat + v)),
                                    t->h.norm == LM_NORM_LAYER, s->dy + row * s->dy_stride + at, (int)n,
                                    s->dx + row * s->dx_stride + at, s->add, d_weight, d_bias);
         }
     }
 }
 
-static void norm_backward(const pass *p, norm_run s, lm_stop stop, lm_err *err) {
+static void norm_backward(const lm_grad_pass *p, norm_run s, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     int items = (t->n + ROWS - 1) / ROWS, n = s.weight->cols;
     lm_pool_run(norm_back_item, &(rows_run){ .p = p, .arg = &s, .n = t->n }, items, stop, err);
-    if (!grad(s.weight)) return;
-    add_columns(t, t->partial, 2 * (size_t)n, items, n, grad(s.weight), stop, err);
-    if (s.bias) add_columns(t, t->partial + n, 2 * (size_t)n, items, n, grad(s.bias), stop, err);
+    if (!lm_weight_grad(s.weight)) return;
+    add_columns(t, t->partial, 2 * (size_t)n, items, n, lm_weight_grad(s.weight), stop, err);
+    if (s.bias) add_columns(t, t->partial + n, 2 * (size_t)n, items, n, lm_weight_grad(s.bias), stop, err);
 }
 
 /* A norm of whole rows of the stream. */
@@ -135,31 +112,26 @@ static side of_three(const lm_weight *a, const lm_weight *b, const lm_weight *c)
     return s;
 }
 
-static lm_stack stack_of(const lm_param *p, int first, int n) {
-    size_t cols = (size_t)p->info.ne[0], row_bytes = (size_t)(p->info.n_bytes / p->info.ne[1]);
-    if (p->data[LM_TRAIN_VALUE]) return (lm_stack){ p->data[LM_TRAIN_VALUE] + (size_t)first * cols, NULL, n, cols };
-    return (lm_stack){ p->raw + (size_t)first * row_bytes, lm_dtype_find(p->info.dtype), n, row_bytes };
-}
-
 static int stack_side(const side *s, lm_stack *out) {
     int rows = 0;
     for (int i = 0; i < s->n; i++) {
-        out[i] = stack_of(s->w[i]->p, 0, s->w[i]->rows);
+        out[i] = lm_weight_stack(s->w[i], 0, s->w[i]->rows);
         rows += s->w[i]->rows;
     }
     return rows;
 }
 
-static lm_stack stack_floats(const float *x, int n, size_t stride) { return (lm_stack){ x, NULL, n, stride }; }
-
-static void scale_row(const pass *p, int row, const void *arg) {
+static void scale_row(const lm_grad_pass *p, int row, const void *arg) {
     const struct { float *x; int n; } *s = arg;
     float by = (float)(p->t->o.lora_alpha / p->t->o.lora_rank);
     for (int i = 0; i < s->n; i++) s->x[(size_t)row * (size_t)s->n + (size_t)i] *= by;
 }
 
+/* Those of an adapter's B: where a tensor is several weights it stands at the first, and is of them all. */
+static int up_rows(const lm_weight *w) { return (int)w->up->info.ne[1]; }
+
 /* out (n, rows) = x . W, and what W's adapter adds to it. */
-static void forward(const pass *p, side s, const float *x, float *out, lm_stop stop, lm_err *err) {
+static void forward(const lm_grad_pass *p, side s, const float *x, float *out, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     int cols = s.w[0]->cols, n = t->n, rank = t->o.lora_rank, at = 0;
     lm_product product = { .m = n, .k = cols, .a = x, .ar = (size_t)cols, .ak = 1, .b_turned = 1, .c = out };
@@ -170,24 +142,18 @@ static void forward(const pass *p, side s, const float *x, float *out, lm_stop s
         const lm_weight *w = s.w[i];
         if (!w->down) continue;
         struct { float *x; int n; } mid = { p->a->mids + w->mid * (size_t)t->max_rows, rank };
-        lm_product down = { .m = n, .n = rank, .k = cols, .a = x, .ar = (size_t)cols, .ak = 1, .b = { stack_of(w->down, 0, rank) },
+        lm_product down = { .m = n, .n = rank, .k = cols, .a = x, .ar = (size_t)cols, .ak = 1, .b = { lm_param_stack(w->down, 0, rank) },
                             .b_turned = 1, .c = mid.x, .stride = (size_t)rank };
-        lm_product up = { .m = n, .n = w->rows, .k = rank, .a = mid.x, .ar = (size_t)rank, .ak = 1, .b = { stack_of(w->up, 0, w->rows) },
+        lm_product up = { .m = n, .n = up_rows(w), .k = rank, .a = mid.x, .ar = (size_t)rank, .ak = 1, .b = { lm_param_stack(w->up, 0, up_rows(w)) },
                           .b_turned = 1, .c = out + at, .stride = product.stride, .add = 1 };
         lm_products_run(&down, 1, t->packed, stop, err);
-        run_rows(p, scale_row, &mid, n, stop, err);
+        lm_grad_rows(p, scale_row, &mid, n, stop, err);
         lm_products_run(&up, 1, t->packed, stop, err);
     }
 }
 
-/* The gradient of a matrix (rows, cols), with d (n, rows) of its output and x (n, cols) its input. */
-static lm_product outer(float *c, int rows, int cols, const float *d, size_t stride, const float *x, int n) {
-    return (lm_product){ .m = rows, .n = cols, .k = n, .a = d, .ar = 1, .ak = stride, .b = { stack_floats(x, n, (size_t)cols) }, .c = c,
-                         .stride = (size_t)cols, .add = 1 };
-}
-
 /* Given d of out: the weights' gradients, and dx (n, cols) of x. */
-static void backward(const pass *p, side s, const float *x, const float *d, float *dx, lm_stop stop, lm_err *err) {
+static void backward(const lm_grad_pass *p, side s, const float *x, const float *d, float *dx, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     lm_product products[STACK + 1];
     int cols = s.w[0]->cols, n = t->n, rank = t->o.lora_rank, count = 0, at = 0;
@@ -195,8 +161,8 @@ static void backward(const pass *p, side s, const float *x, const float *d, floa
     input.k = stack_side(&s, input.b);
     input.ar = (size_t)input.k;
     for (int i = 0; i < s.n; at += s.w[i++]->rows) {
-        if (!grad(s.w[i])) continue;
-        products[count] = outer(grad(s.w[i]), s.w[i]->rows, cols, d + at, input.ar, x, n);
+        if (!lm_weight_grad(s.w[i])) continue;
+        products[count] = lm_grad_outer(lm_weight_grad(s.w[i]), s.w[i]->rows, cols, d + at, input.ar, x, n);
         products[count].same_b = count > 0;
         count++;
     }
@@ -208,14 +174,14 @@ static void backward(const pass *p, side s, const float *x, const float *d, floa
         if (!w->down) continue;
         const float *mid = p->a->mids + w->mid * (size_t)t->max_rows;
         struct { float *x; int n; } d_mid = { t->d_mid, rank };
-        lm_product first[] = { outer(w->up->data[LM_TRAIN_GRAD], w->rows, rank, d + at, input.ar, mid, n),
-            { .m = n, .n = rank, .k = w->rows, .a = d + at, .ar = input.ar, .ak = 1, .b = { stack_of(w->up, 0, w->rows) }, .c = d_mid.x,
+        lm_product first[] = { lm_grad_outer(w->up->data[LM_TRAIN_GRAD], up_rows(w), rank, d + at, input.ar, mid, n),
+            { .m = n, .n = rank, .k = up_rows(w), .a = d + at, .ar = input.ar, .ak = 1, .b = { lm_param_stack(w->up, 0, up_rows(w)) }, .c = d_mid.x,
               .stride = (size_t)rank } };
-        lm_product then[] = { outer(w->down->data[LM_TRAIN_GRAD], rank, cols, d_mid.x, (size_t)rank, x, n),
-            { .m = n, .n = cols, .k = rank, .a = d_mid.x, .ar = (size_t)rank, .ak = 1, .b = { stack_of(w->down, 0, rank) }, .c = dx,
+        lm_product then[] = { lm_grad_outer(w->down->data[LM_TRAIN_GRAD], rank, cols, d_mid.x, (size_t)rank, x, n),
+            { .m = n, .n = cols, .k = rank, .a = d_mid.x, .ar = (size_t)rank, .ak = 1, .b = { lm_param_stack(w->down, 0, rank) }, .c = dx,
               .stride = (size_t)cols, .add = 1 } };
         lm_products_run(first, 2, t->packed, stop, err);
-        run_rows(p, scale_row, &d_mid, n, stop, err);
+        lm_grad_rows(p, scale_row, &d_mid, n, stop, err);
         lm_products_run(then, 2, t->packed, stop, err);
     }
 }
@@ -239,7 +205,7 @@ static void add_table_row(const lm_trainer *t, const lm_weight *table, int row, 
     float buffer[256];
     for (size_t at = 0; at < n; at += LM_COUNT(buffer)) {
         int count = (int)LM_MIN(n - at, (size_t)LM_COUNT(buffer));
-        lm_stack s = stack_of(table->p, row, 1);
+        lm_stack s = lm_weight_stack(table, (size_t)row, 1);
         const float *from = (const float *)s.rows + at;
         if (s.dtype) {
             s.dtype->decode((const uint8_t *)s.rows + at / (size_t)s.dtype->block * (size_t)s.dtype->bytes, buffer, count);
@@ -249,17 +215,19 @@ static void add_table_row(const lm_trainer *t, const lm_weight *table, int row, 
     }
 }
 
-static void embed_row(const pass *p, int row, const void *arg) {
+static void embed_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     (void)arg;
     size_t n = (size_t)t->h.n_embd, at = (size_t)row * n;
-    float *x = t->acts[0].x + at;
+    const lm_weight *weight = &t->top[LM_EMBD_NORM];
+    float *to = t->acts[0].x + at, *x = weight->p ? t->embd + at : to;
     memset(x, 0, n * sizeof *x);
     add_table_row(t, &t->top[LM_TOKEN_EMBD], t->ids[row], x);
     for (size_t i = 0; t->h.embd_scale != 1.0f && i < n; i++) x[i] *= t->h.embd_scale;
     add_table_row(t, &t->top[LM_POS_EMBD], t->pos[row], x);
     add_table_row(t, &t->top[LM_TYPE_EMBD], 0, x);
-    dropout(t, row, 0, x);
+    if (weight->p) norm(t, x, weight, &t->top[LM_EMBD_NORM_BIAS], to, t->embd_stat + 2 * (size_t)row);
+    dropout(t, row, 0, to);
 }
 
 typedef struct {
@@ -271,14 +239,14 @@ typedef struct {
     int site;
 } half_end;
 
-static half_end attn_end(const pass *p) {
+static half_end attn_end(const lm_grad_pass *p) {
     const lm_weight *w = p->w;
     const lm_acts *a = p->a;
     return (half_end){ &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM], &w[LM_ATTN_OUT_NORM], &w[LM_ATTN_OUT_NORM_BIAS], a->x, a->attn, a->attn_stat,
                        a->mid_sum, a->mid_stat, a->mid, 2 * p->layer + 1 };
 }
 
-static half_end ffn_end(const pass *p) {
+static half_end ffn_end(const lm_grad_pass *p) {
     const lm_weight *w = p->w;
     const lm_acts *a = p->a;
     float *to = p->layer + 1 < p->t->h.n_layers ? p->t->acts[p->layer + 1].x : p->t->stream;
@@ -287,11 +255,11 @@ static half_end ffn_end(const pass *p) {
 }
 
 /* to = in + delta, which may have a bias, be normed and have parts dropped; then that may be normed. */
-static void end_half(const pass *p, int row, const half_end *e) {
+static void end_half(const lm_grad_pass *p, int row, const half_end *e) {
     lm_trainer *t = p->t;
     size_t n = (size_t)t->h.n_embd, at = (size_t)row * n;
     float *delta = e->delta + at, *sum = (e->out->p ? e->sum : e->to) + at;
-    if (e->bias->p) t->kern->add(delta, value(e->bias), (int)n);
+    if (e->bias->p) t->kern->add(delta, lm_weight_value(e->bias), (int)n);
     if (e->post->p) norm(t, delta, e->post, NULL, t->delta + at, e->delta_stat + 2 * (size_t)row);
     if (e->post->p) delta = t->delta + at;
     dropout(t, row, e->site, delta);
@@ -300,7 +268,7 @@ static void end_half(const pass *p, int row, const half_end *e) {
     if (e->out->p) norm(t, sum, e->out, e->out_bias, e->to + at, e->sum_stat + 2 * (size_t)row);
 }
 
-static void drop_row(const pass *p, int row, const void *arg) {
+static void drop_row(const lm_grad_pass *p, int row, const void *arg) {
     size_t n = (size_t)p->t->h.n_embd, at = (size_t)row * n;
     memcpy(p->t->dd + at, p->t->dx + at, n * sizeof(float));
     dropout(p->t, row, *(const int *)arg, p->t->dd + at);
@@ -308,13 +276,13 @@ static void drop_row(const pass *p, int row, const void *arg) {
 
 /* dx of the stream after becomes dx of the stream before, but for what half the layer reads of it. Return the gradient of
 ** delta: dx itself where nothing stands between. */
-static const float *end_half_backward(const pass *p, const half_end *e, lm_stop stop, lm_err *err) {
+static const float *end_half_backward(const lm_grad_pass *p, const half_end *e, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     float *d = t->dx;
     if (e->out->p) norm_backward(p, whole(t, e->out, e->out_bias, e->sum, e->sum_stat, t->dx, t->dx, 0), stop, err);
     if (e->post->p || (t->is_training && t->o.dropout > 0)) {
         d = t->dd;
-        run_rows(p, drop_row, &e->site, t->n, stop, err);
+        lm_grad_rows(p, drop_row, &e->site, t->n, stop, err);
     }
     if (e->post->p) norm_backward(p, whole(t, e->post, NULL, e->delta, e->delta_stat, d, d, 0), stop, err);
     if (e->bias->p) bias_gradient(t, e->bias, d, (size_t)t->h.n_embd, stop, err);
@@ -322,172 +290,8 @@ static const float *end_half_backward(const pass *p, const half_end *e, lm_stop 
 }
 
 /*----------------------------------------------------------------------
-** Attention. */
-typedef struct { float *keys, *values, *keys_down, *p, *dp, *queries, *d; } slot;
-
-static size_t padded(size_t n) { return (n + 15) & ~(size_t)15; }
-
-/* The parts of a slot: keys and values for all a sequence's keys on the way forward, for a stretch of them on the way back. */
-static size_t carve_slot(const lm_hparams *h, int max_rows, uint8_t *at, slot *out) {
-    size_t n = padded((size_t)LM_MAX(LM_MIN(max_rows, h->n_ctx), KEYS)), dim = (size_t)h->head_dim, wide = padded(dim), used = 0;
-    size_t sizes[] = { dim * n, wide * n, wide * KEYS, QUERIES * (n + PAD), QUERIES * (KEYS + PAD), QUERIES * wide, QUERIES * wide };
-    float **parts[] = { &out->keys, &out->values, &out->keys_down, &out->p, &out->dp, &out->queries, &out->d };
-    for (int i = 0; i < LM_COUNT(sizes); i++) {
-        if (at) *parts[i] = (float *)(at + used);
-        used += padded(sizes[i]) * sizeof(float);
-    }
-    return used;
-}
-
-size_t lm_grad_slot_bytes(const lm_hparams *h, int max_rows) {
-    slot s;
-    return carve_slot(h, max_rows, NULL, &s);
-}
-
-/* An item takes one of the slots, of which there are as many as threads: one is soon free if none is. */
-static int take_slot(lm_trainer *t, slot *out) {
-    for (;;) {
-        uint64_t taken = t->slots_taken;
-        for (int i = 0; i < t->n_slots; i++) {
-            if (taken >> i & 1 || !atomic_compare_exchange_strong(&t->slots_taken, &taken, taken | (uint64_t)1 << i)) continue;
-            carve_slot(&t->h, t->max_rows, t->slots + (size_t)i * t->slot_bytes, out);
-            return i;
-        }
-    }
-}
-
-static void give_slot(lm_trainer *t, int i) { atomic_fetch_and(&t->slots_taken, ~((uint64_t)1 << i)); }
-
-static float attn_scale(const lm_hparams *h) { return h->attn_scale > 0 ? h->attn_scale : 1.0f / sqrtf((float)h->head_dim); }
-static int window_of(const pass *p) { return lm_hparams_is_local(&p->t->h, p->layer) ? p->t->h.n_window : 1 << 30; }
-
-/* Queries q0..q1-1 of a sequence of n by its keys k0..k1-1: each query sees [first, end), and what is beyond may hold anything. */
-typedef struct { int q0, q1, k0, k1, n, window, causal; } region;
-
-static int first_key(const region *g, int q) { return g->causal ? LM_MIN(LM_MAX(q + 1 - g->window, g->k0), g->k1) : g->k0; }
-static int end_key(const region *g, int q) { return g->causal ? LM_MAX(LM_MIN(q + 1, g->k1), g->k0) : g->k1; }
-
-/* Scores of the region; columns count from g->k0, which is `from` rows into the packed keys of depth head_dim. */
-static void scores(const lm_trainer *t, const region *g, const float *q, size_t stride, const float *keys, int n_keys, int from, float *out,
-                   size_t out_stride) {
-    int dim = t->h.head_dim;
-    for (int key = from; key < from + g->k1 - g->k0; key += LM_PANEL) {
-        int cols = LM_MIN(n_keys - key, LM_PANEL);
-        t->kern->tile(q, stride, 1, keys + (size_t)key * (size_t)dim, dim, out + (key - from), out_stride, g->q1 - g->q0, cols, 0);
-    }
-}
-
-static void clear_unseen(const region *g, int q, float *row) {
-    int first = first_key(g, q), end = LM_MAX(end_key(g, q), first);
-    memset(row, 0, (size_t)(first - g->k0) * sizeof *row);
-    memset(row + (end - g->k0), 0, (size_t)(g->k1 - end) * sizeof *row);
-}
-
-static int sequence_of(const lm_trainer *t, int item) {
-    int low = 0, high = t->n_seqs;
-    while (high - low > 1) {
-        int middle = (low + high) / 2;
-        if (t->seqs[middle].first_item <= item) low = middle;
-        else high = middle;
-    }
-    return low;
-}
-
-/* Item: a sequence's chunk of queries, one head. */
-static void attend_item(void *arg, int item) {
-    const pass *p = arg;
-    lm_trainer *t = p->t;
-    const lm_hparams *h = &t->h;
-    const lm_span_rows *seq = &t->seqs[sequence_of(t, item)];
-    int part = item - seq->first_item, head = part % h->n_heads, first = part / h->n_heads * QUERY_CHUNK, dim = h->head_dim;
-    int last = LM_MIN(first + QUERY_CHUNK, seq->n), window = window_of(p), i;
-    int k0 = h->causal ? LM_MAX(first + 1 - window, 0) & ~(LM_PANEL - 1) : 0, k1 = h->causal ? last : seq->n;
-    size_t stride = width_qkv(h), out_stride = width_heads(h), row = (size_t)seq->first;
-    const float *q = p->a->qkv + row * stride + (size_t)(head * dim);
-    const float *k = p->a->qkv + row * stride + width_heads(h) + (size_t)(head / (h->n_heads / h->n_kv_heads) * dim), *v = k + width_kv(h);
-    slot s;
-    i = take_slot(t, &s);
-    lm_pack(t->kern, k + (size_t)k0 * stride, stride, dim, k1 - k0, 1, s.keys);
-    lm_pack(t->kern, v + (size_t)k0 * stride, stride, k1 - k0, dim, 0, s.values);
-    for (int q0 = first; q0 < last; q0 += QUERIES) {
-        region g = { .q0 = q0, .q1 = LM_MIN(q0 + QUERIES, last), .n = seq->n, .window = window, .causal = h->causal };
-        g.k0 = h->causal ? LM_MAX(LM_MAX(q0 + 1 - window, 0) & ~(LM_PANEL - 1), k0) : 0;
-        g.k1 = h->causal ? g.q1 : seq->n;
-        size_t wide = (size_t)(g.k1 - g.k0 + LM_PANEL - 1) / LM_PANEL * LM_PANEL + PAD;
-        scores(t, &g, q + (size_t)q0 * stride, stride, s.keys, k1 - k0, g.k0 - k0, s.p, wide);
-        for (int j = q0; j < g.q1; j++) {
-            float *x = s.p + (size_t)(j - q0) * wide;
-            int from = first_key(&g, j), end = end_key(&g, j);
-            p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head] = t->kern->softmax(x + (from - g.k0), end - from, attn_scale(h));
-            clear_unseen(&g, j, x);
-        }
-        lm_multiply(t->kern, s.p, wide, 1, s.values, k1 - k0, g.k0 - k0, g.k1 - g.k0, g.q1 - g.q0, dim,
-                    p->a->mixed + (row + (size_t)q0) * out_stride + (size_t)(head * dim), out_stride, 0);
-    }
-    give_slot(t, i);
-}
-
-/* A block of queries of one head on the way back, by the keys of a stretch. */
-static void attend_back(const pass *p, const slot *s, const lm_span_rows *seq, int head, region g, int k0, int n_keys) {
-    lm_trainer *t = p->t;
-    const lm_hparams *h = &t->h;
-    int dim = h->head_dim, key_head = head / (h->n_heads / h->n_kv_heads), n_q = g.q1 - g.q0, n_k = g.k1 - g.k0;
-    size_t stride = width_qkv(h), out_stride = width_heads(h), row = (size_t)(seq->first + g.q0), wide = KEYS + PAD;
-    const float *q = p->a->qkv + row * stride + (size_t)(head * dim);
-    const float *o = p->a->mixed + row * out_stride + (size_t)(head * dim), *d_o = t->d_wide2 + row * out_stride + (size_t)(head * dim);
-    float *dq = t->d_wide + row * stride + (size_t)(head * dim);
-    float *dk = t->d_wide + (size_t)(seq->first + g.k0) * stride + width_heads(h) + (size_t)(key_head * dim), *dv = dk + width_kv(h);
-    scores(t, &g, q, stride, s->keys, n_keys, g.k0 - k0, s->p, wide);
-    scores(t, &g, d_o, out_stride, s->values, n_keys, g.k0 - k0, s->dp, wide);
-    for (int j = 0; j < n_q; j++) {
-        int from = first_key(&g, g.q0 + j), n = end_key(&g, g.q0 + j) - from;
-        float *x = s->p + (size_t)j * wide, *dp = s->dp + (size_t)j * wide;
-        float whole = t->kern->dot(o + (size_t)j * out_stride, d_o + (size_t)j * out_stride, dim);
-        if (n > 0) {
-            t->kern->softmax_again(x + (from - g.k0), n, attn_scale(h), p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head]);
-            t->kern->softmax_backward(x + (from - g.k0), dp + (from - g.k0), n, whole, attn_scale(h));
-        }
-        clear_unseen(&g, g.q0 + j, x);
-        clear_unseen(&g, g.q0 + j, dp);
-    }
-    lm_pack(t->kern, d_o, out_stride, n_q, dim, 0, s->d);
-    lm_pack(t->kern, q, stride, n_q, dim, 0, s->queries);
-    lm_multiply(t->kern, s->p, 1, wide, s->d, n_q, 0, n_q, n_k, dim, dv, stride, 1);
-    lm_multiply(t->kern, s->dp, 1, wide, s->queries, n_q, 0, n_q, n_k, dim, dk, stride, 1);
-    lm_multiply(t->kern, s->dp, wide, 1, s->keys_down, n_keys, g.k0 - k0, n_k, n_q, dim, dq, stride, 1);
-}
-
-/* Item: a sequence and the heads that share a key head, by the current stretch of keys. */
-static void attend_back_item(void *arg, int item) {
-    const pass *p = arg;
-    lm_trainer *t = p->t;
-    const lm_hparams *h = &t->h;
-    const lm_span_rows *seq = &t->seqs[item / h->n_kv_heads];
-    int key_head = item % h->n_kv_heads, group = h->n_heads / h->n_kv_heads, dim = h->head_dim, window = window_of(p);
-    int k0 = p->key_block * KEYS, k1 = LM_MIN(k0 + KEYS, seq->n), i;
-    size_t stride = width_qkv(h);
-    if (k0 >= seq->n) return;
-    const float *k = p->a->qkv + (size_t)(seq->first + k0) * stride + width_heads(h) + (size_t)(key_head * dim), *v = k + width_kv(h);
-    slot s;
-    i = take_slot(t, &s);
-    lm_pack(t->kern, k, stride, dim, k1 - k0, 1, s.keys);
-    lm_pack(t->kern, v, stride, dim, k1 - k0, 1, s.values);
-    lm_pack(t->kern, k, stride, k1 - k0, dim, 0, s.keys_down);
-    int end = h->causal ? (int)LM_MIN((int64_t)seq->n, (int64_t)k1 - 1 + window) : seq->n;
-    for (int head = key_head * group; head < key_head * group + group; head++) {
-        for (int q0 = h->causal ? k0 : 0; q0 < end; q0 += QUERIES) {
-            region g = { .q0 = q0, .q1 = LM_MIN(q0 + QUERIES, seq->n), .n = seq->n, .window = window, .causal = h->causal };
-            g.k0 = h->causal ? LM_MAX(LM_MAX(q0 + 1 - window, 0) & ~(LM_PANEL - 1), k0) : k0;
-            g.k1 = h->causal ? LM_MIN(g.q1, k1) : k1;
-            attend_back(p, &s, seq, head, g, k0, k1 - k0);
-        }
-    }
-    give_slot(t, i);
-}
-
-/*----------------------------------------------------------------------
 ** Other steps of a layer, by row. */
-static void turn_row(const pass *p, int row, float *qkv, float sign) {
+static void turn_row(const lm_grad_pass *p, int row, float *qkv, float sign) {
     const lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
     int local = lm_hparams_is_local(h, p->layer) && t->cosine[1];
@@ -501,15 +305,15 @@ static void norm_heads(lm_trainer *t, const float *raw, const lm_weight *weight,
     for (size_t i = 0, dim = (size_t)t->h.head_dim; i < (size_t)n; i++) norm(t, raw + i * dim, weight, NULL, out + i * dim, stat + 2 * i);
 }
 
-static void qkv_row(const pass *p, int row, const void *arg) {
+static void qkv_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
-    size_t heads = width_heads(h), kv = width_kv(h), n_vectors = (size_t)(h->n_heads + h->n_kv_heads);
-    float *q = p->a->qkv + (size_t)row * width_qkv(h), *k = q + heads;
+    size_t heads = lm_width_heads(h), kv = lm_width_kv(h), n_vectors = (size_t)(h->n_heads + h->n_kv_heads);
+    float *q = p->a->qkv + (size_t)row * lm_width_qkv(h), *k = q + heads;
     (void)arg;
-    if (p->w[LM_Q_BIAS].p) t->kern->add(q, value(&p->w[LM_Q_BIAS]), (int)heads);
-    if (p->w[LM_K_BIAS].p) t->kern->add(k, value(&p->w[LM_K_BIAS]), (int)kv);
-    if (p->w[LM_V_BIAS].p) t->kern->add(k + kv, value(&p->w[LM_V_BIAS]), (int)kv);
+    if (p->w[LM_Q_BIAS].p) t->kern->add(q, lm_weight_value(&p->w[LM_Q_BIAS]), (int)heads);
+    if (p->w[LM_K_BIAS].p) t->kern->add(k, lm_weight_value(&p->w[LM_K_BIAS]), (int)kv);
+    if (p->w[LM_V_BIAS].p) t->kern->add(k + kv, lm_weight_value(&p->w[LM_V_BIAS]), (int)kv);
     if (p->w[LM_Q_NORM].p) {
         float *raw = p->a->raw_qk + (size_t)row * (heads + kv), *stat = p->a->qk_stat + 2 * (size_t)row * n_vectors;
         memcpy(raw, q, (heads + kv) * sizeof *raw);
@@ -519,35 +323,35 @@ static void qkv_row(const pass *p, int row, const void *arg) {
     turn_row(p, row, q, 1);
 }
 
-static void turn_back_row(const pass *p, int row, const void *arg) {
+static void turn_back_row(const lm_grad_pass *p, int row, const void *arg) {
     (void)arg;
-    turn_row(p, row, p->t->d_wide + (size_t)row * width_qkv(&p->t->h), -1);
+    turn_row(p, row, p->t->d_wide + (size_t)row * lm_width_qkv(&p->t->h), -1);
 }
 
-static void attn_begin_row(const pass *p, int row, const void *arg) {
+static void attn_begin_row(const lm_grad_pass *p, int row, const void *arg) {
     size_t at = (size_t)row * (size_t)p->t->h.n_embd;
     (void)arg;
-    norm(p->t, p->a->x + at, &p->w[LM_ATTN_NORM], NULL, p->a->h + at, p->a->stat + 2 * (size_t)row);
+    norm(p->t, p->a->x + at, &p->w[LM_ATTN_NORM], &p->w[LM_ATTN_NORM_BIAS], p->a->h + at, p->a->stat + 2 * (size_t)row);
 }
 
-static void attn_end_row(const pass *p, int row, const void *arg) {
+static void attn_end_row(const lm_grad_pass *p, int row, const void *arg) {
     size_t at = (size_t)row * (size_t)p->t->h.n_embd;
     end_half(p, row, arg);
-    if (p->w[LM_FFN_NORM].p) norm(p->t, p->a->mid + at, &p->w[LM_FFN_NORM], NULL, p->a->h2 + at, p->a->stat2 + 2 * (size_t)row);
+    if (p->w[LM_FFN_NORM].p) norm(p->t, p->a->mid + at, &p->w[LM_FFN_NORM], &p->w[LM_FFN_NORM_BIAS], p->a->h2 + at, p->a->stat2 + 2 * (size_t)row);
 }
 
-static void ffn_end_row(const pass *p, int row, const void *arg) { end_half(p, row, arg); }
+static void ffn_end_row(const lm_grad_pass *p, int row, const void *arg) { end_half(p, row, arg); }
 
-static void act_row(const pass *p, int row, const void *arg) {
+static void act_row(const lm_grad_pass *p, int row, const void *arg) {
     const lm_hparams *h = &p->t->h;
     size_t n = (size_t)h->n_ff, has_gate = p->w[LM_GATE].p != NULL;
     float *gate = p->a->gu + (size_t)row * n * (1 + has_gate);
     (void)arg;
-    if (p->w[LM_UP_BIAS].p) p->t->kern->add(gate + n * has_gate, value(&p->w[LM_UP_BIAS]), (int)n);
+    if (p->w[LM_UP_BIAS].p) p->t->kern->add(gate + n * has_gate, lm_weight_value(&p->w[LM_UP_BIAS]), (int)n);
     p->t->kern->act(gate, has_gate ? gate + n : NULL, (int)n, p->a->act + (size_t)row * n, h->act);
 }
 
-static void act_back_row(const pass *p, int row, const void *arg) {
+static void act_back_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     size_t n = (size_t)t->h.n_ff, has_gate = p->w[LM_GATE].p != NULL, at = (size_t)row * n * (1 + has_gate);
     (void)arg;
@@ -557,47 +361,36 @@ static void act_back_row(const pass *p, int row, const void *arg) {
 
 /*----------------------------------------------------------------------
 ** The story. */
-static pass pass_of(lm_trainer *t, int layer) { return (pass){ t, layer, t->layer[layer], &t->acts[layer], 0 }; }
+static lm_grad_pass pass_of(lm_trainer *t, int layer) { return (lm_grad_pass){ t, layer, t->layer[layer], &t->acts[layer], 0 }; }
 
-static side qkv_of(const pass *p) { return of_three(&p->w[LM_Q], &p->w[LM_K], &p->w[LM_V]); }
-static side up_of(const pass *p) { return of_three(&p->w[LM_GATE], &p->w[LM_UP], NULL); }
+static side qkv_of(const lm_grad_pass *p) { return of_three(&p->w[LM_Q], &p->w[LM_K], &p->w[LM_V]); }
+static side up_of(const lm_grad_pass *p) { return of_three(&p->w[LM_GATE], &p->w[LM_UP], NULL); }
 
 static void layer_forward(lm_trainer *t, int layer, lm_stop stop, lm_err *err) {
-    pass p = pass_of(t, layer);
+    lm_grad_pass p = pass_of(t, layer);
     half_end middle = attn_end(&p), end = ffn_end(&p);
-    int items = 0;
-    if (p.w[LM_ATTN_NORM].p) run_rows(&p, attn_begin_row, NULL, t->n, stop, err);
+    if (p.w[LM_ATTN_NORM].p) lm_grad_rows(&p, attn_begin_row, NULL, t->n, stop, err);
     forward(&p, qkv_of(&p), p.a->h, p.a->qkv, stop, err);
-    run_rows(&p, qkv_row, NULL, t->n, stop, err);
-    for (int i = 0; i < t->n_seqs; i++) {
-        t->seqs[i].first_item = items;
-        items += (t->seqs[i].n + QUERY_CHUNK - 1) / QUERY_CHUNK * t->h.n_heads;
-    }
-    lm_pool_run(attend_item, &p, items, stop, err);
+    lm_grad_rows(&p, qkv_row, NULL, t->n, stop, err);
+    lm_attend_forward(&p, stop, err);
     forward(&p, of_three(&p.w[LM_O], NULL, NULL), p.a->mixed, p.a->attn, stop, err);
-    run_rows(&p, attn_end_row, &middle, t->n, stop, err);
-    forward(&p, up_of(&p), p.a->h2, p.a->gu, stop, err);
-    run_rows(&p, act_row, NULL, t->n, stop, err);
-    forward(&p, of_three(&p.w[LM_DOWN], NULL, NULL), p.a->act, p.a->ffn, stop, err);
-    run_rows(&p, ffn_end_row, &end, t->n, stop, err);
+    lm_grad_rows(&p, attn_end_row, &middle, t->n, stop, err);
+    if (p.w[LM_ROUTER].p) {
+        lm_experts_forward(&p, stop, err);
+    } else {
+        forward(&p, up_of(&p), p.a->h2, p.a->gu, stop, err);
+        lm_grad_rows(&p, act_row, NULL, t->n, stop, err);
+        forward(&p, of_three(&p.w[LM_DOWN], NULL, NULL), p.a->act, p.a->ffn, stop, err);
+    }
+    lm_grad_rows(&p, ffn_end_row, &end, t->n, stop, err);
     if (t->is_bad) lm_err_set(err, LM_ERROR, "layer %d: activations not finite", layer);
 }
 
-static void attend_backward(pass *p, lm_stop stop, lm_err *err) {
-    lm_trainer *t = p->t;
-    int longest = 0;
-    for (int i = 0; i < t->n_seqs; i++) longest = LM_MAX(longest, t->seqs[i].n);
-    memset(t->d_wide, 0, (size_t)t->n * width_qkv(&t->h) * sizeof(float));
-    for (; p->key_block * KEYS < longest; p->key_block++) {
-        lm_pool_run(attend_back_item, p, t->n_seqs * t->h.n_kv_heads, stop, err);
-    }
-}
-
 /* The norms of queries and keys, on the way back in place. */
-static void qk_norms_backward(const pass *p, lm_stop stop, lm_err *err) {
+static void qk_norms_backward(const lm_grad_pass *p, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
-    size_t heads = width_heads(h), both = heads + width_kv(h), stride = width_qkv(h);
+    size_t heads = lm_width_heads(h), both = heads + lm_width_kv(h), stride = lm_width_qkv(h);
     for (int is_key = 0; is_key < 2; is_key++) {
         size_t at = is_key ? heads : 0;
         norm_backward(p, (norm_run){ &p->w[is_key ? LM_K_NORM : LM_Q_NORM], NULL, p->a->raw_qk + at, both,
@@ -606,70 +399,77 @@ static void qk_norms_backward(const pass *p, lm_stop stop, lm_err *err) {
     }
 }
 
-static void add_row(const pass *p, int row, const void *arg) {
+static void add_row(const lm_grad_pass *p, int row, const void *arg) {
     size_t n = (size_t)p->t->h.n_embd, at = (size_t)row * n;
     (void)arg;
     p->t->kern->add(p->t->dx + at, p->t->dh + at, (int)n);
 }
 
 /* What half a layer read of the stream, normed or as it was, gives back to dx. */
-static void begin_half_backward(const pass *p, const lm_weight *weight, const float *x, const float *stat, lm_stop stop, lm_err *err) {
+static void begin_half_backward(const lm_grad_pass *p, const lm_weight *weight, const lm_weight *bias, const float *x, const float *stat, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
-    if (weight->p) norm_backward(p, whole(t, weight, NULL, x, stat, t->dh, t->dx, 1), stop, err);
-    else run_rows(p, add_row, NULL, t->n, stop, err);
+    if (weight->p) norm_backward(p, whole(t, weight, bias, x, stat, t->dh, t->dx, 1), stop, err);
+    else lm_grad_rows(p, add_row, NULL, t->n, stop, err);
+}
+
+static void ffn_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm_err *err) {
+    lm_trainer *t = p->t;
+    size_t n = (size_t)t->h.n_ff, wide = n * (p->w[LM_GATE].p ? 2 : 1);
+    backward(p, of_three(&p->w[LM_DOWN], NULL, NULL), p->a->act, d, t->d_wide2, stop, err);
+    lm_grad_rows(p, act_back_row, NULL, t->n, stop, err);
+    if (p->w[LM_UP_BIAS].p) bias_gradient(t, &p->w[LM_UP_BIAS], t->d_wide + wide - n, wide, stop, err);
+    backward(p, up_of(p), p->a->h2, t->d_wide, t->dh, stop, err);
 }
 
 static void layer_backward(lm_trainer *t, int layer, lm_stop stop, lm_err *err) {
-    pass p = pass_of(t, layer);
+    lm_grad_pass p = pass_of(t, layer);
     half_end middle = attn_end(&p), end = ffn_end(&p);
     const lm_hparams *h = &t->h;
-    size_t wide = (size_t)h->n_ff * (p.w[LM_GATE].p ? 2 : 1), stride = width_qkv(h), heads = width_heads(h), kv = width_kv(h);
+    size_t stride = lm_width_qkv(h), heads = lm_width_heads(h), kv = lm_width_kv(h);
     const float *d = end_half_backward(&p, &end, stop, err);
-    backward(&p, of_three(&p.w[LM_DOWN], NULL, NULL), p.a->act, d, t->d_wide2, stop, err);
-    run_rows(&p, act_back_row, NULL, t->n, stop, err);
-    if (p.w[LM_UP_BIAS].p) bias_gradient(t, &p.w[LM_UP_BIAS], t->d_wide + wide - (size_t)h->n_ff, wide, stop, err);
-    backward(&p, up_of(&p), p.a->h2, t->d_wide, t->dh, stop, err);
-    begin_half_backward(&p, &p.w[LM_FFN_NORM], p.a->mid, p.a->stat2, stop, err);
+    if (p.w[LM_ROUTER].p) lm_experts_backward(&p, d, stop, err);
+    else ffn_backward(&p, d, stop, err);
+    begin_half_backward(&p, &p.w[LM_FFN_NORM], &p.w[LM_FFN_NORM_BIAS], p.a->mid, p.a->stat2, stop, err);
 
     d = end_half_backward(&p, &middle, stop, err);
     backward(&p, of_three(&p.w[LM_O], NULL, NULL), p.a->mixed, d, t->d_wide2, stop, err);
-    attend_backward(&p, stop, err);
-    run_rows(&p, turn_back_row, NULL, t->n, stop, err);
+    lm_attend_backward(&p, stop, err);
+    lm_grad_rows(&p, turn_back_row, NULL, t->n, stop, err);
     if (p.w[LM_Q_NORM].p) qk_norms_backward(&p, stop, err);
     if (p.w[LM_Q_BIAS].p) bias_gradient(t, &p.w[LM_Q_BIAS], t->d_wide, stride, stop, err);
     if (p.w[LM_K_BIAS].p) bias_gradient(t, &p.w[LM_K_BIAS], t->d_wide + heads, stride, stop, err);
     if (p.w[LM_V_BIAS].p) bias_gradient(t, &p.w[LM_V_BIAS], t->d_wide + heads + kv, stride, stop, err);
     backward(&p, qkv_of(&p), p.a->h, t->d_wide, t->dh, stop, err);
-    begin_half_backward(&p, &p.w[LM_ATTN_NORM], p.a->x, p.a->stat, stop, err);
+    begin_half_backward(&p, &p.w[LM_ATTN_NORM], &p.w[LM_ATTN_NORM_BIAS], p.a->x, p.a->stat, stop, err);
 }
 
-static void final_row(const pass *p, int row, const void *arg) {
+static void final_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     size_t at = (size_t)row * (size_t)t->h.n_embd;
     (void)arg;
-    norm(t, t->stream + at, &t->top[LM_OUTPUT_NORM], NULL, t->final + at, t->final_stat + 2 * (size_t)row);
+    norm(t, t->stream + at, &t->top[LM_OUTPUT_NORM], &t->top[LM_OUTPUT_NORM_BIAS], t->final + at, t->final_stat + 2 * (size_t)row);
 }
 
 void lm_grad_forward(lm_trainer *t, lm_stop stop, lm_err *err) {
-    pass p = { .t = t };
+    lm_grad_pass p = { .t = t };
     t->is_bad = 0;
-    run_rows(&p, embed_row, NULL, t->n, stop, err);
+    lm_grad_rows(&p, embed_row, NULL, t->n, stop, err);
     for (int layer = 0; layer < t->h.n_layers && !err->code; layer++) layer_forward(t, layer, stop, err);
-    run_rows(&p, final_row, NULL, t->n, stop, err);
+    if (t->top[LM_OUTPUT_NORM].p) lm_grad_rows(&p, final_row, NULL, t->n, stop, err);
     if (t->is_bad) lm_err_set(err, LM_ERROR, "output: activations not finite");
 }
 
 /*----------------------------------------------------------------------
 ** The loss, over the rows that have targets: panel_rows of them at a time by blocks of the vocabulary, so that there are never
 ** logits of a whole batch. */
-static void gather_row(const pass *p, int i, const void *arg) {
+static void gather_row(const lm_grad_pass *p, int i, const void *arg) {
     lm_trainer *t = p->t;
     size_t n = (size_t)t->h.n_embd;
     (void)arg;
     memcpy(t->head + (size_t)i * n, t->final + (size_t)t->targets[i] * n, n * sizeof(float));
 }
 
-static void scatter_row(const pass *p, int i, const void *arg) {
+static void scatter_row(const lm_grad_pass *p, int i, const void *arg) {
     lm_trainer *t = p->t;
     size_t n = (size_t)t->h.n_embd;
     (void)arg;
@@ -686,14 +486,14 @@ static void loss_item(void *arg, int i) {
 }
 
 static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop stop, lm_err *err) {
-    const lm_param *w = t->top[LM_OUTPUT].p;
+    const lm_weight *w = &t->top[LM_OUTPUT];
     int dim = t->h.n_embd, vocab = t->h.n_vocab, step = t->vocab_block, keep = step >= vocab;
     const float *x = t->head + (size_t)first * (size_t)dim;
     float *packed[3] = { t->packed, t->packed + lm_packed_floats(dim, step), t->packed + lm_packed_floats(dim, step) + lm_packed_floats(step, dim) };
     struct { lm_trainer *t; int first; } r = { t, first };
     for (int v = 0; v < vocab; v += step) {
         int some = LM_MIN(step, vocab - v);
-        lm_product logits = { .m = n, .n = some, .k = dim, .a = x, .ar = (size_t)dim, .ak = 1, .b = { stack_of(w, v, some) }, .b_turned = 1,
+        lm_product logits = { .m = n, .n = some, .k = dim, .a = x, .ar = (size_t)dim, .ak = 1, .b = { lm_weight_stack(w, (size_t)v, some) }, .b_turned = 1,
                               .c = t->logits + v, .stride = (size_t)vocab, .packed_b = packed[0], .is_packed = keep && first };
         lm_products_run(&logits, 1, packed[2], stop, err);
     }
@@ -701,9 +501,9 @@ static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop st
     for (int v = 0; backward && v < vocab; v += step) {
         int some = LM_MIN(step, vocab - v), count = 0;
         lm_product products[2];
-        float *g = w->data[LM_TRAIN_GRAD];
-        if (g) products[count++] = outer(g + (size_t)v * (size_t)dim, some, dim, t->logits + v, (size_t)vocab, x, n);
-        products[count++] = (lm_product){ .m = n, .n = dim, .k = some, .a = t->logits + v, .ar = (size_t)vocab, .ak = 1, .b = { stack_of(w, v, some) },
+        float *g = lm_weight_grad(w);
+        if (g) products[count++] = lm_grad_outer(g + (size_t)v * (size_t)dim, some, dim, t->logits + v, (size_t)vocab, x, n);
+        products[count++] = (lm_product){ .m = n, .n = dim, .k = some, .a = t->logits + v, .ar = (size_t)vocab, .ak = 1, .b = { lm_weight_stack(w, (size_t)v, some) },
                                           .c = t->d_head + (size_t)first * (size_t)dim, .stride = (size_t)dim, .add = v > 0,
                                           .packed_b = packed[1], .is_packed = keep && first };
         lm_products_run(products, count, packed[2], stop, err);
@@ -711,13 +511,16 @@ static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop st
 }
 
 double lm_grad_loss(lm_trainer *t, int backward, lm_stop stop, lm_err *err) {
-    pass p = { .t = t };
+    lm_grad_pass p = { .t = t };
     double sum = 0;
-    run_rows(&p, gather_row, NULL, t->n_targets, stop, err);
+    lm_grad_rows(&p, gather_row, NULL, t->n_targets, stop, err);
     for (int first = 0; first < t->n_targets && !err->code; first += t->panel_rows) {
         panel_loss(t, first, LM_MIN(t->panel_rows, t->n_targets - first), backward, stop, err);
     }
     for (int i = 0; i < t->n_targets && !err->code; i++) sum += t->losses[i];
+    if (!backward || err->code) return sum;
+    memset(t->dh, 0, (size_t)t->n * (size_t)t->h.n_embd * sizeof(float));
+    lm_grad_rows(&p, scatter_row, NULL, t->n_targets, stop, err);
     return sum;
 }
 
@@ -738,24 +541,25 @@ static void scatter_item(void *arg, int item) {
 }
 
 static void scatter(lm_trainer *t, const lm_weight *table, const int32_t *rows, float by, lm_stop stop, lm_err *err) {
-    if (grad(table)) lm_pool_run(scatter_item, &(scatter_run){ t, rows, grad(table), by }, (t->h.n_embd + COLS - 1) / COLS, stop, err);
+    if (lm_weight_grad(table)) lm_pool_run(scatter_item, &(scatter_run){ t, rows, lm_weight_grad(table), by }, (t->h.n_embd + COLS - 1) / COLS, stop, err);
 }
 
-static void drop_embedding_row(const pass *p, int row, const void *arg) {
+static void drop_embedding_row(const lm_grad_pass *p, int row, const void *arg) {
     (void)arg;
     dropout(p->t, row, 0, p->t->dx + (size_t)row * (size_t)p->t->h.n_embd);
 }
 
 void lm_grad_backward(lm_trainer *t, lm_stop stop, lm_err *err) {
-    pass p = { .t = t };
-    memset(t->dh, 0, (size_t)t->n * (size_t)t->h.n_embd * sizeof(float));
-    run_rows(&p, scatter_row, NULL, t->n_targets, stop, err);
-    norm_backward(&p, whole(t, &t->top[LM_OUTPUT_NORM], NULL, t->stream, t->final_stat, t->dh, t->dx, 0), stop, err);
+    lm_grad_pass p = { .t = t };
+    const lm_weight *top = t->top;
+    if (top[LM_OUTPUT_NORM].p) norm_backward(&p, whole(t, &top[LM_OUTPUT_NORM], &top[LM_OUTPUT_NORM_BIAS], t->stream, t->final_stat, t->dh, t->dx, 0), stop, err);
+    else memcpy(t->dx, t->dh, (size_t)t->n * (size_t)t->h.n_embd * sizeof(float));
     for (int layer = t->h.n_layers - 1; layer >= 0 && !err->code; layer--) {
         if (t->o.recompute) layer_forward(t, layer, stop, err);
         layer_backward(t, layer, stop, err);
     }
-    if (t->o.dropout > 0 && t->is_training) run_rows(&p, drop_embedding_row, NULL, t->n, stop, err);
+    if (t->o.dropout > 0 && t->is_training) lm_grad_rows(&p, drop_embedding_row, NULL, t->n, stop, err);
+    if (top[LM_EMBD_NORM].p) norm_backward(&p, whole(t, &top[LM_EMBD_NORM], &top[LM_EMBD_NORM_BIAS], t->embd, t->embd_stat, t->dx, t->dx, 0), stop, err);
     scatter(t, &t->top[LM_TOKEN_EMBD], t->ids, t->h.embd_scale, stop, err);
     scatter(t, &t->top[LM_POS_EMBD], t->pos, 1, stop, err);
     scatter(t, &t->top[LM_TYPE_EMBD], NULL, 1, stop, err);

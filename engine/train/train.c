@@ -6,6 +6,8 @@
 
 enum { PANEL_BYTES = 32 << 20, PANEL_ROWS = 256, HEAD_FLOATS = 8 << 20, BATCH_TOKENS = 4096, RANK_MAX = 1024, ROWS_AN_ITEM = 32 };
 
+static const double TEMPERATURE = 0.05;     /* of pairs (Gao et al. 2021) */
+
 /*----------------------------------------------------------------------
 ** What there is to train. */
 
@@ -14,6 +16,7 @@ static void check_options(const lm_train_options *o, lm_err *err) {
         { "batch_tokens", o->batch_tokens, 0, 1 << 20 }, { "beta1", o->beta1, 0, 0.999999 }, { "beta2", o->beta2, 0, 0.99999999 },
         { "eps", o->eps, 1e-30, 1 }, { "weight_decay", o->weight_decay, 0, 1000 }, { "clip", o->clip, 0, 1e30 }, { "dropout", o->dropout, 0, 0.95 },
         { "lora rank", o->lora_rank, 0, RANK_MAX }, { "lora alpha", o->lora_alpha, 0, 1e6 },
+        { "balance", o->balance, 0, 1e6 }, { "temperature", o->temperature, 1e-4, 1e4 },
     };
     for (int i = 0; i < LM_COUNT(ranges); i++) {
         if (ranges[i].x >= ranges[i].min && ranges[i].x <= ranges[i].max) continue;
@@ -61,28 +64,55 @@ static int add_adapter(lm_trainer *t, const lm_param *base, const char *suffix, 
     return t->n_params++;
 }
 
+/* A tensor that is several weights gets one for them all, at the first. */
 static void add_adapters(lm_trainer *t, lm_weight *w, size_t *mid, lm_err *err) {
-    int rank = t->o.lora_rank, a = add_adapter(t, w->p, "lora_a", w->cols, rank, err), b = add_adapter(t, w->p, "lora_b", rank, w->rows, err);
+    int rank = t->o.lora_rank, a = add_adapter(t, w->p, "lora_a", w->cols, rank, err), b = add_adapter(t, w->p, "lora_b", rank, w->p->info.ne[1], err);
     w->down = &t->params[a];
     w->up = &t->params[b];
     w->mid = *mid;
     *mid += (size_t)rank;
 }
 
+/* Slots that a slot shares its tensor with, which stand side by side: how many before it and behind it. */
+static int same_before(const int *at, int s) {
+    int n = 0;
+    while (n < s && at[s - n - 1] == at[s]) n++;
+    return n;
+}
+
+static int same_behind(const int *at, int s, int n_slots) {
+    int n = 0;
+    while (s + n + 1 < n_slots && at[s + n + 1] == at[s]) n++;
+    return n;
+}
+
+/* Give a weight its part of its tensor; return which it is. */
+static int bind_part(lm_weight *w, const int *at, int s, int n_slots) {
+    int part = same_before(at, s), n_parts = part + 1 + same_behind(at, s, n_slots), is_vector = w->p->info.n_dims == 1;
+    w->cols = (int)w->p->info.ne[0] / (is_vector ? n_parts : 1);
+    w->rows = (int)w->p->info.ne[1] / (is_vector ? 1 : n_parts);
+    w->at = (size_t)part * (size_t)w->rows * (size_t)w->cols;
+    w->p->is_matrix = !is_vector;
+    return part;
+}
+
+/* The bits of a slot and of those that share its tensor from it on. */
+static unsigned targeted(const int *at, int s, int n_slots, int slot) { return ((2u << same_behind(at, s, n_slots)) - 1) << slot; }
+
 /* Bind tensors to slots and settle what is trained. Nothing large is allocated yet. */
 static void plan(lm_trainer *t, const lm_source *src, const lm_train_options *options, lm_err *err) {
     t->o = *options;
     if (!t->o.batch_tokens) t->o.batch_tokens = BATCH_TOKENS;
     if (t->o.lora_alpha == 0) t->o.lora_alpha = t->o.lora_rank;
+    if (t->o.temperature == 0) t->o.temperature = TEMPERATURE;
     check_options(&t->o, err);
     unsigned slots = t->o.lora_rank ? read_targets(t->o.lora_targets, err) : 0;
     t->o.lora_targets = NULL;               /* borrowed */
     t->arch = lm_arch_find(src->arch);
     if (!t->arch) lm_err_set(err, LM_ERROR, "architecture %.40s is not supported", src->arch);
-    else if (t->arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model is an encoder: it predicts no next token, and cannot be trained", src->arch);
     else lm_hparams_read(&t->h, t->arch, src->hparams, src->hparams_n, err);
     if (err->code) return;
-    int n_slots = t->h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS, n_most = src->n_tensors + (slots ? 2 * t->h.n_layers * LM_COUNT(targets) : 0);
+    int n_slots = t->h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS, n_stored = lm_hparams_n_stored(&t->h), n_most = src->n_tensors + (slots ? 2 * t->h.n_layers * LM_COUNT(targets) : 0);
     int *at = lm_alloc(sizeof *at * (size_t)n_slots, err);
     t->layer = lm_calloc((size_t)t->h.n_layers, sizeof *t->layer, err);
     t->params = lm_calloc((size_t)LM_MAX(n_most, 1), sizeof *t->params, err);
@@ -99,17 +129,15 @@ static void plan(lm_trainer *t, const lm_source *src, const lm_train_options *op
         int layer = s / LM_LAYER_SLOTS, is_top = layer >= t->h.n_layers, slot = s - layer * LM_LAYER_SLOTS;
         if (is_top) slot = s - t->h.n_layers * LM_LAYER_SLOTS;
         lm_weight *w = is_top ? &t->top[slot] : &t->layer[layer][slot];
-        if (at[s] < 0) continue;
+        if (slot == 0) mid = 0;
+        if (at[s] < 0 || (!is_top && layer >= n_stored)) continue;
         w->p = &t->params[at[s]];
-        w->cols = (int)w->p->info.ne[0];
-        w->rows = (int)w->p->info.ne[1];
-        w->p->is_matrix = w->p->info.n_dims > 1;
-        if (!slots) t->trained[t->n_trained++] = at[s];
+        int part = bind_part(w, at, s, n_slots);
+        if (!slots && part == 0) t->trained[t->n_trained++] = at[s];
         if (!slots && is_top && slot == LM_ROPE_FREQS) t->n_trained--;      /* a constant */
-        if (is_top || !(slots >> slot & 1)) continue;
-        if (layer == 0 && slot == LM_Q) mid = 0;
-        add_adapters(t, w, &mid, err);
+        if (!is_top && slots & targeted(at, s, n_slots, slot) && part == 0) add_adapters(t, w, &mid, err);
     }
+    for (int l = n_stored; l < t->h.n_layers; l++) memcpy(t->layer[l], t->layer[l - n_stored], sizeof *t->layer);
     if (!t->top[LM_OUTPUT].p) t->top[LM_OUTPUT] = t->top[LM_TOKEN_EMBD];
     if (slots && !t->n_trained) lm_err_set(err, LM_ERROR, "lora targets: a %s model has none of these", src->arch);
     for (int i = 1; !slots && i < t->n_trained; i++) {      /* by slots so far; in the source's order from here */
@@ -134,6 +162,10 @@ static void room(carver *c, void *out, uint64_t n, size_t size) {
     *(void **)out = p;
 }
 
+/* What stands side by side: of queries, keys and values; of gate and up, for each expert a row meets. */
+static uint64_t pairs_of(const lm_hparams *h, uint64_t rows) { return rows * (uint64_t)(h->n_experts ? h->n_active : 1); }
+static uint64_t width_up(const lm_trainer *t) { return (uint64_t)t->h.n_ff * (t->layer[0][LM_GATE].p || t->h.n_experts ? 2 : 1); }
+
 static size_t mids_of(const lm_trainer *t, int layer) {
     size_t n = 0;
     for (int s = 0; s < LM_LAYER_SLOTS; s++) n += t->layer[layer][s].down ? (size_t)t->o.lora_rank : 0;
@@ -142,11 +174,11 @@ static size_t mids_of(const lm_trainer *t, int layer) {
 
 static void room_for_params(carver *c) {
     lm_trainer *t = c->t;
-    for (int i = 0; i < t->n_params; i++) {
+    for (int i = 0, next = 0; i < t->n_params; i++) {
         lm_param *p = &t->params[i];
         float *all = NULL;
-        int is_trained = 0;
-        for (int j = 0; j < t->n_trained && !is_trained; j++) is_trained = t->trained[j] == i;
+        int is_trained = next < t->n_trained && t->trained[next] == i;
+        next += is_trained;
         if (!is_trained) {
             room(c, &p->raw, (uint64_t)p->info.n_bytes, 1);
             continue;
@@ -163,6 +195,7 @@ static void room_for_acts(carver *c, int layer) {
     const lm_weight *w = t->layer[layer];
     lm_acts *a = t->acts ? &t->acts[layer] : &(lm_acts){0};
     uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = (uint64_t)(h->n_heads * h->head_dim), kv = (uint64_t)(h->n_kv_heads * h->head_dim);
+    uint64_t pairs = pairs_of(h, n);
     size_t f = sizeof(float);
     if (t->o.recompute && layer > 0) {
         float *x = NULL;
@@ -183,8 +216,13 @@ static void room_for_acts(carver *c, int layer) {
     if (w[LM_ATTN_OUT_NORM].p) room(c, &a->mid_sum, n * embd, f), room(c, &a->mid_stat, n * 2, f);
     if (w[LM_FFN_NORM].p) room(c, &a->h2, n * embd, f), room(c, &a->stat2, n * 2, f);
     else a->h2 = a->mid;
-    room(c, &a->gu, n * (uint64_t)h->n_ff * (w[LM_GATE].p ? 2 : 1), f);
-    room(c, &a->act, n * (uint64_t)h->n_ff, f);
+    room(c, &a->gu, pairs * width_up(t), f);
+    room(c, &a->act, pairs * (uint64_t)h->n_ff, f);
+    if (h->n_experts) {
+        room(c, &a->probs, n * (uint64_t)h->n_experts, f), room(c, &a->first, (uint64_t)h->n_experts + 1, sizeof(int32_t));
+        room(c, &a->expert, pairs, sizeof(int32_t)), room(c, &a->share, pairs, f);
+        room(c, &a->column, pairs, sizeof(int32_t)), room(c, &a->pair, pairs, sizeof(int32_t));
+    }
     if (w[LM_FFN_POST_NORM].p) room(c, &a->ffn, n * embd, f), room(c, &a->ffn_stat, n * 2, f);
     if (w[LM_FFN_OUT_NORM].p) room(c, &a->end_sum, n * embd, f), room(c, &a->end_stat, n * 2, f);
     if (mids_of(t, layer)) room(c, &a->mids, n * mids_of(t, layer), f);
@@ -193,22 +231,23 @@ static void room_for_acts(carver *c, int layer) {
 /* The most that the products of one run pack. */
 static uint64_t packed_floats(const lm_trainer *t) {
     const lm_hparams *h = &t->h;
-    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = (uint64_t)(h->n_heads * h->head_dim), most = 0;
-    uint64_t qkv = heads + 2 * (uint64_t)(h->n_kv_heads * h->head_dim), up = (uint64_t)h->n_ff * (t->layer[0][LM_GATE].p ? 2 : 1);
-    struct { uint64_t in, out; } shapes[] = { { embd, qkv }, { heads, embd }, { embd, up }, { (uint64_t)h->n_ff, embd } };
+    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = lm_width_heads(h), most = 0, pairs = pairs_of(h, n), ff = (uint64_t)h->n_ff;
+    struct { uint64_t n, in, out; } shapes[] = { { n, embd, lm_width_qkv(h) }, { n, heads, embd }, { pairs, embd, width_up(t) }, { pairs, ff, embd },
+                                                 { n, embd, (uint64_t)h->n_experts } };
     for (int i = 0; i < LM_COUNT(shapes); i++) {        /* the weights, and both factors of their gradients */
         uint64_t in = shapes[i].in + 16, out = shapes[i].out + 64;
-        most = LM_MAX(most, in * out + n * (in + out + 2 * (uint64_t)t->o.lora_rank));
+        most = LM_MAX(most, in * out + shapes[i].n * (in + out + 2 * (uint64_t)t->o.lora_rank));
     }
-    uint64_t block = (uint64_t)t->vocab_block + 16, rows = (uint64_t)t->panel_rows;
-    return LM_MAX(most, 2 * block * (embd + 16) + rows * (block + embd + 16)) + 64;
+    uint64_t block = (uint64_t)t->vocab_block + 16, rows = (uint64_t)t->panel_rows, texts = (uint64_t)t->max_pairs + 16;
+    return LM_MAX(LM_MAX(most, 2 * block * (embd + 16) + rows * (block + embd + 16)), 2 * texts * (embd + 16) + texts * texts) + 64;
 }
 
 static void room_for_all(carver *c) {
     lm_trainer *t = c->t;
     const lm_hparams *h = &t->h;
-    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = (uint64_t)(h->n_heads * h->head_dim);
-    uint64_t qkv = heads + 2 * (uint64_t)(h->n_kv_heads * h->head_dim), up = (uint64_t)h->n_ff * (t->layer[0][LM_GATE].p ? 2 : 1);
+    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, pairs = h->n_experts ? pairs_of(h, n) : 0, experts = (uint64_t)h->n_experts;
+    uint64_t wide = LM_MAX(lm_width_qkv(h), pairs_of(h, 1) * width_up(t)), wide2 = LM_MAX(lm_width_heads(h), pairs_of(h, (uint64_t)h->n_ff));
+    uint64_t logits = (uint64_t)t->panel_rows * (uint64_t)t->vocab, cosines = (uint64_t)t->max_pairs * (uint64_t)t->max_pairs;
     size_t f = sizeof(float);
     room_for_params(c);
     room(c, &t->delta, n * embd, f);
@@ -217,25 +256,32 @@ static void room_for_all(carver *c) {
         room(c, &t->cosine[local], n * (uint64_t)h->n_rot / 2, f);
         room(c, &t->sine[local], n * (uint64_t)h->n_rot / 2, f);
     }
+    t->n_packed = packed_floats(t);
     struct { void *at; uint64_t n; size_t size; } parts[] = {
-        { &t->stream, n * embd, f }, { &t->final, n * embd, f }, { &t->final_stat, n * 2, f }, { &t->dx, n * embd, f },
-        { &t->dd, n * embd, f }, { &t->dh, n * embd, f }, { &t->d_wide, n * LM_MAX(qkv, up), f },
-        { &t->d_wide2, n * LM_MAX(heads, (uint64_t)h->n_ff), f }, { &t->d_mid, n * (uint64_t)t->o.lora_rank, f },
-        { &t->partial, (n / ROWS_AN_ITEM + 1) * 2 * LM_MAX(embd, (uint64_t)h->head_dim), f }, { &t->packed, packed_floats(t), f },
-        { &t->head, n * embd, f }, { &t->d_head, n * embd, f }, { &t->logits, (uint64_t)t->panel_rows * (uint64_t)h->n_vocab, f },
-        { &t->losses, n, sizeof *t->losses }, { &t->slots, (uint64_t)t->n_slots * t->slot_bytes, 1 }, { &t->seqs, n, sizeof *t->seqs },
+        { &t->stream, n * embd, f }, { &t->final_stat, n * 2, f }, { &t->dx, n * embd, f }, { &t->dd, n * embd, f }, { &t->dh, n * embd, f },
+        { &t->d_wide, n * wide, f }, { &t->d_wide2, n * wide2, f }, { &t->d_mid, n * (uint64_t)t->o.lora_rank, f },
+        { &t->partial, (n / ROWS_AN_ITEM + 1) * 2 * LM_MAX(embd, (uint64_t)h->head_dim), f }, { &t->packed, t->n_packed, f },
+        { &t->head, n * embd, f }, { &t->d_head, n * embd, f }, { &t->logits, LM_MAX(logits, cosines), f }, { &t->losses, n, sizeof *t->losses },
+        { &t->scales, n, f }, { &t->slots, (uint64_t)t->n_slots * t->slot_bytes, 1 }, { &t->seqs, n, sizeof *t->seqs },
         { &t->pos, n, sizeof *t->pos }, { &t->targets, n, sizeof *t->targets },
+        { &t->pair_x, pairs * embd, f }, { &t->pair_d, pairs * embd, f }, { &t->d_share, pairs, f }, { &t->d_logits, n * experts, f },
+        { &t->masses, experts, sizeof *t->masses }, { &t->balances, (uint64_t)h->n_layers, sizeof *t->balances },
     };
     for (int i = 0; i < LM_COUNT(parts); i++) room(c, parts[i].at, parts[i].n, parts[i].size);
+    if (t->top[LM_EMBD_NORM].p) room(c, &t->embd, n * embd, f), room(c, &t->embd_stat, n * 2, f);
+    if (t->top[LM_OUTPUT_NORM].p) room(c, &t->final, n * embd, f);
+    else t->final = t->stream;
 }
 
 static uint64_t measure(lm_trainer *t, lm_err *err) {
     const lm_hparams *h = &t->h;
     t->max_rows = t->o.batch_tokens;
+    t->vocab = t->arch->is_encoder ? 0 : h->n_vocab;
+    t->max_pairs = LM_MIN(LM_PAIRS_MAX, t->max_rows / 2);
     t->panel_rows = LM_MAX(32, LM_MIN(PANEL_ROWS, PANEL_BYTES / (h->n_vocab * 4) & ~31));
-    t->vocab_block = LM_MIN(h->n_vocab, LM_MAX(HEAD_FLOATS / h->n_embd & ~(LM_PANEL - 1), LM_PANEL));
+    t->vocab_block = LM_MIN(t->vocab, LM_MAX(HEAD_FLOATS / h->n_embd & ~(LM_PANEL - 1), LM_PANEL));
     t->n_slots = LM_MIN(lm_threads(), 64);
-    t->slot_bytes = lm_grad_slot_bytes(h, t->max_rows);
+    t->slot_bytes = lm_attend_slot_bytes(h, t->max_rows);
     carver c = { t, 1, 0, err };
     room_for_all(&c);
     return c.total;
@@ -272,11 +318,13 @@ static void begin_adapter(const lm_trainer *t, lm_param *p, uint64_t which) {
     }
 }
 
+static int64_t rows_of(const lm_tensor *t) { return t->n_params / t->ne[0]; }
+
 /* Read a tensor that is trained, decoded; a piece is whole rows. */
 static void read_values(const lm_source *src, int i, lm_param *p, uint8_t *buffer, size_t row_bytes, lm_stop stop, lm_err *err) {
     const lm_dtype *dtype = lm_dtype_find(p->info.dtype);
     size_t cols = (size_t)p->info.ne[0];
-    for (int64_t row = 0; row < p->info.ne[1] && !err->code; row++) {
+    for (int64_t row = 0; row < rows_of(&p->info) && !err->code; row++) {
         src->read(src->arg, i, row * (int64_t)row_bytes, buffer, row_bytes, err);
         if (!err->code) dtype->decode(buffer, p->data[LM_TRAIN_VALUE] + (size_t)row * cols, (int64_t)cols);
         if (row % 64 == 0 && stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
@@ -285,17 +333,17 @@ static void read_values(const lm_source *src, int i, lm_param *p, uint8_t *buffe
 
 static void read_tensors(lm_trainer *t, const lm_source *src, lm_stop stop, lm_err *err) {
     size_t most = 0;
-    for (int i = 0; i < src->n_tensors; i++) most = LM_MAX(most, (size_t)(t->params[i].info.n_bytes / t->params[i].info.ne[1]));
+    for (int i = 0; i < src->n_tensors; i++) most = LM_MAX(most, (size_t)(t->params[i].info.n_bytes / rows_of(&t->params[i].info)));
     uint8_t *buffer = lm_alloc(most, err);
     for (int i = 0; i < t->n_params && !err->code; i++) {
         lm_param *p = &t->params[i];
-        size_t row_bytes = (size_t)(p->info.n_bytes / p->info.ne[1]);
+        size_t row_bytes = (size_t)(p->info.n_bytes / rows_of(&p->info));
         if (i >= src->n_tensors) {
             begin_adapter(t, p, (uint64_t)i);
         } else if (p->data[LM_TRAIN_VALUE]) {
             read_values(src, i, p, buffer, row_bytes, stop, err);
         } else {
-            for (int64_t row = 0; row < p->info.ne[1] && !err->code; row++) {
+            for (int64_t row = 0; row < rows_of(&p->info) && !err->code; row++) {
                 src->read(src->arg, i, row * (int64_t)row_bytes, p->raw + (size_t)row * row_bytes, row_bytes, err);
                 if (row % 64 == 0 && stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
             }
@@ -331,7 +379,7 @@ lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options
     }
     if (!err->code) {
         t->acts = lm_calloc((size_t)t->h.n_layers, sizeof *t->acts, err);
-        t->slabs = lm_calloc((size_t)(t->n_params + 24 * t->h.n_layers + 64), sizeof *t->slabs, err);
+        t->slabs = lm_calloc((size_t)(t->n_params + 32 * t->h.n_layers + 64), sizeof *t->slabs, err);
         carver c = { t, 0, 0, err };
         if (!err->code) room_for_all(&c);
     }
@@ -367,15 +415,15 @@ const char *lm_train_math(void) { return "float32, sums in one order"; }
 /*----------------------------------------------------------------------
 ** Batches. */
 
-/* Check the batch, and sum its targets' weights. */
-static double check_batch(const lm_trainer *t, const lm_train_batch *b, lm_err *err) {
+/* Check the sequences, and sum their targets' weights. */
+static double check_batch(const lm_trainer *t, const lm_train_batch *b, int first, lm_err *err) {
     double sum = 0;
     size_t at = 0;
+    int most = t->h.n_text && t->arch->is_encoder ? LM_MIN(t->h.n_text, t->h.n_ctx) : t->h.n_ctx;
     for (int i = 0; i < b->n && !err->code; i++) {
-        int most = LM_MIN(t->h.n_ctx, t->max_rows);
-        if (b->lengths[i] < 1 || b->lengths[i] > most) {
-            lm_err_set(err, LM_ERROR, "sequence %d: %d tokens, expected 1 to %d (%s)", i, b->lengths[i], most,
-                       t->h.n_ctx <= t->max_rows ? "the model's context" : "batch_tokens");
+        if (b->lengths[i] < 1 || b->lengths[i] > LM_MIN(most, t->max_rows)) {
+            lm_err_set(err, LM_ERROR, "sequence %d: %d tokens, expected 1 to %d (%s)", i, b->lengths[i], LM_MIN(most, t->max_rows),
+                       most <= t->max_rows ? "the model's context" : "batch_tokens");
             return 0;
         }
         for (int j = 0; j < b->lengths[i] && !err->code; j++, at++) {
@@ -384,12 +432,11 @@ static double check_batch(const lm_trainer *t, const lm_train_batch *b, lm_err *
                 lm_err_set(err, LM_ERROR, "sequence %d: id %d at %d is not in the vocabulary of %d", i, b->ids[at], j, t->h.n_vocab);
             } else if (!(weight >= 0 && weight <= 1e6)) {
                 lm_err_set(err, LM_ERROR, "sequence %d: weight %g at %d is out of range (0 to 1e6)", i, weight, j);
-            } else if (j > 0) {
+            } else if (j >= first) {
                 sum += weight;
             }
         }
     }
-    if (!(sum > 0)) lm_err_set(err, LM_ERROR, "a batch without a token to learn");
     return sum;
 }
 
@@ -411,39 +458,92 @@ static void set_part(lm_trainer *t, const lm_train_batch *b, int *seq, size_t *a
     *at += (size_t)t->n;
 }
 
+static void start_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
+    t->is_training = backward;
+    t->total_rows = 0;
+    for (int i = 0; i < b->n && !err->code; i++) t->total_rows += b->lengths[i];
+    memset(t->balances, 0, (size_t)t->h.n_layers * sizeof *t->balances);
+    if (backward) lm_optim_zero(t, stop, err);
+    *out = (lm_train_result){0};
+}
+
+/* What a part's forward pass left of its layers' balance. */
+static double balance(const lm_trainer *t) {
+    double sum = 0;
+    for (int i = 0; i < t->h.n_layers; i++) sum += t->balances[i];
+    return sum;
+}
+
+static void end_batch(lm_trainer *t, double loss, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
+    out->loss = err->code ? 0 : loss;
+    if (!err->code && !(loss - loss == 0)) lm_err_set(err, LM_ERROR, "the loss is not finite");
+    if (!backward || err->code) return;
+    out->grad_norm = lm_optim_norm(t, stop, err);
+    if (!err->code && !(out->grad_norm - out->grad_norm == 0)) lm_err_set(err, LM_ERROR, "the gradient is not finite");
+}
+
 static void run_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
     unsigned fp = lm_fp_enter();
     double loss = 0;
     size_t at = 0;
-    *out = (lm_train_result){0};
-    t->total_weight = check_batch(t, b, err);
-    if (backward) lm_optim_zero(t, stop, err);
+    if (t->arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model predicts no next token: it is trained on pairs", t->arch->name);
+    t->total_weight = check_batch(t, b, 1, err);
+    if (!err->code && !(t->total_weight > 0)) lm_err_set(err, LM_ERROR, "a batch without a token to learn");
+    start_batch(t, b, backward, out, stop, err);
     for (int seq = 0; seq < b->n && !err->code;) {
         set_part(t, b, &seq, &at);
         if (!t->n_targets) continue;
         lm_grad_forward(t, stop, err);
+        out->balance += balance(t);
         loss += lm_grad_loss(t, backward, stop, err);
         if (backward) lm_grad_backward(t, stop, err);
     }
     out->weight = t->total_weight;
-    out->loss = err->code ? 0 : loss / t->total_weight;
-    if (!err->code && !(out->loss - out->loss == 0)) lm_err_set(err, LM_ERROR, "the loss is not finite");
-    if (backward && !err->code) {
-        out->grad_norm = lm_optim_norm(t, stop, err);
-        if (!(out->grad_norm - out->grad_norm == 0)) lm_err_set(err, LM_ERROR, "the gradient is not finite");
-    }
+    end_batch(t, loss / t->total_weight, backward, out, stop, err);
     lm_fp_leave(fp);
 }
 
-void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) {
-    t->is_training = 0;
-    run_batch(t, batch, 0, out, stop, err);
+void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) { run_batch(t, batch, 0, out, stop, err); }
+void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) { run_batch(t, batch, 1, out, stop, err); }
+
+static void check_pairs(const lm_trainer *t, const lm_pair_batch *pairs, const lm_train_batch *texts, lm_err *err) {
+    if (pairs->n < 2 || pairs->n > t->max_pairs) {
+        lm_err_set(err, LM_ERROR, "%d pairs in a batch, expected 2 to %d (%s)", pairs->n, t->max_pairs, t->max_pairs < LM_PAIRS_MAX ? "half of batch_tokens" : "the most there can be");
+        return;
+    }
+    check_batch(t, texts, 0, err);
 }
 
-void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) {
-    t->is_training = 1;
-    run_batch(t, batch, 1, out, stop, err);
+static void run_pairs(lm_trainer *t, const lm_pair_batch *pairs, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
+    lm_train_batch texts = { pairs->ids, NULL, pairs->lengths, 2 * pairs->n };
+    unsigned fp = lm_fp_enter();
+    int n_parts = 0;
+    size_t at = 0;
+    check_pairs(t, pairs, &texts, err);
+    start_batch(t, &texts, backward, out, stop, err);
+    for (int seq = 0, first; seq < texts.n && !err->code; n_parts++) {
+        first = seq;
+        set_part(t, &texts, &seq, &at);
+        lm_grad_forward(t, stop, err);
+        out->balance += balance(t);
+        lm_contrast_pool(t, first, stop, err);
+    }
+    double loss = err->code ? 0 : lm_contrast_loss(t, pairs->n, backward, stop, err);
+    at = 0;
+    for (int seq = 0, first; seq < texts.n && backward && !err->code;) {
+        first = seq;
+        set_part(t, &texts, &seq, &at);
+        if (n_parts > 1) lm_grad_forward(t, stop, err);
+        lm_contrast_spread(t, first, stop, err);
+        lm_grad_backward(t, stop, err);
+    }
+    out->weight = pairs->n;
+    end_batch(t, loss, backward, out, stop, err);
+    lm_fp_leave(fp);
 }
+
+void lm_trainer_pair_loss(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err) { run_pairs(t, pairs, 0, out, stop, err); }
+void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err) { run_pairs(t, pairs, 1, out, stop, err); }
 
 /* Put the step in front of a message that says what went wrong with its numbers. */
 static void blame_step(const lm_trainer *t, double lr, lm_err *err) {
@@ -453,13 +553,29 @@ static void blame_step(const lm_trainer *t, double lr, lm_err *err) {
     lm_err_set(err, LM_ERROR, "step %lld, learning rate %g: %.180s", (long long)t->steps + 1, lr, inner.msg);
 }
 
-void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_train_result *out, lm_stop stop, lm_err *err) {
-    if (err->code) return;
-    if (!(lr >= 0 && lr <= 1e12)) lm_err_set(err, LM_ERROR, "a learning rate of %g is out of range (0 to 1e12)", lr);
-    lm_trainer_gradients(t, batch, out, stop, err);
+/* Given the gradients, the step. */
+static void take_step(lm_trainer *t, double lr, const lm_train_result *out, lm_stop stop, lm_err *err) {
     double clip = t->o.clip > 0 && out->grad_norm > t->o.clip ? t->o.clip / (out->grad_norm + 1e-6) : 1;
     unsigned fp = lm_fp_enter();
     if (!err->code) lm_optim_step(t, lr, clip, stop, err);
     lm_fp_leave(fp);
     blame_step(t, lr, err);
+}
+
+static void check_rate(double lr, lm_err *err) {
+    if (!(lr >= 0 && lr <= 1e12)) lm_err_set(err, LM_ERROR, "a learning rate of %g is out of range (0 to 1e12)", lr);
+}
+
+void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_train_result *out, lm_stop stop, lm_err *err) {
+    if (err->code) return;
+    check_rate(lr, err);
+    run_batch(t, batch, 1, out, stop, err);
+    take_step(t, lr, out, stop, err);
+}
+
+void lm_trainer_pair_step(lm_trainer *t, const lm_pair_batch *pairs, double lr, lm_train_result *out, lm_stop stop, lm_err *err) {
+    if (err->code) return;
+    check_rate(lr, err);
+    run_pairs(t, pairs, 1, out, stop, err);
+    take_step(t, lr, out, stop, err);
 }

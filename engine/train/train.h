@@ -16,7 +16,8 @@ typedef struct {
 /* A weight of the model. The adapter's parts are NULL where there are none. */
 typedef struct {
     lm_param *p;                            /* NULL: absent */
-    int rows, cols;
+    size_t at;                              /* where it begins in its tensor: a third of it may be a weight */
+    int rows, cols;                         /* of experts, those of the first; the others follow */
     lm_param *down, *up;                    /* A (rank, cols) and B (rows, rank) */
     size_t mid;                             /* where its (n, rank) of A x stand among a layer's activations */
 } lm_weight;
@@ -33,6 +34,11 @@ typedef struct {
     float *gu, *act;                        /* (n, n_ff or 2 n_ff): gate and up side by side; (n, n_ff) */
     float *ffn, *ffn_stat;
     float *end_sum, *end_stat;
+    /* With experts; pairs of a row and an expert are n x n_active, and gu and act have a row for each, by expert. */
+    float *probs;                           /* (n, n_experts): softmax over all the router's logits */
+    int32_t *expert; float *share;          /* (n, n_active): chosen, ascending, and their weights */
+    int32_t *column, *pair;                 /* (n, n_active): where a pair stands among the pairs by expert, and back */
+    int32_t *first;                         /* (n_experts + 1): the pairs of each expert */
     float *mids;                            /* of adapters: each (n, rank) */
 } lm_acts;
 
@@ -51,7 +57,8 @@ struct lm_trainer {
     void **slabs; int n_slabs;
     int64_t steps;
 
-    int max_rows;                           /* batch_tokens */
+    int max_rows, max_pairs;                /* batch_tokens; pairs of texts */
+    int vocab;                              /* of the head: 0 where there is none */
     float *cosine[2], *sine[2];             /* (max_rows, n_rot / 2): by position; of local layers where they differ */
     lm_acts *acts; int n_acts;              /* a layer each, or one when recomputing (but for x) */
     float *stream;                          /* (n, n_embd): what leaves the last layer */
@@ -60,11 +67,16 @@ struct lm_trainer {
     float *dx, *dd, *dh;                    /* gradients: of the stream, of what a half adds, of what it reads */
     float *d_wide, *d_wide2;                /* (n, widest): of qkv and mixed, of gate and up, of act */
     float *d_mid;                           /* (n, rank) */
+    float *pair_x, *pair_d, *d_share;       /* of experts: (pairs, n_embd), (pairs, n_embd), (pairs) */
+    float *d_logits;                        /* (n, n_experts) */
+    double *masses, *balances;              /* (n_experts): sums of probabilities; (n_layers): what balance a layer's experts have */
+    float *embd, *embd_stat;                /* (n, n_embd): embeddings before their norm */
     float *partial;                         /* (items, 2 n_embd or head_dim): of norms' weights */
-    float *packed;                          /* of products */
+    float *packed; uint64_t n_packed;       /* of products */
     float *head, *logits, *d_head;          /* rows with targets: hidden states and their gradients; (panel rows, n_vocab) */
     int panel_rows, vocab_block;
     double *losses;                         /* (max_rows) */
+    float *scales;                          /* (max_rows): of a text's vector, 1 / its length */
     uint8_t *slots; size_t slot_bytes; int n_slots;     /* scratch of attention's items, one a thread */
     _Atomic uint64_t slots_taken;
 
@@ -78,13 +90,66 @@ struct lm_trainer {
     int32_t *pos, *targets;                 /* (max_rows): row, and which id it predicts */
     int n_targets;
     double total_weight;                    /* of the whole batch */
+    int64_t total_rows;
 };
 
-/* grad.c. Both work on the rows that train.c has set. Gradients are added to. */
+/* A layer on the way. */
+typedef struct {
+    lm_trainer *t;
+    int layer;
+    const lm_weight *w;                     /* the layer's */
+    const lm_acts *a;
+    int key_block;                          /* of attention's way back */
+} lm_grad_pass;
+
+static inline size_t lm_width_heads(const lm_hparams *h) { return (size_t)h->n_heads * (size_t)h->head_dim; }
+static inline size_t lm_width_kv(const lm_hparams *h) { return (size_t)h->n_kv_heads * (size_t)h->head_dim; }
+static inline size_t lm_width_qkv(const lm_hparams *h) { return lm_width_heads(h) + 2 * lm_width_kv(h); }
+
+static inline const float *lm_weight_value(const lm_weight *w) {
+    if (!w->p) return NULL;
+    return (w->p->data[LM_TRAIN_VALUE] ? w->p->data[LM_TRAIN_VALUE] : (const float *)w->p->raw) + w->at;    /* vectors are f32 */
+}
+static inline float *lm_weight_grad(const lm_weight *w) { return w->p && w->p->data[LM_TRAIN_GRAD] ? w->p->data[LM_TRAIN_GRAD] + w->at : NULL; }
+
+/* n rows of a tensor, or of a weight, from row `first` on. */
+static inline lm_stack lm_param_stack(const lm_param *p, size_t first, int n) {
+    size_t cols = (size_t)p->info.ne[0], row_bytes = (size_t)(p->info.n_bytes / (p->info.n_params / p->info.ne[0]));
+    if (p->data[LM_TRAIN_VALUE]) return (lm_stack){ p->data[LM_TRAIN_VALUE] + first * cols, NULL, n, cols };
+    return (lm_stack){ p->raw + first * row_bytes, lm_dtype_find(p->info.dtype), n, row_bytes };
+}
+static inline lm_stack lm_weight_stack(const lm_weight *w, size_t first, int n) { return lm_param_stack(w->p, w->at / (size_t)w->cols + first, n); }
+static inline lm_stack lm_floats_stack(const float *x, int n, size_t stride) { return (lm_stack){ x, NULL, n, stride }; }
+
+/* The gradient of a matrix (rows, cols), with d (n, rows) of its output and x (n, cols) its input. */
+static inline lm_product lm_grad_outer(float *c, int rows, int cols, const float *d, size_t stride, const float *x, int n) {
+    return (lm_product){ .m = rows, .n = cols, .k = n, .a = d, .ar = 1, .ak = stride, .b = { lm_floats_stack(x, n, (size_t)cols) }, .c = c,
+                         .stride = (size_t)cols, .add = 1 };
+}
+
+/* grad.c. All work on the rows that train.c has set. Gradients are added to. */
 void lm_grad_forward(lm_trainer *t, lm_stop stop, lm_err *err);
-double lm_grad_loss(lm_trainer *t, int backward, lm_stop stop, lm_err *err);    /* sum of weight * -ln p */
-void lm_grad_backward(lm_trainer *t, lm_stop stop, lm_err *err);
-size_t lm_grad_slot_bytes(const lm_hparams *h, int max_rows);
+/* Return the sum of weight * -ln p, and leave the gradient of the last hidden states in dh. */
+double lm_grad_loss(lm_trainer *t, int backward, lm_stop stop, lm_err *err);
+void lm_grad_backward(lm_trainer *t, lm_stop stop, lm_err *err);        /* from dh on */
+/* Run a step over n rows. */
+void lm_grad_rows(const lm_grad_pass *p, void (*step)(const lm_grad_pass *p, int row, const void *arg), const void *arg, int n, lm_stop stop, lm_err *err);
+
+/* attend.c: q, k and v of a layer to what is mixed of them; and from the gradient of that, in d_wide2, to theirs, in d_wide. */
+void lm_attend_forward(lm_grad_pass *p, lm_stop stop, lm_err *err);
+void lm_attend_backward(lm_grad_pass *p, lm_stop stop, lm_err *err);
+size_t lm_attend_slot_bytes(const lm_hparams *h, int max_rows);
+
+/* experts.c: h2 of a layer to ffn; and from the gradient d of that to that of h2, in dh. */
+void lm_experts_forward(const lm_grad_pass *p, lm_stop stop, lm_err *err);
+void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm_err *err);
+
+/* contrast.c: the part's texts, of which `first` come before them, to vectors; the loss of n pairs and the vectors' gradients;
+** and from these to the gradient of the part's last hidden states, in dh. */
+enum { LM_PAIRS_MAX = 1024 };
+void lm_contrast_pool(lm_trainer *t, int first, lm_stop stop, lm_err *err);
+double lm_contrast_loss(lm_trainer *t, int n, int backward, lm_stop stop, lm_err *err);
+void lm_contrast_spread(lm_trainer *t, int first, lm_stop stop, lm_err *err);
 
 /* optim.c */
 void lm_optim_zero(lm_trainer *t, lm_stop stop, lm_err *err);           /* the gradients */
