@@ -36,6 +36,7 @@ $(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 $(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
+$(OBJ) $(EXTOBJ) $(STATIC): CFLAGS += -Wconversion
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 
 $(BUILD)/%.o: %.c
@@ -83,8 +84,29 @@ $(BUILD)/dqlite_node: tests/dqlite_node.c $(BUILD)/libsqlite_lm.a
 asan:                                     ## the suite under AddressSanitizer and UBSan
 	$(MAKE) BUILD=build/asan OPT='-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer' asan-run
 
-asan-run: $(CTESTS)
-	set -e; for t in $(CTESTS); do $$t | tail -n 1; done
+asan-run: tree
+	cd $(BUILD)/tree && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    tclsh tests/run.tcl
+
+valgrind: all                             ## the .test files, one by one, under valgrind; ONLY="store token …"
+	sh tests/valgrind.sh $(ONLY)
+
+analyse:                                  ## gcc's warnings about conversions as errors, then clang-tidy (clang's analyser and bugprone)
+	$(MAKE) BUILD=build/analyse OPT='-O1 -Werror' build/analyse/lm.so
+	sh tests/analyse.sh $(ENGINE) $(EXT)
+
+# A tree in which the suite finds $(BUILD) as its build/, and of the models only those that are quick.
+tree: all $(CTESTS) $(BUILD)/make_tiny
+	mkdir -p $(BUILD)/tree/models
+	for d in tests sql ext engine include Makefile README.md; do ln -sfn $(CURDIR)/$$d $(BUILD)/tree/$$d; done
+	for m in $(filter-out %.Q4_1.gguf %_m.gguf, $(wildcard models/*)); do ln -sfn $(CURDIR)/$$m $(BUILD)/tree/$$m; done
+	ln -sfn .. $(BUILD)/tree/build
+
+coverage:                                 ## lines and branches that the suite reaches (needs gcovr)
+	$(MAKE) BUILD=build/coverage OPT='-O1 -g --coverage -fprofile-update=atomic' LDFLAGS=--coverage tree
+	find build/coverage -name '*.gcda' -delete
+	cd build/coverage/tree && tclsh tests/run.tcl
+	sh tests/coverage.sh
 
 fuzz:                                     ## fuzz every reader of foreign bytes for SECONDS=60 each; ONLY="gguf …"
 	SECONDS_EACH=$(or $(SECONDS),60) ONLY="$(ONLY)" sh tests/fuzz/fuzz.sh

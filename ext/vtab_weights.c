@@ -61,7 +61,7 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
         plan[2 * n] = "rc-mt"[k->iColumn];
         plan[2 * n + 1] = *op;
         info->aConstraintUsage[i].argvIndex = ++n;
-        info->aConstraintUsage[i].omit = is_name;
+        info->aConstraintUsage[i].omit = (unsigned char)is_name;
     }
     plan[2 * n] = 0;
     info->idxStr = plan;

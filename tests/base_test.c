@@ -54,9 +54,12 @@ static int is_json(const char *text, size_t n) {
 }
 
 static void check_json(void) {
-    static const char *const good[] = { "{}", "[]", " [1, -0, 0.5e-3, 1E308, true, null, \"\\u00e9\\ud83d\\ude42\"] ", "{\"a\":{\"a\":1},\"b\":[{\"a\":2}]}", "9223372036854775807" };
+    static const char *const good[] = { "{}", "[]", " [1, -0, 0.5e-3, 1E308, true, null, \"\\u00e9\\ud83d\\ude42\"] ", "{\"a\":{\"a\":1},\"b\":[{\"a\":2}]}", "9223372036854775807", "-9223372036854775807",
+                                        "9223372036854775808", "1e+5", "1E-400", "0e9999999", "123456789012345678901234567890.5", "\"\\uABcd\\uDBFF\\udfff\"" };
     static const char *const bad[] = { "", "{", "[1,]", "{\"a\":1,}", "{\"a\":1,\"a\":2}", "{\"a\" 1}", "[1 2]", "01", "1.", "-", "1e309", "\"\\x\"",
-                                       "\"\\ud800\"", "\"\xC3\"", "\"a\nb\"", "[] []", "tru", "{1:2}", "\"", "]" };
+                                       "\"\\ud800\"", "\"\xC3\"", "\"a\nb\"", "[] []", "tru", "{1:2}", "\"", "]",
+                                       "\"\\", "\"\\u", "\"\\u12", "\"\\u12g4\"", "\"\\u12/4\"", "\"\\u12@4\"", "\"\\u12`4\"", "\"\\udc00\"", "\"\\ud800\\u0041\"",
+                                       "\"\\ud800\\ue000\"", "\"\\ud800\\n\"", "1e", "1e+", "1e-", "1ex", "-x", "1.x", "-1e400", "00", "-01" };
     char deep[200];
     for (int i = 0; i < LM_COUNT(good); i++) CHECK(is_json(good[i], strlen(good[i])), "refused: %s", good[i]);
     for (int i = 0; i < LM_COUNT(bad); i++) CHECK(!is_json(bad[i], strlen(bad[i])), "accepted: %s", bad[i]);

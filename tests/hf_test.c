@@ -1,8 +1,10 @@
 /* hf_test.c: Hugging Face folders against transformers' own results in float64 (tests/golden/hf.json): encoders' pooled
 ** vectors, decoders' log-probabilities; and folders that lie. */
+#define _XOPEN_SOURCE 700
 #include "harness.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { TOP_MAX = 256, EMBD_MAX = 64 };
 
@@ -220,9 +222,190 @@ static void test_lies(void) {
     remove("build/tmp/hf");
 }
 
+/*----------------------------------------------------------------------
+** The small files of a folder: each is written, beside a config.json that is fine and weights that hold nothing, so that
+** what is fine ends with "is missing". */
+static const char bert[] = "{\"model_type\":\"bert\"}";
+#define ROPE(members) "{\"model_type\":\"llama\",\"hidden_size\":32,\"num_attention_heads\":2,\"rope_theta\":1e4,\"rope_scaling\":{\"rope_type\":\"llama3\"" members "}}"
+#define FINE "is missing"
+
+static const struct { const char *name, *text, *want; } small_files[] = {
+    { "modules.json", "{}", "modules.json: expected a JSON array" },
+    { "modules.json", "[", "modules.json: JSON" },
+    { "modules.json", "[1]", "modules.json: expected an array of objects" },
+    { "modules.json", "[{\"type\":\"models.Dense\"}]", "module \"Dense\" is not supported" },
+    { "modules.json", "[{\"type\":7,\"path\":\"x\"}]", "module \"\" is not supported" },
+    { "modules.json", "[{\"type\":\"Transformer\",\"path\":\"a/b\"}]", "path \"a/b\": expected a folder's plain name" },
+    { "modules.json", "[{\"type\":\"Transformer\",\"path\":\"..\"}]", "path \"..\": expected a folder's plain name" },
+    { "modules.json", "[{\"type\":\"Transformer\",\"path\":\"sub\"}]", "config.json: cannot open" },
+    { "modules.json", "[{\"type\":\"a.Transformer\",\"path\":\"\"},{\"type\":\"Pooling\",\"path\":\"p\",\"idx\":1},{\"type\":\"Normalize\"}]", FINE },
+    { "1_Pooling/config.json", "{\"pooling_mode_max_tokens\":true}", "pooling other than one of mean, cls, last token" },
+    { "1_Pooling/config.json", "{\"pooling_mode_mean_sqrt_len_tokens\":true}", "pooling other than one of mean, cls, last token" },
+    { "1_Pooling/config.json", "{\"pooling_mode_weightedmean_tokens\":true}", "pooling other than one of mean, cls, last token" },
+    { "1_Pooling/config.json", "{\"pooling_mode_cls_token\":true,\"pooling_mode_lasttoken\":true}", "pooling other than one of mean, cls, last token" },
+    { "1_Pooling/config.json", "{\"pooling_mode_lasttoken\":true}", FINE },
+    { "1_Pooling/config.json", "{\"pooling_mode_cls_token\":true}", FINE },
+    { "generation_config.json", "{\"eos_token_id\":-1}", "generation_config.json: eos_token_id: expected a token id" },
+    { "generation_config.json", "{\"eos_token_id\":3000000000}", "eos_token_id: expected a token id" },
+    { "generation_config.json", "{\"eos_token_id\":\"x\"}", "eos_token_id: expected a token id" },
+    { "generation_config.json", "{\"eos_token_id\":[1,[2]]}", "eos_token_id: expected a token id" },
+    { "generation_config.json", "{\"eos_token_id\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", "or up to 16" },
+    { "generation_config.json", "{\"eos_token_id\":null,\"bos_token_id\":3000000000}", "bos_token_id 3e+09: expected a token id" },
+    { "generation_config.json", "{\"eos_token_id\":[1,2],\"bos_token_id\":0}", FINE },
+    { "generation_config.json", "{\"model_type\":7,\"hidden_size\":\"x\",\"rope_scaling\":null,\"rope_type\":\"yarn\",\"tie_word_embeddings\":true}", FINE },
+    { "tokenizer_config.json", "{\"chat_template\":[1]}", "tokenizer_config.json: chat_template: expected a text, or an array" },
+    { "tokenizer_config.json", "{\"chat_template\":[{\"name\":\"tool\",\"template\":\"t\"},{\"template\":\"u\",\"name\":\"default\",\"more\":{}},{\"name\":7}]}", FINE },
+    { "tokenizer_config.json", "{\"chat_template\":7}", FINE },
+    { "tokenizer_config.json", "{\"chat_template\":[{\"name\":\"default\",\"template\":", "tokenizer_config.json: JSON" },
+    { "chat_template.jinja", "{{ messages }}", FINE },
+    { "chat_template.jinja", "", FINE },
+    { "vocab.txt", "a\nb", "vocab.txt: [CLS], [SEP] and [UNK] must be among its lines" },
+    { "vocab.txt", "[CLS]\n[UNK]", "vocab.txt: [CLS], [SEP] and [UNK] must be among its lines" },
+    { "vocab.txt", "[CLS]\n[SEP]\n", "vocab.txt: [CLS], [SEP] and [UNK] must be among its lines" },
+    { "vocab.txt", "[UNK]\r\n[CLS]\r\n[SEP]\r\n\r\nq\"\\", FINE },
+    { "tokenizer.json", "[]", FINE },      /* read when the model is */
+    { "model.safetensors.index.json", "[]", "model.safetensors.index.json: expected a JSON object" },
+    { "model.safetensors.index.json", "{\"metadata\":{\"n\":1},\"weight_map\":{}}", FINE },
+    { "model.safetensors.index.json", "{\"weight_map\":3}", FINE },
+    { "model.safetensors.index.json", "{\"weight_map\":{\"a\":\"..\"}}", "file ..: not a plain name" },
+    { "model.safetensors.index.json", "{\"weight_map\":{\"a\":\"other.safetensors\"}}", "other.safetensors: cannot open" },
+    { "config.json", "{\"model_type\":\"bert\",\"hidden_size\":2.5}", "embedding_length 2.5: expected a whole number" },
+    { "config.json", "{\"model_type\":\"llama\",\"hidden_act\":\"gelu\"}", "activation \"gelu\" is not supported in a llama model" },
+    { "config.json", "{\"model_type\":\"gemma3_text\",\"hidden_activation\":\"silu\",\"query_pre_attn_scalar\":-1}", "activation \"silu\" is not supported" },
+    { "config.json", "{\"model_type\":\"llama\",\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2,\"rope_scaling\":{}}}", FINE },
+    { "config.json", "{\"model_type\":\"llama\",\"rope_scaling\":{\"type\":\"default\"},\"rope_parameters\":7}", FINE },
+    { "config.json", "{\"model_type\":\"mistral\",\"sliding_window\":64,\"max_seq_length\":9}", FINE },
+    { "config.json", "{\"model_type\":\"qwen2\",\"use_sliding_window\":true,\"sliding_window\":64,\"max_position_embeddings\":20,\"model_max_length\":9}", FINE },
+    { "config.json", ROPE(""), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64,\"rope_theta\":-1"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64,\"head_dim\":1"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64,\"head_dim\":2048"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64"), FINE },
+    { "config.json", "{\"model_type\":\"llama\",\"hidden_size\":32,\"rope_scaling\":{\"rope_type\":\"llama3\"}}", "llama3 needs factor" },
+};
+
+static void write_weights(const char *header) {
+    FILE *f = fopen("build/tmp/hf/model.safetensors", "wb");
+    uint64_t n = strlen(header);
+    if (!f) return;
+    for (int i = 0; i < 8; i++) fputc((int)(n >> (8 * i) & 255), f);
+    fwrite(header, 1, n, f);
+    for (int i = 0; i < 64; i++) fputc(0, f);
+    fclose(f);
+}
+
+static void clear_folder(void) {
+    for (int i = 0; i < LM_COUNT(small_files); i++) {
+        char path[128];
+        snprintf(path, sizeof path, "build/tmp/hf/%s", small_files[i].name);
+        remove(path);
+    }
+}
+
+static void test_small_files(void) {
+    mkdir("build/tmp/hf", 0777);
+    mkdir("build/tmp/hf/1_Pooling", 0777);
+    for (int i = 0; i < LM_COUNT(small_files); i++) {
+        clear_folder();
+        write_weights("{\"x\":{\"dtype\":\"F32\",\"shape\":[16],\"data_offsets\":[0,64]}}");
+        write_text("config.json", bert);
+        write_text(small_files[i].name, small_files[i].text);
+        refused(i, NULL, small_files[i].want);
+    }
+    clear_folder();
+}
+
+/* One tensor of 64 bytes, by its name in a folder, and what is said of it. */
+static void test_names(void) {
+    static const struct { const char *type, *name, *dtype, *shape, *want; } cases[] = {
+        { "llama", "model.layers.0.self_attn.q_proj.weight", "F32", "4,4", "its rows are not pairs in 3 heads" },
+        { "llama", "layers.0.self_attn.q_proj.bias", "F32", "16", "its rows are not pairs in 3 heads" },
+        { "llama", "layers.0.self_attn.k_proj.weight", "F32", "4,4", "its rows are not pairs in -1 heads" },
+        { "llama", "layers.0.mlp.up_proj.weight", "I32", "4,4", "its numbers are no f32, f16 or bf16" },
+        { "llama", "layers.x.mlp.up_proj.weight", "F32", "4,4", FINE },
+        { "llama", "layers.:.mlp.up_proj.weight", "F32", "4,4", FINE },
+        { "llama", "layers.100000.mlp.up_proj.weight", "F32", "4,4", FINE },
+        { "llama", "layers.99999999999999999999.mlp.up_proj.weight", "F32", "4,4", FINE },
+        { "llama", "layers.0.mlp.up_proj.weights", "F32", "4,4", FINE },
+        { "llama", "lm_head.weight", "F32", "4,4", FINE },
+        { "bert", "roberta.embeddings.position_embeddings.weight", "F32", "4,4", FINE },
+        { "roberta", "roberta.embeddings.position_embeddings.weight", "F32", "16", "1 dimensions, expected 2" },
+        { "roberta", "roberta.embeddings.position_embeddings.weight", "F32", "4,4", "dimension 1 is -4" },
+    };
+    mkdir("build/tmp/hf", 0777);
+    for (int i = 0; i < LM_COUNT(cases); i++) {
+        char text[400];
+        snprintf(text, sizeof text, "{\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[0,64]}}", cases[i].name, cases[i].dtype, cases[i].shape);
+        write_weights(text);
+        snprintf(text, sizeof text, "{\"model_type\":\"%s\",\"num_attention_heads\":3,\"num_key_value_heads\":%s,\"pad_token_id\":7}", cases[i].type,
+                 strstr(cases[i].name, "k_proj") ? "-1" : "3");
+        refused(i, text, cases[i].want);
+    }
+    clear_folder();
+    remove("build/tmp/hf/model.safetensors");
+    remove("build/tmp/hf/1_Pooling");
+    remove("build/tmp/hf");
+}
+
+/* Reading past a tensor's ends; whole and in pieces, rows that are moved about included. */
+static void test_reading(void) {
+    static const char *const folders[] = { "hf_llama", "hf_llama3", "hf_gemma3", "hf_roberta" };
+    for (int f = 0; f < LM_COUNT(folders); f++) {
+        lm_err err = {0};
+        char path[64];
+        snprintf(path, sizeof path, "tests/golden/%s", folders[f]);
+        lm_hf *hf = lm_hf_open(path, &err);
+        CHECK(hf, "%s: %s", folders[f], err.msg);
+        for (int i = 0; hf && i < lm_hf_n_tensors(hf); i++) {
+            const lm_tensor *t = lm_hf_tensor(hf, i);
+            size_t n = (size_t)t->n_bytes;
+            char *whole = malloc(n), *pieces = malloc(n + 4);
+            lm_hf_read(hf, i, 0, whole, n, &err);
+            for (size_t at = 0; at < n; at += 36) lm_hf_read(hf, i, (int64_t)at, pieces + at, n - at < 36 ? n - at : 36, &err);
+            CHECK(!err.code && !memcmp(whole, pieces, n), "%s: %s: whole and in pieces differ: %s", folders[f], t->name, err.msg);
+            const struct { int64_t offset; size_t n; } bad[] = { { -4, 4 }, { t->n_bytes + 4, 0 }, { t->n_bytes - 4, 8 }, { 0, SIZE_MAX } };
+            for (int b = 0; b < LM_COUNT(bad); b++) {
+                lm_err out = {0};
+                lm_hf_read(hf, i, bad[b].offset, pieces, bad[b].n, &out);
+                CHECK(out.code == LM_ERROR && strstr(out.msg, "wanted, it has"), "%s: %s: read %zu bytes from %lld", folders[f], t->name, bad[b].n,
+                      (long long)bad[b].offset);
+                lm_hf_read(hf, i, bad[b].offset, pieces, bad[b].n, &out);       /* an error stays */
+            }
+            free(whole);
+            free(pieces);
+        }
+        lm_hf_close(hf);
+    }
+}
+
+/* Paths that do not fit, and files beyond all measure. */
+static void test_sizes(void) {
+    static char path[1200];
+    for (int n = 1000; n <= 1100; n += 50) {
+        lm_err err = {0};
+        memset(path, 'a', (size_t)n);
+        path[n] = 0;
+        CHECK(!lm_hf_open(path, &err) && (strstr(err.msg, "the path is too long") || strstr(err.msg, "File name too long")), "%d: %s", n, err.msg);
+    }
+    mkdir("build/tmp/hf", 0777);
+    write_text("config.json", bert);
+    CHECK(!truncate("build/tmp/hf/config.json", 2 << 20), "truncate");
+    refused(__LINE__, NULL, "config.json: 2097152 bytes, wanted at most 1048576");
+    remove("build/tmp/hf/config.json");
+    remove("build/tmp/hf");
+    lm_hf_close(NULL);
+}
+
 int main(void) {
     test_golden();
     test_lies();
+    test_small_files();
+    test_names();
+    test_reading();
+    test_sizes();
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
     return finish_tests();
 }

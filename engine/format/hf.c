@@ -201,7 +201,7 @@ static void read_module(lm_json *j, char *type, char *path, size_t n, lm_err *er
 
 static void read_modules(lm_hf *hf, const char *folder, lm_err *err) {
     lm_json j;
-    char type[128], path[128], pooling[128] = "1_Pooling", name[160];
+    char type[128] = "", path[128] = "", pooling[128] = "1_Pooling", name[160];
     char *text = open_json(folder, "modules.json", LM_JSON_ARRAY, 1, &j, err);
     for (int kind; text && (kind = lm_json_next(&j, err)) != LM_JSON_END;) {
         if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "expected an array of objects");

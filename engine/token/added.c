@@ -40,7 +40,9 @@ static int longest_at(const lm_added *a, const lm_added_walk *w, size_t at, size
 static uint32_t char_before(const char *text, size_t at, size_t *n) {
     uint32_t cp;
     for (*n = 1; *n < 4 && *n < at && ((uint8_t)text[at - *n] & 0xC0) == 0x80;) ++*n;
-    return lm_utf8_step(text + at - *n, *n, &cp) == (int)*n ? cp : (*n = 1, 0xFFFD);
+    if (lm_utf8_step(text + at - *n, *n, &cp) == (int)*n) return cp;
+    *n = 1;
+    return 0xFFFD;
 }
 
 static uint32_t char_after(const char *text, size_t at, size_t end, size_t *n) {
