@@ -168,6 +168,9 @@ search: all                               ## searching thousands of texts by mea
 sentiment overfit sharing: all            ## parameters that learn; that learn by heart; that are used better: sql/examples/
 	sh sql/examples/run.sh $@
 
+curve: all                                ## doc/curve.svg: the losses of overfit.sql, drawn by gnuplot
+	sh sql/examples/curve.sh
+
 retrain: all                              ## make models/tiny.gguf again by its recipe, models/tiny.sql: minutes
 	rm -f $(BUILD)/tiny.db
 	sqlite3 -column $(BUILD)/tiny.db ".load $(BUILD)/lm" ".read models/tiny.sql"
@@ -197,5 +200,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test asan asan-run fetch demo tour search sentiment overfit sharing retrain faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
+.PHONY: all static test asan asan-run fetch demo tour search sentiment overfit sharing curve retrain faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
 .SECONDARY:

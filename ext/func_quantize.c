@@ -89,7 +89,7 @@ static void begin(void *arg, const void *meta, size_t meta_n, const void *arrays
     put_number(&j->meta, ours[1], 2, err);
     lm_buf_append(&j->meta, arrays, arrays_n, err);
     if (!err->code && !strcmp(lm_arch_task(m), "embed")) {
-        lm_err_set(err, LM_ERROR, "lm_quantize: %.60s embeds texts: lm_import takes \"dtype\":\"q8_0\" for such", j->f->name);
+        lm_err_set(err, LM_ERROR, "lm_quantize: it embeds texts: lm_import takes \"dtype\":\"q8_0\" for such");
     }
     lm_meta_free(m);
     j->from = lm_alloc(sizeof *j->from * (size_t)n, err);

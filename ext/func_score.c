@@ -14,7 +14,8 @@ typedef struct {
 
 #define AT(field) offsetof(score_options, field)
 #define PROMPT_OPTIONS                                                                                                     \
-    { "model", LM_OPT_TEXT, AT(g.model), 0, 0, NULL }, { "template", LM_OPT_TEXT, AT(g.template), 0, 0, NULL },            \
+    { "model", LM_OPT_TEXT, AT(g.model), 0, 0, NULL }, { "adapter", LM_OPT_TEXT, AT(g.adapter), 0, 0, NULL },              \
+    { "template", LM_OPT_TEXT, AT(g.template), 0, 0, NULL },                                                               \
     { "system", LM_OPT_TEXT, AT(g.system), 0, 0, NULL }, { "parse_special", LM_OPT_BOOL, AT(g.parse_special), 0, 0, NULL }, \
     { "on_error", LM_OPT_TEXT, AT(g.on_error), 0, 0, "error|null" }
 
@@ -121,7 +122,7 @@ static void logprob(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     size_t n;
     lm_options_read(logprob_table, &o, options, NULL, &err);
     int there = lm_value_text(args[0], &prompt, "prompt", &err) & lm_value_text(args[1], &completion, "completion", &err);
-    if (there && !err.code) s = lm_share_begin(c, o.g.model, "generate", &err);
+    if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, &err);
     if (s) {
         double sum = 0;
         lm_memo_key(&key, s, 'l', options, prompt, &err);
@@ -225,13 +226,15 @@ static int read_texts(lm_json *j, frame *f, lm_err *err) {
     return n;
 }
 
-/* The format that training left in lm_model.info. (SQLite's json_valid calls a text invalid when it has no memory to read it.) */
-static void read_label_format(lm_conn *c, const char *model, frame *f, lm_err *err) {
+/* The format that training left in lm_model.info, or of an adapter in lm_adapter.info. (SQLite's json_valid calls a text invalid when it has no memory to read it.) */
+static void read_label_format(lm_conn *c, const char *model, const char *adapter, frame *f, lm_err *err) {
     lm_found found;
     lm_err own = {0};
     lm_store_find(c, model, "generate", &found, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND info IS NOT NULL", found.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, adapter ? "SELECT info FROM \"%w\".lm_adapter WHERE model = ?1 AND name = ?2 AND info IS NOT NULL"
+                                         : "SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND info IS NOT NULL", found.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, found.id);
+    if (stmt && adapter) sqlite3_bind_text(stmt, 2, adapter, -1, SQLITE_STATIC);
     const char *text = stmt && lm_conn_step(c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
     if (text) {
         lm_json j;
@@ -326,9 +329,9 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
     lm_options_read(choose_table, &o, options, NULL, &err);
     int there = lm_value_text(args[0], &text, is_classify ? "text" : "prompt", &err) & lm_value_text(args[1], &json, what, &err);
     if (there && !err.code) read_choices(&choices, json, what, &err);
-    if (there && !err.code) s = lm_share_begin(c, o.g.model, "generate", &err);
+    if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, &err);
     if (s && is_classify) {
-        read_label_format(c, o.g.model, &f, &err);
+        read_label_format(c, o.g.model, o.g.adapter, &f, &err);
         if (!f.is_own && !err.code) make_frame(&choices, &f, &err);
         if (!err.code) make_completions(&choices, !f.is_own && !lm_prompt_is_chat(s, &o.g, &err), &f.completions, &err);
     }
