@@ -7,4 +7,4 @@ __attribute__((returns_nonnull)) void *lm_calloc(size_t n, size_t size, lm_err *
 __attribute__((returns_nonnull)) void *lm_realloc(void *p, size_t n_bytes, lm_err *err);
 
 /* An error, once set, stays. */
-#define lm_err_set(err, code_, ...) ((err)->code ? (err)->code : ((err)->code = (code_)))
+#define lm_err_set(err, code_, ...) ((void)(__VA_ARGS__), (err)->code ? (err)->code : ((err)->code = (code_)))
