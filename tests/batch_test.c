@@ -225,7 +225,7 @@ static void check_equal(lm_model *m) {
 }
 
 int main(int argc, char **argv) {
-    const char *path = argc > 1 ? argv[1] : "models/tiny.gguf";
+    const char *path = argc > 1 ? argv[1] : "tests/golden/tiny.gguf";
     lm_model *m = open_model(path), *plain = open_model(path);
     CHECK(m && plain, "cannot open %s", path);
     if (m && plain) {

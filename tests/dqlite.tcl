@@ -181,7 +181,7 @@ try {
     # "On dqlite a SELECT can write only between BEGIN and COMMIT": elsewhere it would end the node.
     run_sql { CREATE TABLE note(id INTEGER PRIMARY KEY, body, vec, answer) }
     run_sql { INSERT INTO note(body) VALUES ('one'), ('two words'), (NULL), ('four'), ('and a fifth') }
-    fails 1.0 { SELECT lm_import('models/tiny.gguf') } {lm_import: on dqlite a SELECT can write only between BEGIN and COMMIT}
+    fails 1.0 { SELECT lm_import('tests/golden/tiny.gguf') } {lm_import: on dqlite a SELECT can write only between BEGIN and COMMIT}
     fails 1.1 { SELECT lm_create('made', '{"n_layers":1}') } {lm_create: on dqlite a SELECT can write only between BEGIN and COMMIT}
     fails 1.2 { SELECT lm_config('generate_model', NULL) } {lm_config: on dqlite a SELECT can write only between BEGIN and COMMIT}
     run_sql { INSERT INTO note(body) VALUES ('and the node lives') }
@@ -190,7 +190,7 @@ try {
     #-------------------------------------------------------------------------
     # Models, answers, vectors, dials and an index, written through the cluster: the same on every node.
     run_sql { BEGIN }
-    query { SELECT lm_import('models/tiny.gguf') }
+    query { SELECT lm_import('tests/golden/tiny.gguf') }
     query { SELECT lm_create('made', '{"n_layers":2,"n_embd":32,"n_heads":2,"vocab":{"query":"SELECT body FROM note"}}') }
     query { SELECT lm_config('generate_model', 'tiny'), lm_config('embed_model', 'tiny') }
     run_sql { COMMIT }
@@ -210,7 +210,7 @@ try {
     lead 2
     set before [list [contents] [answers]]
     run_sql { BEGIN }
-    query { SELECT lm_import('models/tiny.gguf', '{"name":"second"}') }
+    query { SELECT lm_import('tests/golden/tiny.gguf', '{"name":"second"}') }
     run_sql { UPDATE lm_weights SET value = 0 WHERE model = 'tiny' AND tensor = 'blk.0.ffn_up.weight' }
     run_sql { DELETE FROM lm_model WHERE name = 'made' }
     report 3.0 {tiny second} [query { SELECT name FROM lm_model ORDER BY id }]

@@ -65,8 +65,8 @@ static const job jobs[] = {
     { "lm_config", READS, NULL, "SELECT lm_config('threads'), lm_config('memory_limit') > -1, lm_config('generate_model'), lm_version()" },
     { "lm_debug", READS | VARIES, NULL, "SELECT lm_debug()" },
     { "no such model", READS, NULL, "SELECT generate('x', '{\"model\":\"nope\",\"on_error\":\"null\"}'), embed('x', '{\"model\":\"nope\",\"on_error\":\"null\"}')" },
-    { "import a file", WRITES, NULL, "SELECT lm_import('models/tiny.gguf', '{\"name\":\"two\"}')" },
-    { "import converted", WRITES, NULL, "SELECT lm_import('models/tiny.gguf', '{\"name\":\"half\",\"dtype\":\"f16\"}')" },
+    { "import a file", WRITES, NULL, "SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"two\"}')" },
+    { "import converted", WRITES, NULL, "SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"half\",\"dtype\":\"f16\"}')" },
     { "import a folder", WRITES, NULL, "SELECT lm_import('tests/golden/hf_bert', '{\"name\":\"bert\",\"dtype\":\"q8_0\"}')" },
     { "import a Llama folder", WRITES, NULL, "SELECT lm_import('tests/golden/hf_llama', '{\"name\":\"l\"}')" },
     { "import XLM-R", WRITES, NULL, "SELECT lm_import('tests/golden/hf_xlmr', '{\"name\":\"x\"}')" },
@@ -221,7 +221,7 @@ static inline void copy_file(const char *from, const char *to) {
 static inline int make_db(const char *path, const job *j, const char *journal, const char *encoding) {
     remove_db(path);
     sqlite3 *db = open_plain(path);
-    char *sql = sqlite3_mprintf("PRAGMA page_size = 1024; PRAGMA encoding = '%s'; PRAGMA journal_mode = %s; SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}'); %s",
+    char *sql = sqlite3_mprintf("PRAGMA page_size = 1024; PRAGMA encoding = '%s'; PRAGMA journal_mode = %s; SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'); %s",
                                 encoding, journal, j->setup ? j->setup : "");
     int ok = query(db, sql, NULL) == SQLITE_OK;
     CHECK(ok, "%s: setup: %s", j->name, sqlite3_errmsg(db));

@@ -4,7 +4,7 @@
 set -u
 python=${PYTHON:-python3} node=${NODE:-node} folder=$PWD/build/hosts passed=0 failed=0
 mkdir -p "$folder"
-import="SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}')"
+import="SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}')"
 ask="SELECT group_concat(x, ' ') FROM (SELECT generate('Once', '{\"template\":\"none\",\"max_tokens\":12}') AS x
      UNION ALL SELECT hex(embed('the sea', '{\"model\":\"tiny\",\"dimensions\":4}')) UNION ALL SELECT lm_check()
      UNION ALL SELECT group_concat(piece, '') FROM generate_stream('the sea', '{\"max_tokens\":5}')

@@ -1,4 +1,4 @@
-/* make_tiny.c: write models/tiny.gguf, a small random language model of the LLaMA architecture.
+/* make_tiny.c: write tests/golden/tiny.gguf, a small random language model of the LLaMA architecture.
 **
 **     make_tiny OUT.gguf [f32|q8_0|q4_0|q4_1]
 **

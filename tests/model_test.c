@@ -106,7 +106,7 @@ static uint64_t check_same(lm_model *m, int vocab) {
 }
 
 int main(int argc, char **argv) {
-    const char *path = argc > 1 ? argv[1] : "models/tiny.gguf";
+    const char *path = argc > 1 ? argv[1] : "tests/golden/tiny.gguf";
     lm_model *m = open_model(path);
     CHECK(m != NULL, "cannot open %s", path);
     if (m) {

@@ -2,8 +2,8 @@
 -- the same rows. Add lines anywhere: a statement ends with ; at the end of a line, its rows and its error count too. Draws need a
 -- seed. (dqlite and WAL shipping replicate pages; hosts that replicate statements, as this does, need every word of this log to
 -- be the same everywhere, but for created_at, edit, seconds and tokens_per_s.)
-SELECT lm_import('models/tiny.gguf');
-SELECT lm_import('models/tiny.gguf', '{"name":"half","dtype":"f16"}'), lm_import('models/tiny.gguf', '{"name":"q8","dtype":"q8_0"}');
+SELECT lm_import('tests/golden/tiny.gguf');
+SELECT lm_import('tests/golden/tiny.gguf', '{"name":"half","dtype":"f16"}'), lm_import('tests/golden/tiny.gguf', '{"name":"q8","dtype":"q8_0"}');
 SELECT lm_import('tests/golden/hf_bert', '{"name":"encoder"}'), lm_import('tests/golden/arch_gemma3.gguf', '{"name":"gemma"}');
 SELECT lm_import('tests/golden/arch_llama_moe.gguf', '{"name":"experts"}'), lm_import('tests/golden/arch_qwen3.gguf', '{"name":"qwen"}');
 SELECT lm_config('generate_model', 'tiny'), lm_config('embed_model', 'encoder');

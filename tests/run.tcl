@@ -45,7 +45,7 @@ if {$files eq ""} {
     foreach test [lsort [glob -nocomplain build/*_test]] { run_program $test }
     run_program build/soak_connections 5
     run_program build/soak_load build/lm 200
-    compare_kernels models/tiny.gguf {scalar avx2 vnni amx}
+    compare_kernels tests/golden/tiny.gguf {scalar avx2 vnni amx}
     foreach model [lsort [glob tests/golden/arch_*.gguf]] { compare_kernels $model {scalar avx2 vnni amx} }
     foreach {real golden} {
         models/SmolLM2-135M-Instruct.Q4_1.gguf tests/golden/smollm2.json

@@ -196,7 +196,7 @@ static void check_divergence(void) {
     }
     double kl = lm_divergence(a, b, texts, 2, never, &err), none = lm_divergence(a, a, texts, 2, never, &err);
     CHECK(!err.code && sum > 1e-4 && fabs(kl - sum) < 1e-5 * (1 + sum) && fabs(none) < 1e-9, "KL %.9f, by hand %.9f; to itself %g: %s", kl, sum, none, err.msg);
-    lm_model *c = open_model("models/tiny.gguf");
+    lm_model *c = open_model("tests/golden/tiny.gguf");
     lm_divergence(a, c, texts, 2, never, &err);
     CHECK(strstr(err.msg, "the same tokens"), "'%s'", err.msg);
     lm_model_free(c);
@@ -246,7 +246,7 @@ int main(void) {
     uint64_t state = 11;
     check_golden();
     check_divergence();
-    lm_model *m = open_model("models/tiny.gguf");
+    lm_model *m = open_model("tests/golden/tiny.gguf");
     for (int i = 0; i < 256; i++) {
         state = state * 6364136223846793005ull + 1442695040888963407ull;
         ids[i] = (int32_t)((state >> 33) % (uint64_t)m->h.n_vocab);

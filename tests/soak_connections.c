@@ -74,7 +74,7 @@ static void turn_dial(client *c) {
 }
 
 static void import_own(client *c) {
-    if (must(c, "SELECT lm_import('models/tiny.gguf', json_object('name', ?1))") && must(c, DIGEST("?1")) && !is_answer(c, TINY_DIGEST)) wrong(c, "import");
+    if (must(c, "SELECT lm_import('tests/golden/tiny.gguf', json_object('name', ?1))") && must(c, DIGEST("?1")) && !is_answer(c, TINY_DIGEST)) wrong(c, "import");
     for (int i = 0; i < 20 && !must(c, "DELETE FROM lm_model WHERE name = ?1"); i++) {}
 }
 
@@ -90,7 +90,7 @@ static void use_victim(client *c) {
 }
 
 static void bring_victim(client *c) {
-    int rc = run(c, "SELECT lm_import('models/tiny.gguf', '{\"name\":\"victim\"}')");
+    int rc = run(c, "SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"victim\"}')");
     if (rc != SQLITE_OK && (rc & 0xff) != SQLITE_BUSY && !strstr(sqlite3_errmsg(c->db), "exists already")) wrong(c, "bring the victim");
 }
 
@@ -179,7 +179,7 @@ static int run_threads(int n) {
 static void set_up(void) {
     remove_db(path);
     sqlite3 *db = open_plain(path);
-    CHECK(query(db, "PRAGMA journal_mode = wal; SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}'), lm_import('models/tiny.gguf', '{\"name\":\"dial\"}');"
+    CHECK(query(db, "PRAGMA journal_mode = wal; SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'), lm_import('tests/golden/tiny.gguf', '{\"name\":\"dial\"}');"
                     " CREATE TABLE prompt(x); INSERT INTO prompt VALUES ('Once'), ('the sea'); CREATE TABLE answer(id INTEGER PRIMARY KEY, text); CREATE TABLE note(id INTEGER PRIMARY KEY, body);"
                     " INSERT INTO note(body) VALUES ('the moon'), ('a late train')", NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
     if (has_vec) query(db, "CREATE VIRTUAL TABLE note_idx USING lm_index(content='note', column='body', model='tiny')", NULL);

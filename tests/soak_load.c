@@ -40,7 +40,7 @@ int main(int argc, char **argv) {
     sqlite3_open(file, &db);
     sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
     ok = sqlite3_load_extension(db, lib, "sqlite3_lm_init", NULL) == SQLITE_OK
-      && sqlite3_exec(db, "SELECT lm_import('models/tiny.gguf')", NULL, NULL, NULL) == SQLITE_OK;
+      && sqlite3_exec(db, "SELECT lm_import('tests/golden/tiny.gguf')", NULL, NULL, NULL) == SQLITE_OK;
     sqlite3_close(db);
     for (int i = 0; i < times && ok; i++) {
         if (i == WARM) before = resident_kb(), used = sqlite3_memory_used();

@@ -142,7 +142,7 @@ static void *release_later(void *other) {
 
 static void wait_for_lock(void) {
     static const char *const writes[] = {
-        "SELECT lm_import('models/tiny.gguf', '{\"name\":\"new\"}')", "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":1}')",
+        "SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"new\"}')", "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":1}')",
         "UPDATE lm_weights SET value = 1 WHERE model = 'tiny' AND tensor = 'output_norm.weight' AND col = 1", "SELECT lm_config('embed_model', 'tiny')",
         "INSERT INTO note_idx(note_idx) VALUES ('sync')",
     };
@@ -178,7 +178,7 @@ int main(int argc, char **argv) {
     db = open_plain(path);
     long_text = calloc(1, 4000020);
     for (size_t n = 0; n < 4000000;) n += (size_t)sprintf(long_text + n, "%s", word[next_random(&random) % 8]);
-    char *sql = sqlite3_mprintf("SELECT lm_import('models/tiny.gguf', '{\"name\":\"tiny\"}'),"
+    char *sql = sqlite3_mprintf("SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'),"
         " lm_create('big', '{\"n_layers\":%d,\"n_embd\":%d,\"n_heads\":6,\"n_ctx\":2048}'), lm_export('big', 'build/host/stop.gguf');"
         " CREATE TABLE note(id INTEGER PRIMARY KEY, body);"
         " WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 400) INSERT INTO note SELECT i, 'note ' || i || ' of the sea' FROM c;"

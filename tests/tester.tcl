@@ -11,7 +11,7 @@ proc reset_db {} {
     sqlite3 db :memory:
     db enable_load_extension 1
     db eval { SELECT load_extension('build/lm', 'sqlite3_lm_init') }
-    db eval { SELECT lm_import('models/tiny.gguf', '{"name":"tiny"}') }
+    db eval { SELECT lm_import('tests/golden/tiny.gguf', '{"name":"tiny"}') }
 }
 
 proc report {number want got} {

@@ -48,7 +48,7 @@ int main(void) {
     void *same;
     remove("build/threads_test.db");
     check(sqlite3_open("build/threads_test.db", &db) == SQLITE_OK && sqlite3_lm_init(db, NULL, NULL) == SQLITE_OK
-          && sqlite3_exec(db, "SELECT lm_import('models/tiny.gguf')", NULL, NULL, NULL) == SQLITE_OK, "import");
+          && sqlite3_exec(db, "SELECT lm_import('tests/golden/tiny.gguf')", NULL, NULL, NULL) == SQLITE_OK, "import");
     for (int i = 0; i < THREADS; i++) check(answer(i, alone[i], sizeof alone[i]), "alone");
     for (int i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, work, (void *)(size_t)i);
     for (int i = 0; i < THREADS; i++) {

@@ -5,7 +5,7 @@
 -- count them, look at them, turn them like dials, and see what happens.
 --
 -- `make tour` imports SmolLM2, 135 million parameters, with "dtype":"f16" (numbers of 16 bits each, which can be
--- written), or, where it cannot be fetched, the tiny built-in model, whose numbers are still chance. Either is called
+-- written), or, where it cannot be fetched, the tiny built-in model, which knows nothing but small stories. Either is called
 -- 'dials'. A line that begins with --= is what the statement above it must give; tests check it.
 
 -- 1. How many dials are there, and how much room do they take?

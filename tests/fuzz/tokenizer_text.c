@@ -31,7 +31,7 @@ static lm_tok *tok_of_json(const char *path) {
 }
 
 static void open_all(void) {
-    static const char *const ggufs[] = { "models/tiny.gguf", "tests/golden/tok_small.gguf", "tests/golden/spm_small.gguf" };
+    static const char *const ggufs[] = { "tests/golden/tiny.gguf", "tests/golden/tok_small.gguf", "tests/golden/spm_small.gguf" };
     glob_t found;
     for (int i = 0; i < 3; i++) g_toks[g_n_toks++] = tok_of_gguf(ggufs[i]);
     MUST(!glob("tests/golden/hf_tok/*.json", 0, NULL, &found), "run from the top folder");
