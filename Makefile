@@ -198,7 +198,7 @@ clean:                                    ## remove build/
 	rm -rf build
 
 help:                                     ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
+	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
 .PHONY: all static test asan asan-run fetch demo tour search sentiment overfit sharing curve retrain faith fuzz fuzzers bench install clean help dqlite soak tsan tsan-run newest newest-run hosts
 .SECONDARY:
