@@ -5,19 +5,11 @@
 enum { PAIRS_MAX = 256 };               /* of a batch */
 
 /*----------------------------------------------------------------------
-** Order. A stream of numbers for each (seed, which): SplitMix64 (Steele et al. 2014). */
-static uint64_t next_random(uint64_t *state) {
-    uint64_t x = (*state += 0x9E3779B97F4A7C15u);
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return x ^ x >> 31;
-}
-
+** Order. A stream of numbers for each (seed, which). */
 static void shuffle(uint32_t *items, size_t n, uint64_t seed, uint64_t which) {
-    uint64_t state = seed ^ which * 0xD1342543DE82EF95u;
-    next_random(&state);
+    uint64_t t = 0;
     for (size_t i = n; i > 1; i--) {
-        size_t j = (size_t)((next_random(&state) >> 32) * i >> 32);
+        size_t j = (size_t)((lm_random_at(seed ^ which * 0xD1342543DE82EF95u, ++t) >> 32) * i >> 32);
         uint32_t kept = items[i - 1];
         items[i - 1] = items[j];
         items[j] = kept;

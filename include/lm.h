@@ -487,6 +487,7 @@ int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err);
 double lm_divergence(lm_model *a, lm_model *b, const lm_ids *texts, int n, lm_stop stop, lm_err *err);
 
 double lm_exp(double x);                /* the same bits on every machine */
+uint64_t lm_random_at(uint64_t seed, uint64_t t);       /* the t-th number of a seed's stream: SplitMix64 (Steele et al. 2014) */
 void lm_softmax(double *x, int n);      /* ln p, less a constant, to shares of 1 */
 
 /*----------------------------------------------------------------------

@@ -88,16 +88,16 @@ void lm_sincos(double x, double *sine, double *cosine) {
     }
 }
 
-/* splitmix64 (Steele, Lea and Flood 2014) at an index, its mixing twice. */
-double lm_uniform(uint64_t seed, uint64_t t) {
-    uint64_t z = seed + (t + 1) * 0x9E3779B97F4A7C15ull;
-    for (int round = 0; round < 2; round++) {
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-    }
-    return (double)(z >> 11) * 0x1p-53;
+static uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
 }
+
+uint64_t lm_random_at(uint64_t seed, uint64_t t) { return mix(seed + (t + 1) * 0x9E3779B97F4A7C15ull); }
+
+/* Mixed twice: seeds are often small numbers. */
+double lm_uniform(uint64_t seed, uint64_t t) { return (double)(mix(lm_random_at(seed, t)) >> 11) * 0x1p-53; }
 
 float lm_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;

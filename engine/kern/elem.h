@@ -25,27 +25,6 @@ static int quantise(const float *x, int k, int8_t *q, float *d, int32_t *sum) {
     return 1;
 }
 
-static int rms_norm(const float *x, const float *weight, float eps, int n, float *out) {
-    v16 squares = v16_set(0);
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        v16 a = v16_load(x + i);
-        squares = v16_fma(a, a, squares);
-    }
-    if (i < n) {
-        v16 a = v16_load_part(x + i, n - i);
-        squares = v16_fma(a, a, squares);
-    }
-    float sum = v16_sum(squares);
-    v16 scale = v16_set(1.0f / sqrtf(sum / (float)n + eps));
-    for (i = 0; i + 16 <= n; i += 16) v16_store(out + i, v16_mul(v16_mul(v16_load(x + i), scale), v16_load(weight + i)));
-    if (i < n) {
-        v16 y = v16_mul(v16_mul(v16_load_part(x + i, n - i), scale), v16_load_part(weight + i, n - i));
-        v16_store_part(out + i, y, n - i);
-    }
-    return sum - sum == 0;
-}
-
 /* The part of a vector from i on, up to 16 of it; what is beyond the end counts as rest. */
 INLINE v16 load_from(const float *x, int i, int n) { return i + 16 <= n ? v16_load(x + i) : v16_load_part(x + i, n - i); }
 INLINE void store_from(float *x, v16 a, int i, int n) {
@@ -53,10 +32,15 @@ INLINE void store_from(float *x, v16 a, int i, int n) {
     else v16_store_part(x + i, a, n - i);
 }
 
-static int layer_norm(const float *x, const float *weight, const float *bias, float eps, int n, float *out) {
-    v16 sums = v16_set(0), squares = sums;
+INLINE float mean_of(const float *x, int n) {
+    v16 sums = v16_set(0);
     for (int i = 0; i < n; i += 16) sums = v16_add(sums, load_from(x, i, n));
-    float mean = v16_sum(sums) / (float)n;
+    return v16_sum(sums) / (float)n;
+}
+
+/* The sum of (x - mean)^2; what is beyond the end counts for nothing. */
+INLINE float squares_about(const float *x, const float mean, int n) {
+    v16 squares = v16_set(0);
     for (int i = 0; i + 16 <= n; i += 16) {
         v16 a = v16_sub(v16_load(x + i), v16_set(mean));
         squares = v16_fma(a, a, squares);
@@ -66,7 +50,18 @@ static int layer_norm(const float *x, const float *weight, const float *bias, fl
         for (int i = n & ~15; i < n; i++) rest[i & 15] = x[i] - mean;
         squares = v16_fma(v16_load(rest), v16_load(rest), squares);
     }
-    float variance = v16_sum(squares) / (float)n;
+    return v16_sum(squares);
+}
+
+static int rms_norm(const float *x, const float *weight, float eps, int n, float *out) {
+    float sum = squares_about(x, 0, n);
+    v16 scale = v16_set(1.0f / sqrtf(sum / (float)n + eps));
+    for (int i = 0; i < n; i += 16) store_from(out, v16_mul(v16_mul(load_from(x, i, n), scale), load_from(weight, i, n)), i, n);
+    return sum - sum == 0;
+}
+
+static int layer_norm(const float *x, const float *weight, const float *bias, float eps, int n, float *out) {
+    float mean = mean_of(x, n), variance = squares_about(x, mean, n) / (float)n;
     v16 scale = v16_set(1.0f / sqrtf(variance + eps));
     for (int i = 0; i < n; i += 16) {
         v16 a = v16_mul(v16_sub(load_from(x, i, n), v16_set(mean)), scale);

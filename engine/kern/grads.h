@@ -70,19 +70,8 @@ static void lay(const float *x, int n, float *out) {
 /*----------------------------------------------------------------------
 ** Norms. stat is the mean (0 of an RMS norm) and 1 / the deviation. */
 static void norm_forward(const float *x, const float *weight, const float *bias, int is_layer, float eps, int n, float *out, float *stat) {
-    v16 sums = v16_set(0), squares = sums;
-    for (int i = 0; is_layer && i < n; i += 16) sums = v16_add(sums, load_from(x, i, n));
-    float mean = v16_sum(sums) / (float)n;
-    for (int i = 0; i + 16 <= n; i += 16) {
-        v16 a = v16_sub(v16_load(x + i), v16_set(mean));
-        squares = v16_fma(a, a, squares);
-    }
-    if (n % 16) {
-        float rest[16] = {0};
-        for (int i = n & ~15; i < n; i++) rest[i & 15] = x[i] - mean;
-        squares = v16_fma(v16_load(rest), v16_load(rest), squares);
-    }
-    float scale = 1.0f / sqrtf(v16_sum(squares) / (float)n + eps);
+    float mean = is_layer ? mean_of(x, n) : 0;
+    float scale = 1.0f / sqrtf(squares_about(x, mean, n) / (float)n + eps);
     for (int i = 0; i < n; i += 16) {
         v16 a = v16_mul(v16_mul(v16_sub(load_from(x, i, n), v16_set(mean)), v16_set(scale)), load_from(weight, i, n));
         store_from(out, bias ? v16_add(a, load_from(bias, i, n)) : a, i, n);

@@ -156,6 +156,11 @@ typedef struct lm_moe lm_moe;
 
 lm_moe *lm_moe_new(const lm_hparams *h, int max_rows, int exact, lm_err *err);
 void lm_moe_free(lm_moe *s);
+/* The n_active experts of a row's n logits, ascending, and their weights. Return 0 where a logit is not finite; expert is then
+** zeros. Ties go to the lower number. */
+int lm_moe_choose(const float *logits, int n, int n_active, int *expert, float *weight);
+/* Give each pair of a row and an expert its column: by expert, within one by row. first gets the columns of each, n + 1. */
+void lm_moe_group(const int *expert, int pairs, int n, int *first, int *column);
 /* Write what the experts of a layer's weights w make of n rows of n_embd. Return 0 where a number was not finite. */
 int lm_moe_run(lm_moe *s, const lm_mat *w, const float *rows, int n, float *out, lm_stop stop, lm_err *err);
 

@@ -134,50 +134,45 @@ static void quantise(lm_moe *s, int i) {
 static int is_before(const float *logits, int a, int b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
 
 /* The best expert behind one that was chosen already (-1: of all). */
-static int next_best(const lm_moe *s, const float *logits, int last) {
+static int next_best(const float *logits, int n, int last) {
     int best = -1;
-    for (int e = 0; e < s->n_experts; e++) {
+    for (int e = 0; e < n; e++) {
         if ((last < 0 || is_before(logits, last, e)) && (best < 0 || is_before(logits, e, best))) best = e;
     }
     return best;
 }
 
-/* The experts of row i, ascending, and their weights. */
-static void choose(lm_moe *s, const float *logits, int *expert, float *weight) {
+int lm_moe_choose(const float *logits, int n, int n_active, int *expert, float *weight) {
     double sum = 0, max = 0;
-    for (int e = 0; e < s->n_experts; e++) {
-        if (logits[e] - logits[e] == 0) continue;
-        s->is_bad = 1;
-        memset(expert, 0, (size_t)s->n_active * sizeof *expert);
-        return;
+    memset(expert, 0, (size_t)n_active * sizeof *expert);
+    for (int e = 0; e < n; e++) {
+        if (logits[e] - logits[e] != 0) return 0;
     }
-    for (int k = 0, last = -1; k < s->n_active; k++) {
+    for (int k = 0, last = -1; k < n_active; k++) {
         int at = k;
-        last = next_best(s, logits, last);
+        last = next_best(logits, n, last);
         if (k == 0) max = (double)logits[last];
         for (; at && expert[at - 1] > last; at--) expert[at] = expert[at - 1];
         expert[at] = last;
     }
-    for (int k = 0; k < s->n_active; k++) sum += lm_exp((double)logits[expert[k]] - max);
-    for (int k = 0; k < s->n_active; k++) weight[k] = (float)(lm_exp((double)logits[expert[k]] - max) / sum);
+    for (int k = 0; k < n_active; k++) sum += lm_exp((double)logits[expert[k]] - max);
+    for (int k = 0; k < n_active; k++) weight[k] = (float)(lm_exp((double)logits[expert[k]] - max) / sum);
+    return 1;
 }
 
 static void route(lm_moe *s, int i) {
     size_t at = (size_t)i * (size_t)s->n_active;
     s->kern->multiply(s->mats[0], 0, s->mats[0]->n_tiles, &s->in, i, i + 1, s->logits, (size_t)s->n_experts);
-    choose(s, s->logits + (size_t)i * (size_t)s->n_experts, s->expert + at, s->weight + at);
+    if (!lm_moe_choose(s->logits + (size_t)i * (size_t)s->n_experts, s->n_experts, s->n_active, s->expert + at, s->weight + at)) s->is_bad = 1;
 }
 
-/* Give each pair its column: by expert, within one by row. */
-static void group(lm_moe *s) {
-    int pairs = s->n * s->n_active;
-    memset(s->first, 0, ((size_t)s->n_experts + 1) * sizeof *s->first);
-    for (int i = 0; i < pairs; i++) s->first[s->expert[i] + 1]++;
-    for (int e = 0; e < s->n_experts; e++) s->first[e + 1] += s->first[e];
-    for (int i = 0; i < pairs; i++) s->column[i] = s->first[s->expert[i]]++;
-    for (int e = s->n_experts; e > 0; e--) s->first[e] = s->first[e - 1];
-    s->first[0] = 0;
-    s->n_columns = pairs;
+void lm_moe_group(const int *expert, int pairs, int n, int *first, int *column) {
+    memset(first, 0, ((size_t)n + 1) * sizeof *first);
+    for (int i = 0; i < pairs; i++) first[expert[i] + 1]++;
+    for (int e = 0; e < n; e++) first[e + 1] += first[e];
+    for (int i = 0; i < pairs; i++) column[i] = first[expert[i]]++;
+    for (int e = n; e > 0; e--) first[e] = first[e - 1];
+    first[0] = 0;
 }
 
 static void gather(lm_moe *s, int i) {
@@ -216,7 +211,8 @@ int lm_moe_run(lm_moe *s, const lm_mat *w, const float *rows, int n, float *out,
     s->mats[0] = &w[LM_ROUTER];
     run_steps(s, route, n, stop, err);
     if (err->code || s->is_bad) return !s->is_bad;
-    group(s);
+    s->n_columns = n * s->n_active;
+    lm_moe_group(s->expert, s->n_columns, s->n_experts, s->first, s->column);
 
     set_input(s, s->x, s->n_embd, &w[LM_GATE_EXPS], 2);
     run_steps(s, gather, n, stop, err);

@@ -43,10 +43,7 @@ typedef struct {
 ** Merges */
 
 static size_t pair_slot(const lm_tok *t, const bpe *b, int32_t left, int32_t right) {
-    uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ t->seed;
-    key *= 0x9E3779B97F4A7C15u;
-    key = (key ^ key >> 32) * 0xD6E8FEB86659FD93u;
-    size_t slot = (size_t)(key >> 32) & b->pairs_mask;
+    size_t slot = lm_tok_hash_pair(t->seed, left, right) & b->pairs_mask;
     while (b->pairs[slot].rank != LM_NO_RANK && (b->pairs[slot].left != left || b->pairs[slot].right != right)) {
         slot = (slot + 1) & b->pairs_mask;
     }

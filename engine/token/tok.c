@@ -49,6 +49,12 @@ uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n) {
     return (h ^ h >> 29) * k;
 }
 
+uint32_t lm_tok_hash_pair(uint64_t seed, int32_t left, int32_t right) {
+    uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ seed;
+    key *= 0x9E3779B97F4A7C15u;
+    return (uint32_t)((key ^ key >> 32) * 0xD6E8FEB86659FD93u >> 32);
+}
+
 size_t lm_tok_slots(size_t n) {
     size_t slots = 16;
     while (slots / 4 * 3 < n) slots *= 2;

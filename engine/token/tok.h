@@ -66,6 +66,7 @@ static inline uint32_t lm_trie_step(const lm_trie *t, uint32_t node, uint8_t byt
 
 /* Hash bytes. The seed differs from process to process, so that no file can be written to collide. */
 uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n);
+uint32_t lm_tok_hash_pair(uint64_t seed, int32_t left, int32_t right);
 
 int lm_tok_is_special(const lm_tok *t, int32_t id);             /* spelled out in a text only where asked for */
 int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n);      /* by spelling; -1: none */

@@ -45,50 +45,29 @@ static int count_of(const lm_acts *a, int e) { return a->first[e + 1] - a->first
 
 /*----------------------------------------------------------------------
 ** Routing. */
-static int is_before(const float *logits, int a, int b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
 
 /* A row's experts, ascending, and their shares; then its logits become probabilities. */
 static void route_row(const lm_grad_pass *p, int row, const void *arg) {
-    const lm_hparams *h = &p->t->h;
-    int n = h->n_experts, active = h->n_active, chosen = -1;
+    int n = p->t->h.n_experts, active = p->t->h.n_active;
     float *logits = p->a->probs + (size_t)row * (size_t)n, *share = p->a->share + (size_t)row * (size_t)active;
-    int32_t *expert = p->a->expert + (size_t)row * (size_t)active;
-    double max = 0, sum = 0, all = 0;
+    int *expert = p->a->expert + (size_t)row * (size_t)active;
+    double max, all = 0;
     (void)arg;
-    memset(expert, 0, (size_t)active * sizeof *expert);
-    for (int e = 0; e < n; e++) {
-        if (logits[e] - logits[e] == 0) continue;
+    if (!lm_moe_choose(logits, n, active, expert, share)) {
         p->t->is_bad = 1;
         return;
     }
-    for (int k = 0; k < active; k++) {
-        int best = -1, at = k;
-        for (int e = 0; e < n; e++) {
-            if ((chosen < 0 || is_before(logits, chosen, e)) && (best < 0 || is_before(logits, e, best))) best = e;
-        }
-        chosen = best;
-        if (k == 0) max = (double)logits[best];
-        for (; at && expert[at - 1] > best; at--) expert[at] = expert[at - 1];
-        expert[at] = best;
-    }
-    for (int k = 0; k < active; k++) sum += lm_exp((double)logits[expert[k]] - max);
-    for (int k = 0; k < active; k++) share[k] = (float)(lm_exp((double)logits[expert[k]] - max) / sum);
+    max = (double)logits[expert[0]];
+    for (int k = 1; k < active; k++) max = LM_MAX(max, (double)logits[expert[k]]);
     for (int e = 0; e < n; e++) all += lm_exp((double)logits[e] - max);
     for (int e = 0; e < n; e++) logits[e] = (float)(lm_exp((double)logits[e] - max) / all);
 }
 
 static void group(const lm_grad_pass *p) {
     const lm_acts *a = p->a;
-    int pairs = p->t->n * p->t->h.n_active, n = p->t->h.n_experts;
-    memset(a->first, 0, ((size_t)n + 1) * sizeof *a->first);
-    for (int i = 0; i < pairs; i++) a->first[a->expert[i] + 1]++;
-    for (int e = 0; e < n; e++) a->first[e + 1] += a->first[e];
-    for (int i = 0; i < pairs; i++) {
-        a->column[i] = a->first[a->expert[i]]++;
-        a->pair[a->column[i]] = i;
-    }
-    for (int e = n; e > 0; e--) a->first[e] = a->first[e - 1];
-    a->first[0] = 0;
+    int pairs = p->t->n * p->t->h.n_active;
+    lm_moe_group(a->expert, pairs, p->t->h.n_experts, a->first, a->column);
+    for (int i = 0; i < pairs; i++) a->pair[a->column[i]] = i;
 }
 
 static void mass_item(void *arg, int e) {

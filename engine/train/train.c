@@ -309,13 +309,9 @@ static void fill_angles(lm_trainer *t, int local, const float *factors) {
 static void begin_adapter(const lm_trainer *t, lm_param *p, uint64_t which) {
     int is_a = p->info.ne[1] == t->o.lora_rank && strstr(p->info.name, ".lora_a") != NULL;
     double limit = 1 / sqrt((double)p->info.ne[0]);
-    uint64_t z = (t->o.seed + 1) * 0x9E3779B97F4A7C15u ^ (which << 40);
+    uint64_t seed = (t->o.seed + 1) * 0x9E3779B97F4A7C15u ^ (which << 40);
     for (int64_t i = 0; i < p->info.n_params; i++) {
-        uint64_t x = (z += 0x9E3779B97F4A7C15u);
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-        x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-        x ^= x >> 31;
-        p->data[LM_TRAIN_VALUE][i] = is_a ? (float)(((double)(x >> 11) / 4503599627370496.0 - 1) * limit) : 0;
+        p->data[LM_TRAIN_VALUE][i] = is_a ? (float)(((double)(lm_random_at(seed, (uint64_t)i) >> 11) / 4503599627370496.0 - 1) * limit) : 0;
     }
 }
 

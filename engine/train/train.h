@@ -36,9 +36,9 @@ typedef struct {
     float *end_sum, *end_stat;
     /* With experts; pairs of a row and an expert are n x n_active, and gu and act have a row for each, by expert. */
     float *probs;                           /* (n, n_experts): softmax over all the router's logits */
-    int32_t *expert; float *share;          /* (n, n_active): chosen, ascending, and their weights */
-    int32_t *column, *pair;                 /* (n, n_active): where a pair stands among the pairs by expert, and back */
-    int32_t *first;                         /* (n_experts + 1): the pairs of each expert */
+    int *expert; float *share;              /* (n, n_active): chosen, ascending, and their weights */
+    int *column, *pair;                     /* (n, n_active): where a pair stands among the pairs by expert, and back */
+    int *first;                             /* (n_experts + 1): the pairs of each expert */
     float *mids;                            /* of adapters: each (n, rank) */
 } lm_acts;
 

@@ -160,10 +160,7 @@ void lm_vocab_add(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_err 
 ** Pairs and where they are */
 
 static size_t pair_slot(const lm_vocab *v, int32_t left, int32_t right) {
-    uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ v->seed;
-    key *= 0x9E3779B97F4A7C15u;
-    key = (key ^ key >> 32) * 0xD6E8FEB86659FD93u;
-    size_t slot = (size_t)(key >> 32) & (v->n_by_ids - 1);
+    size_t slot = lm_tok_hash_pair(v->seed, left, right) & (v->n_by_ids - 1);
     for (int32_t id; (id = v->by_ids[slot]) != NONE; slot = (slot + 1) & (v->n_by_ids - 1)) {
         if (pair_at(v, id)->left == left && pair_at(v, id)->right == right) break;
     }
