@@ -120,7 +120,7 @@ static int open_piece(lm_cells *s, int piece, lm_err *err) {
     return 1;
 }
 
-void lm_cells_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_err *err) {
+static void read_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_err *err) {
     while (n && !err->code) {
         int piece = piece_of(s, offset), fresh = piece != s->open_piece;
         const struct lm_piece *p = &s->pieces[piece];
@@ -146,7 +146,7 @@ int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *
         int64_t first = index / WINDOW * WINDOW, end = s->t.n_params - first < WINDOW ? s->t.n_params : first + WINDOW;
         int64_t at = first / s->type->block * s->type->bytes, n = (end - first) / s->type->block * s->type->bytes;
         s->first = s->end = 0;
-        lm_cells_bytes(s, at, s->raw, n, err);
+        read_bytes(s, at, s->raw, n, err);
         if (err->code) return 0;
         s->type->decode(s->raw, s->floats, end - first);
         s->first = first;

@@ -4,22 +4,25 @@
 
 #include <sys/stat.h>
 
-typedef struct {
-    const char *path;
-    int overwrite;
-    lm_gguf_writer *writer;
-} export;
+enum { PIECE = 1 << 20 };
 
-static void begin(void *arg, const void *meta, size_t meta_n, const void *arrays, size_t arrays_n, const lm_tensor *tensors,
-                  int n_tensors, lm_err *err) {
+typedef struct { const char *path; int overwrite; lm_gguf_writer *writer; } export;
+
+static void write_file(void *arg, const lm_stored *m, lm_err *err) {
     export *e = arg;
-    lm_gguf_content content = { { meta, arrays }, { meta_n, arrays_n }, tensors, n_tensors };
-    if (!err->code) e->writer = lm_gguf_create(e->path, e->overwrite, &content, err);
-}
-
-static void append(void *arg, int tensor, const void *bytes, size_t n, lm_err *err) {
-    (void)tensor;
-    lm_gguf_append(((export *)arg)->writer, bytes, n, err);
+    const lm_source *src = &m->source;
+    lm_gguf_content content = { { m->meta, m->arrays->data }, { m->meta_n, m->arrays->n }, src->tensors, src->n_tensors };
+    e->writer = lm_gguf_create(e->path, e->overwrite, &content, err);
+    uint8_t *piece = lm_alloc(PIECE, err);
+    for (int i = 0; i < src->n_tensors && !err->code; i++) {
+        int64_t left = src->tensors[i].n_bytes;
+        for (size_t n; left && !err->code; left -= (int64_t)n) {
+            n = left < PIECE ? (size_t)left : PIECE;
+            src->read(src->arg, i, src->tensors[i].n_bytes - left, piece, n, err);
+            if (!err->code) lm_gguf_append(e->writer, piece, n, err);
+        }
+    }
+    lm_free(piece);
 }
 
 /* A database that this connection has open must not be what is replaced. */
@@ -37,9 +40,8 @@ static void check_path(lm_conn *c, const char *path, lm_err *err) {
 void lm_export(lm_conn *c, const lm_found *f, const char *path, int overwrite, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     export e = { path, overwrite, NULL };
-    lm_sink sink = { begin, append, &e };
     check_path(c, path, err);
-    if (!err->code) lm_store_read(c, f, &sink, digest, err);
+    if (!err->code) lm_store_use(c, f, write_file, &e, digest, err);
     if (e.writer) lm_gguf_commit(e.writer, err);
     lm_gguf_writer_free(e.writer);
 }

@@ -142,22 +142,12 @@ void lm_store_find(lm_conn *c, const char *name, const char *tasks, lm_found *ou
 void lm_found_set(lm_found *f, const char *schema, const char *name, sqlite3_int64 id, lm_err *err);    /* copies */
 void lm_found_clear(lm_found *f);
 
-/* Where the bytes of a model go that is read from its rows: first its metadata, the tokenizer's arrays and the
-** list of tensors, then every tensor's bytes in order, in pieces. */
-typedef struct {
-    void (*begin)(void *arg, const void *meta, size_t meta_n, const void *arrays, size_t arrays_n, const lm_tensor *tensors,
-                  int n_tensors, lm_err *err);
-    void (*bytes)(void *arg, int tensor, const void *bytes, size_t n, lm_err *err);
-    void *arg;
-} lm_sink;
-
-/* Read a model's rows and check every digest; digest gets the root of what was read. The rows go to sink (may be
-** NULL), or become a model. */
-void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
+/* Read a model's rows and check every digest; digest gets the root of what was read. The rows may become a model. */
+void lm_store_read(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
 lm_model *lm_store_build(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err);
 
-/* The same rows as a source, which use must read whole; all of it is use's until it returns. Only then are the rows known to
-** be what their digest says. */
+/* The same rows as a source, which use must read whole, tensor by tensor from front to back; all of it is use's until it
+** returns. Only then are the rows known to be what their digest says. */
 typedef struct {
     lm_source source;
     const void *meta; size_t meta_n;
@@ -207,9 +197,6 @@ void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err);
 const char *lm_path_tail(const char *path, size_t *n);      /* the last name in it, *n bytes */
 
-/* Do work inside a savepoint, so that its writes are all or nothing whether or not the caller has a transaction open. */
-void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err);
-
 /* A model that was made here, in place of one that is read; tensors are read in order, from front to back. */
 typedef struct {
     const char *function;                   /* whose work it is: for messages, and for lm_model.source */
@@ -249,7 +236,6 @@ void lm_cells_open_row(lm_cells *s, lm_conn *c, lm_found *f, sqlite3_stmt *row, 
 void lm_cells_close(lm_cells *s);           /* may be zeros */
 /* Decode elements from index on and point at them; return how many, at least 1, or 0 with err set. */
 int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *err);
-void lm_cells_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_err *err);     /* as they stand */
 /* Write one element, and note in the database that the model was edited. Only formats of plain numbers, only main. */
 void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err);
 

@@ -92,7 +92,7 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call
 
 static void check_one(lm_conn *c, const lm_found *f, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
-    lm_store_read(c, f, NULL, digest, err);
+    lm_store_read(c, f, digest, err);
 }
 
 static void check(sqlite3_context *ctx, int n_args, sqlite3_value **args) {

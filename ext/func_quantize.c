@@ -35,9 +35,9 @@ typedef struct {
     const lm_dtype *as, *head;              /* of matrices; of the output's and the embeddings' */
     int wants_kl;
     lm_buf meta;
-    lm_tensor *from, *to; int n;
-    lm_cells cells; int open;               /* the tensor that is being read, -1: none */
-    float *floats; uint8_t *blocks;         /* STRETCH elements on their way */
+    const lm_source *from;
+    lm_tensor *to; int open;                /* the tensor that is being read, -1: none */
+    uint8_t *raw, *blocks; float *floats;   /* STRETCH elements on their way */
     int64_t first, end;                     /* the bytes of the tensor to be that are in blocks */
 } job;
 
@@ -74,11 +74,11 @@ static void put_number(lm_buf *meta, const char *key, uint32_t x, lm_err *err) {
     lm_buf_append(meta, &x, sizeof x, err);
 }
 
-/* lm_sink's: the model's metadata and tensors, before its bytes. */
-static void begin(void *arg, const void *meta, size_t meta_n, const void *arrays, size_t arrays_n, const lm_tensor *tensors, int n, lm_err *err) {
+/* What the new model is to be: metadata and tensors. */
+static void plan(job *j, const lm_stored *stored, lm_err *err) {
     static const char *const ours[] = { "general.file_type", "general.quantization_version" };
-    job *j = arg;
-    lm_meta *m = lm_meta_new(meta, meta_n, err);
+    const lm_source *src = &stored->source;
+    lm_meta *m = lm_meta_new(stored->meta, stored->meta_n, err);
     for (size_t i = 0; i < lm_meta_count(m); i++) {
         const lm_meta_entry *e = lm_meta_at(m, i);
         int is_ours = 0;
@@ -87,22 +87,18 @@ static void begin(void *arg, const void *meta, size_t meta_n, const void *arrays
     }
     put_number(&j->meta, ours[0], (uint32_t)file_type(j->as), err);
     put_number(&j->meta, ours[1], 2, err);
-    lm_buf_append(&j->meta, arrays, arrays_n, err);
+    lm_buf_append(&j->meta, stored->arrays->data, stored->arrays->n, err);
     if (!err->code && !strcmp(lm_arch_task(m), "embed")) {
         lm_err_set(err, LM_ERROR, "lm_quantize: it embeds texts: lm_import takes \"dtype\":\"q8_0\" for such");
     }
     lm_meta_free(m);
-    j->from = lm_alloc(sizeof *j->from * (size_t)n, err);
-    j->to = lm_alloc(sizeof *j->to * (size_t)n, err);
-    for (int i = 0; i < n && !err->code; i++) {
-        j->from[i] = j->to[i] = tensors[i];
-        j->to[i].dtype = dtype_of(j, &tensors[i]);
+    j->to = lm_alloc(sizeof *j->to * (size_t)src->n_tensors, err);
+    for (int i = 0; i < src->n_tensors && !err->code; i++) {
+        j->to[i] = src->tensors[i];
+        j->to[i].dtype = dtype_of(j, &src->tensors[i]);
         lm_tensor_measure(&j->to[i], err);
     }
-    j->n = n;
 }
-
-static void pass_over(void *arg, int tensor, const void *bytes, size_t n, lm_err *err) { (void)arg, (void)tensor, (void)bytes, (void)n, (void)err; }
 
 /*----------------------------------------------------------------------
 ** Numbers on their way */
@@ -117,42 +113,24 @@ static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x,
 
 /* Put the next stretch of the open tensor into blocks. */
 static void encode_stretch(job *j, lm_err *err) {
-    const lm_tensor *to = &j->to[j->open];
-    const lm_dtype *as = lm_dtype_find(to->dtype);
+    const lm_tensor *from = &j->from->tensors[j->open], *to = &j->to[j->open];
+    const lm_dtype *type = lm_dtype_find(from->dtype), *as = lm_dtype_find(to->dtype);
     lm_stop stop = lm_conn_stop(j->c);
     int64_t at = j->end / as->bytes * as->block, n = to->n_params - at < STRETCH ? to->n_params - at : STRETCH;
     j->first = j->end;
     j->end += n / as->block * as->bytes;
-    if (to->dtype == j->from[j->open].dtype) {
-        lm_cells_bytes(&j->cells, j->first, j->blocks, j->end - j->first, err);
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-        return;
-    }
-    for (int64_t done = 0; done < n && !err->code;) {
-        const float *values;
-        int64_t some = lm_cells_read(&j->cells, at + done, &values, err);
-        if (some > n - done) some = n - done;
-        if (some > 0) memcpy(j->floats + done, values, (size_t)some * sizeof *values);
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-        done += some;
-    }
-    if (!err->code) check_range(to, as, j->floats, n, at, err);
+    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    j->from->read(j->from->arg, j->open, at / type->block * type->bytes, type == as ? j->blocks : j->raw, (size_t)(n / type->block * type->bytes), err);
+    if (type == as || err->code) return;
+    type->decode(j->raw, j->floats, n);
+    check_range(to, as, j->floats, n, at, err);
     if (!err->code) lm_encode_blocks(as, j->floats, j->blocks, n, stop, err);
-}
-
-static void open_tensor(job *j, int i, lm_err *err) {
-    lm_found f = {0};
-    lm_cells_close(&j->cells);
-    lm_found_set(&f, j->f->schema, j->f->name, j->f->id, err);
-    lm_cells_open(&j->cells, j->c, &f, j->from[i].name, err);
-    j->open = i;
-    j->first = j->end = 0;
 }
 
 /* lm_made's. */
 static void read_blocks(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     job *j = arg;
-    if (j->open != i) open_tensor(j, i, err);
+    if (j->open != i) j->open = i, j->first = j->end = 0;
     for (size_t done = 0; done < n && !err->code;) {
         if (offset + (int64_t)done == j->end) encode_stretch(j, err);
         if (err->code) return;
@@ -216,24 +194,31 @@ static void write_info(job *j, lm_err *err) {
     sqlite3_free(b);
 }
 
-/* Everything, inside the savepoint. */
-static void work(void *arg, lm_err *err) {
+static void build(void *arg, const lm_stored *stored, lm_err *err) {
     job *j = arg;
-    uint8_t digest[LM_DIGEST_BYTES];
-    lm_sink sink = { begin, pass_over, j };
-    lm_store_read(j->c, j->f, &sink, digest, err);
+    j->from = &stored->source;
+    plan(j, stored, err);
     lm_meta *meta = err->code ? NULL : lm_meta_new(j->meta.data, j->meta.n, err);
+    j->raw = lm_alloc(STRETCH * sizeof *j->floats, err);            /* no format needs more */
     j->floats = lm_alloc(STRETCH * sizeof *j->floats, err);
-    j->blocks = lm_alloc(STRETCH * sizeof *j->floats, err);        /* no format needs more */
-    if (!err->code) lm_import_made(j->c, &(lm_made){ "lm_quantize", meta, j->to, j->n, read_blocks, j }, j->schema, j->name, err);
-    if (!err->code) write_info(j, err);
-    lm_cells_close(&j->cells);
+    j->blocks = lm_alloc(STRETCH * sizeof *j->floats, err);
+    if (!err->code) lm_import_made(j->c, &(lm_made){ "lm_quantize", meta, j->to, j->from->n_tensors, read_blocks, j }, j->schema, j->name, err);
     lm_meta_free(meta);
+    lm_free(j->raw);
     lm_free(j->floats);
     lm_free(j->blocks);
-    lm_free(j->from);
     lm_free(j->to);
     lm_buf_clear(&j->meta);
+}
+
+/* The rows are known to be what their digest says when they are read; the copy is made by then, and stays or goes. */
+static void quantize_all(job *j, lm_err *err) {
+    uint8_t digest[LM_DIGEST_BYTES];
+    lm_write w;
+    lm_write_begin(&w, j->c, "lm_quantize", j->schema, err);
+    if (!err->code) lm_store_use(j->c, j->f, build, j, digest, err);
+    if (!err->code) write_info(j, err);
+    lm_write_end(&w, err);
 }
 
 static const lm_dtype *find_dtype(lm_text name, lm_err *err) {
@@ -252,14 +237,13 @@ static void quantize(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     int has_model = lm_value_text(args[0], &model, "model", &err);
     if ((lm_value_text(args[1], &dtype, "dtype", &err) & lm_value_text(args[2], &name, "new_name", &err)) && !err.code) {
         job j = { .c = c, .f = &f, .schema = o.schema ? o.schema : "main", .name = name.text, .wants_kl = o.kl, .open = -1 };
-        j.cells.open_piece = -1;
         j.as = find_dtype(dtype, &err);
         if (!err.code) j.head = o.head ? lm_dtype_find_name(o.head) : better(j.as);
         if (strlen(name.text) != name.n) lm_err_set(&err, LM_ERROR, "new_name: a NUL stands inside it");
         lm_store_check_schema(c, j.schema, &err);
         if (!err.code) lm_store_find(c, has_model ? model.text : NULL, "generate", &f, &err);
         if (!err.code) lm_import_check(c, "lm_quantize", j.schema, name.text, &err);
-        if (!err.code) lm_import_whole(c, "lm_quantize", j.schema, work, &j, &err);
+        if (!err.code) quantize_all(&j, &err);
         if (!err.code) lm_result_text(ctx, name.text, name.n);
         lm_found_clear(&f);
     }

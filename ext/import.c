@@ -56,15 +56,6 @@ static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *e
     }
 }
 
-/* Run a statement that inserts or updates. Interrupts are looked for first: one that strikes inside SQLite's
-** own write rolls back the caller's whole transaction. */
-static void run(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
-    lm_stop stop = lm_conn_stop(c);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    if (stmt) lm_conn_step(c, stmt, err);
-    sqlite3_reset(stmt);
-}
-
 enum { STRETCH = 65536 };               /* elements converted at a time: whole blocks of every format */
 
 typedef struct {
@@ -133,10 +124,10 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
     sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
-    run(im->c, im->add_chunk, err);
+    lm_write_step(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
-    run(im->c, im->add_digest, err);
+    lm_write_step(im->c, im->add_digest, err);
 }
 
 static void import_tensor(import *im, int i, lm_err *err) {
@@ -150,7 +141,7 @@ static void import_tensor(import *im, int i, lm_err *err) {
     sqlite3_bind_text(im->add_tensor, 4, shape, -1, SQLITE_STATIC);
     sqlite3_bind_int64(im->add_tensor, 5, t.n_params);
     sqlite3_bind_int64(im->add_tensor, 6, t.n_bytes);
-    run(im->c, im->add_tensor, err);
+    lm_write_step(im->c, im->add_tensor, err);
     lm_root_tensor(&im->root, &t);
     sqlite3_int64 tensor = sqlite3_last_insert_rowid(im->c->db);
     int64_t step = chunk_bytes(&t);
@@ -201,7 +192,7 @@ static void import_model(import *im, const char *name, const char *path, const c
         sqlite3_bind_blob(stmt, 5, scalars.data, (int)scalars.n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 6, license, (int)license_n, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 7, base, (int)base_n, SQLITE_STATIC);
-        run(im->c, stmt, err);
+        lm_write_step(im->c, stmt, err);
         im->model = sqlite3_last_insert_rowid(im->c->db);
     }
     sqlite3_finalize(stmt);
@@ -217,7 +208,7 @@ static void import_model(import *im, const char *name, const char *path, const c
             sqlite3_bind_int64(stmt, 1, im->model);
             sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
             sqlite3_bind_blob(stmt, 3, arrays.data, (int)arrays.n, SQLITE_STATIC);
-            run(im->c, stmt, err);
+            lm_write_step(im->c, stmt, err);
         }
         sqlite3_finalize(stmt);
     }
@@ -241,7 +232,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
-    run(im->c, stmt, err);
+    lm_write_step(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
@@ -256,8 +247,7 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     sqlite3_finalize(stmt);
 }
 
-static void import_all(void *arg, lm_err *err) {
-    import *im = arg;
+static void import_all(import *im, lm_err *err) {
     lm_buf hparams = {0};
     int n = source_n_tensors(&im->from);
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
@@ -295,21 +285,21 @@ void lm_import_check(lm_conn *c, const char *function, const char *schema, const
     if (lm_store_exists(c, schema, err)) check_name(c, schema, name, err);
 }
 
-void lm_import_whole(lm_conn *c, const char *function, const char *schema, void (*work)(void *arg, lm_err *err), void *arg, lm_err *err) {
+static void import_whole(import *im, const char *function, lm_err *err) {
     lm_write w;
-    lm_write_begin(&w, c, function, schema, err);
-    if (!err->code) work(arg, err);
+    lm_write_begin(&w, im->c, function, im->schema, err);
+    if (!err->code) import_all(im, err);
     lm_write_end(&w, err);
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
     import im = { .c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
     im.from = open_source(path, err);
-    lm_import_whole(c, "lm_import", schema, import_all, &im, err);
+    import_whole(&im, "lm_import", err);
     close_source(&im.from);
 }
 
 void lm_import_made(lm_conn *c, const lm_made *made, const char *schema, const char *name, lm_err *err) {
     import im = { .c = c, .schema = schema, .name = name, .path = made->function, .from = { .made = made } };
-    lm_import_whole(c, made->function, schema, import_all, &im, err);
+    import_whole(&im, made->function, err);
 }

@@ -179,7 +179,7 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
         unlock();
         if (there) {
             uint8_t read[LM_DIGEST_BYTES];
-            lm_store_read(c, f, NULL, read, err);
+            lm_store_read(c, f, read, err);
             if (!err->code && !memcmp(read, digest, sizeof read)) return there;
             lm_share_end(there);
             if (err->code) return NULL;

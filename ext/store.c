@@ -286,8 +286,7 @@ typedef struct {
     int seq;
     const uint8_t *data; size_t n, at;  /* the current chunk, and how far it is used */
     lm_digest root;
-    const lm_sink *sink;
-    void (*use)(void *arg, const lm_stored *m, lm_err *err);    /* NULL: the bytes go to sink */
+    void (*use)(void *arg, const lm_stored *m, lm_err *err);    /* NULL: the rows are only checked */
     void *use_arg;
 } reader;
 
@@ -336,7 +335,7 @@ static void next_chunk(reader *r, int i, lm_err *err) {
     lm_digest_add(&r->root, digest, sizeof digest);
 }
 
-/* lm_source's read; dst NULL passes over the bytes, hashing them, and gives them to the sink if there is one. */
+/* lm_source's read; dst NULL passes over the bytes, hashing them. */
 static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     reader *r = arg;
     const lm_tensor *t = &r->tensors[i];
@@ -345,7 +344,6 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
         if (err->code) return;
         size_t some = r->n - r->at < n - done ? r->n - r->at : n - done;
         if (dst) memcpy((uint8_t *)dst + done, r->data + r->at, some);
-        else if (r->sink) r->sink->bytes(r->sink->arg, i, r->data + r->at, some, err);
         r->at += some;
         done += some;
     }
@@ -478,8 +476,7 @@ static void read_rows(reader *r, sqlite3_stmt *row, uint8_t digest[LM_DIGEST_BYT
     if (!err->code && r->use) {
         lm_stored stored_rows = { { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r }, meta, meta_n, &arrays };
         r->use(r->use_arg, &stored_rows, err);
-    } else if (!err->code) {
-        if (r->sink) r->sink->begin(r->sink->arg, meta, meta_n, arrays.data, arrays.n, r->tensors, r->n_tensors, err);
+    } else {
         for (int i = 0; i < r->n_tensors && !err->code; i++) read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
     }
     lm_buf_clear(&arrays);
@@ -509,8 +506,8 @@ static void read_model(lm_conn *c, const lm_found *f, reader r, uint8_t digest[L
     lm_free(r.ids);
 }
 
-void lm_store_read(lm_conn *c, const lm_found *f, const lm_sink *sink, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
-    read_model(c, f, (reader){ .sink = sink }, digest, err);
+void lm_store_read(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST_BYTES], lm_err *err) {
+    read_model(c, f, (reader){0}, digest, err);
 }
 
 void lm_store_use(lm_conn *c, const lm_found *f, void (*use)(void *arg, const lm_stored *m, lm_err *err), void *arg,

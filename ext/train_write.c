@@ -56,7 +56,7 @@ static void write_tensor(writer *w, int i, lm_err *err) {
 /* With every chunk there, compute the root digest anew; that also checks what was not trained. */
 static void write_root(lm_run *r, lm_err *err) {
     char text[2 * LM_DIGEST_BYTES + 1];
-    lm_store_read(r->c, &r->model, NULL, r->model_digest, err);
+    lm_store_read(r->c, &r->model, r->model_digest, err);
     if (err->code) return;
     lm_hex(r->model_digest, text);
     memcpy(r->base_digest, text, sizeof text);
