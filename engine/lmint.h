@@ -28,9 +28,6 @@
 /*======================================================================
 ** Floor 1: base */
 
-/* err.c */
-int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err);
-
 /* mem.c */
 int lm_mem_is_short(void);                          /* less than a sixteenth of the limit is left */
 

@@ -81,13 +81,7 @@ void lm_frame_find(lm_conn *c, const lm_shared *s, lm_frame *f, lm_err *err) {
 void lm_frame_clear(lm_frame *f) { lm_ids_clear(&f->ids); }
 
 static void add_piece(job *j, int text, const int32_t *own, size_t n_own, lm_err *err) {
-    if (j->n == j->cap) {
-        size_t cap = j->cap ? 2 * j->cap : 64;
-        piece *grown = lm_realloc(j->pieces, cap * sizeof *grown, err);
-        if (!grown) return;
-        j->pieces = grown;
-        j->cap = cap;
-    }
+    if (!lm_grow((void **)&j->pieces, j->n, &j->cap, 1, sizeof *j->pieces, err)) return;
     const lm_ids *around = &j->frame.ids;
     size_t lead = j->frame.lead, tail = around->n - lead, n = n_own + around->n;
     piece *p = &j->pieces[j->n];

@@ -117,6 +117,8 @@ typedef struct {
 } lm_option;
 
 typedef struct { char **items; size_t *ns; int n; } lm_texts;
+void lm_texts_append(lm_texts *t, lm_text text, lm_err *err);       /* a copy, with a NUL behind it */
+void lm_texts_clear(lm_texts *t);
 
 /* Read JSON options into a struct that holds the defaults, by a table that ends with a NULL name. Texts are
 ** allocated, to be freed by lm_options_clear. NULL json changes nothing. given, if not NULL, gets a bit per

@@ -152,8 +152,6 @@ static void read_choices(lm_texts *out, lm_text json, const char *what, lm_err *
     int kind;
     lm_json_init(&j, json.text, json.n);
     if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
-    out->items = lm_calloc(CHOICES_MAX, sizeof *out->items, err);
-    out->ns = lm_calloc(CHOICES_MAX, sizeof *out->ns, err);
     while (!err->code && (kind = lm_json_next(&j, err)) != LM_JSON_END) {
         if (kind != LM_JSON_TEXT) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
         else if (!j.string.n) lm_err_set(err, LM_ERROR, "%s: number %d is empty", what, out->n + 1);
@@ -163,21 +161,11 @@ static void read_choices(lm_texts *out, lm_text json, const char *what, lm_err *
                 lm_err_set(err, LM_ERROR, "%s: \"%.60s\" stands there twice", what, j.string.data);
             }
         }
-        char *item = lm_alloc(j.string.n + 1, err);
-        if (!item) break;
-        memcpy(item, j.string.data, j.string.n + 1);
-        out->items[out->n] = item;
-        out->ns[out->n++] = j.string.n;
+        if (!err->code) lm_texts_append(out, (lm_text){ j.string.data, j.string.n }, err);
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
     if (!out->n) lm_err_set(err, LM_ERROR, "%s: there are none", what);
-}
-
-static void clear_texts(lm_texts *t) {
-    for (int i = 0; i < t->n; i++) lm_free(t->items[i]);
-    lm_free(t->items);
-    lm_free(t->ns);
 }
 
 /* Choose among choices by the ln p of their completions behind the first prompt, less that behind the second if there are two. */
@@ -272,23 +260,20 @@ static void make_frame(const lm_texts *labels, frame *f, lm_err *err) {
 
 /* Completions: the labels, each behind a space if is_spaced. */
 static void make_completions(const lm_texts *labels, int is_spaced, lm_texts *out, lm_err *err) {
-    out->items = lm_calloc((size_t)labels->n, sizeof *out->items, err);
-    out->ns = lm_calloc((size_t)labels->n, sizeof *out->ns, err);
+    lm_buf item = {0};
     for (int i = 0; i < labels->n && !err->code; i++) {
-        size_t n = labels->ns[i] + (size_t)is_spaced;
-        char *item = lm_alloc(n + 1, err);
-        if (!item) return;
-        *item = ' ';
-        memcpy(item + is_spaced, labels->items[i], labels->ns[i] + 1);
-        out->items[out->n] = item;
-        out->ns[out->n++] = n;
+        item.n = 0;
+        if (is_spaced) lm_buf_append(&item, " ", 1, err);
+        lm_buf_append(&item, labels->items[i], labels->ns[i], err);
+        if (!err->code) lm_texts_append(out, (lm_text){ item.data, item.n }, err);
     }
+    lm_buf_clear(&item);
 }
 
 static void clear_frame(frame *f) {
     lm_buf_clear(&f->before);
     lm_buf_clear(&f->after);
-    clear_texts(&f->completions);
+    lm_texts_clear(&f->completions);
 }
 
 static void put_in_frame(const frame *f, lm_text text, lm_buf *out, lm_err *err) {
@@ -345,7 +330,7 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
         if (!known && !err.code) lm_memo_add(c, key.data, key.n, out.data, out.n);
         if (!err.code) lm_result_text(ctx, known ? known : out.data, known ? n : out.n);
     }
-    clear_texts(&choices);
+    lm_texts_clear(&choices);
     clear_frame(&f);
     lm_buf_clear(&out);
     finish(ctx, &o, s, &key, &err);

@@ -60,9 +60,11 @@ static int is_among(const char *words, const char *word) {
     return 0;
 }
 
-static char *copy(const lm_buf *text, lm_err *err) {
-    char *s = lm_alloc(text->n + 1, err);
-    if (s) memcpy(s, text->data, text->n + 1);
+static char *copy(lm_text text, lm_err *err) {
+    char *s = lm_alloc(text.n + 1, err);
+    if (!s) return NULL;
+    memcpy(s, text.text, text.n);
+    s[text.n] = 0;
     return s;
 }
 
@@ -79,18 +81,25 @@ static char *copy_json(lm_json *j, int kind, lm_err *err) {
     return NULL;
 }
 
-static void add_text(lm_texts *texts, const lm_buf *text, lm_err *err) {
-    if ((texts->n & (texts->n - 1)) == 0) {     /* full: twice the room */
-        size_t room = texts->n ? 2 * (size_t)texts->n : 1;
-        char **items = lm_realloc(texts->items, sizeof *items * room, err);
-        if (items) texts->items = items;
-        size_t *ns = lm_realloc(texts->ns, sizeof *ns * room, err);
-        if (ns) texts->ns = ns;
+void lm_texts_append(lm_texts *t, lm_text text, lm_err *err) {
+    if ((t->n & (t->n - 1)) == 0) {             /* full: twice the room */
+        size_t room = t->n ? 2 * (size_t)t->n : 1;
+        char **items = lm_realloc(t->items, sizeof *items * room, err);
+        if (items) t->items = items;
+        size_t *ns = lm_realloc(t->ns, sizeof *ns * room, err);
+        if (ns) t->ns = ns;
     }
     char *item = err->code ? NULL : copy(text, err);
     if (!item) return;
-    texts->items[texts->n] = item;
-    texts->ns[texts->n++] = text->n;
+    t->items[t->n] = item;
+    t->ns[t->n++] = text.n;
+}
+
+void lm_texts_clear(lm_texts *t) {
+    for (int i = 0; i < t->n; i++) lm_free(t->items[i]);
+    lm_free(t->items);
+    lm_free(t->ns);
+    *t = (lm_texts){0};
 }
 
 static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_err *err) {
@@ -112,16 +121,16 @@ static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_
         break;
     case LM_OPT_TEXT:
         ok = kind == LM_JSON_TEXT && strlen(j->string.data) == j->string.n && (!o->words || is_among(o->words, j->string.data));
-        if (ok) *(char **)at = copy(&j->string, err);
+        if (ok) *(char **)at = copy((lm_text){ j->string.data, j->string.n }, err);
         break;
     case LM_OPT_TEXTS:
         ok = kind == LM_JSON_TEXT || kind == LM_JSON_ARRAY;
-        if (kind == LM_JSON_TEXT) add_text(at, &j->string, err);
+        if (kind == LM_JSON_TEXT) lm_texts_append(at, (lm_text){ j->string.data, j->string.n }, err);
         while (kind == LM_JSON_ARRAY && ok) {
             int item = lm_json_next(j, err);
             if (item == LM_JSON_END) break;
             ok = item == LM_JSON_TEXT;
-            if (ok) add_text(at, &j->string, err);
+            if (ok) lm_texts_append(at, (lm_text){ j->string.data, j->string.n }, err);
         }
         break;
     case LM_OPT_JSON:
@@ -171,11 +180,7 @@ void lm_options_clear(const lm_option *table, void *options) {
             lm_free(*(char **)at);
             *(char **)at = NULL;
         } else if (o->type == LM_OPT_TEXTS) {
-            lm_texts *texts = at;
-            for (int i = 0; i < texts->n; i++) lm_free(texts->items[i]);
-            lm_free(texts->items);
-            lm_free(texts->ns);
-            *texts = (lm_texts){0};
+            lm_texts_clear(at);
         }
     }
 }

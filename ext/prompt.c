@@ -62,13 +62,7 @@ typedef struct { lm_message *items; size_t n, cap, n_before; lm_buf texts; } con
 
 /* While it is read a message has places in texts; point_messages makes them pointers. */
 static void add_message(conversation *t, size_t role, size_t role_n, size_t content, size_t content_n, lm_err *err) {
-    if (t->n == t->cap) {
-        size_t cap = t->cap ? 2 * t->cap : 8;
-        lm_message *grown = lm_realloc(t->items, cap * sizeof *grown, err);
-        if (!grown) return;
-        t->items = grown;
-        t->cap = cap;
-    }
+    if (!lm_grow((void **)&t->items, t->n, &t->cap, 1, sizeof *t->items, err)) return;
     t->items[t->n++] = (lm_message){ (const char *)role, (const char *)content, role_n, content_n };
 }
 

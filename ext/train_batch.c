@@ -70,18 +70,11 @@ size_t lm_samples_pack(const lm_samples *d, const uint32_t *order, size_t n, int
 
 /*----------------------------------------------------------------------
 ** Batches. */
-static void *grown(void *data, size_t *cap, size_t n, size_t size, lm_err *err) {
-    if (n <= *cap) return data;
-    void *more = lm_realloc(data, n * size, err);
-    if (more) *cap = n;
-    return more ? more : data;
-}
-
 void lm_packed_set(lm_packed *p, const lm_samples *d, const uint32_t *order, size_t n, lm_err *err) {
     size_t total = 0, at = 0;
     for (size_t i = 0; i < n; i++) total += (size_t)d->samples[order[i]].n;
-    p->weights = grown(p->weights, &p->weights_cap, total, sizeof *p->weights, err);
-    p->lengths = grown(p->lengths, &p->lengths_cap, 2 * n, sizeof *p->lengths, err);
+    lm_grow((void **)&p->weights, 0, &p->weights_cap, total, sizeof *p->weights, err);
+    lm_grow((void **)&p->lengths, 0, &p->lengths_cap, 2 * n, sizeof *p->lengths, err);
     p->ids.n = 0;
     for (size_t i = 0; i < n && !err->code; i++) {
         const lm_sample *s = &d->samples[order[i]];

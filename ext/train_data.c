@@ -45,13 +45,7 @@ static void append_end(row_reader *r, lm_err *err) {
 static void add_sample(row_reader *r, const int32_t *ids, size_t n, size_t n_given, int label, lm_err *err) {
     lm_samples *d = r->d;
     if (n < 2 || err->code) return;
-    if (d->n == d->cap) {
-        size_t cap = d->cap ? 2 * d->cap : 64;
-        lm_sample *grown = lm_realloc(d->samples, cap * sizeof *grown, err);
-        if (!grown) return;
-        d->samples = grown;
-        d->cap = cap;
-    }
+    if (!lm_grow((void **)&d->samples, d->n, &d->cap, 1, sizeof *d->samples, err)) return;
     d->samples[d->n++] = (lm_sample){ d->ids.n, (int)n, (int)n_given, label };
     for (size_t i = 0; i < n; i++) lm_ids_append(&d->ids, ids[i], err);
     if ((int)n > d->longest) d->longest = (int)n;
@@ -103,16 +97,8 @@ static int label_number(lm_samples *d, lm_text label, lm_err *err) {
         if (l->ns[i] == label.n && !memcmp(l->items[i], label.text, label.n)) return i;
     }
     if (l->n == 4096) lm_err_set(err, LM_ERROR, "%s: more than %d different labels: is %.40s one?", name, l->n, label.text);
-    char **items = lm_realloc(l->items, sizeof *items * (size_t)(l->n + 1), err);
-    if (items) l->items = items;
-    size_t *ns = lm_realloc(l->ns, sizeof *ns * (size_t)(l->n + 1), err);
-    if (ns) l->ns = ns;
-    char *copy = lm_alloc(label.n + 1, err);
-    if (!copy) return -1;
-    memcpy(copy, label.text, label.n + 1);
-    l->items[l->n] = copy;
-    l->ns[l->n] = label.n;
-    return l->n++;
+    lm_texts_append(l, label, err);
+    return l->n - 1;
 }
 
 static void read_label(row_reader *r, lm_err *err) {
@@ -274,9 +260,7 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
 void lm_samples_clear(lm_samples *d) {
     lm_ids_clear(&d->ids);
     lm_free(d->samples);
-    for (int i = 0; i < d->labels.n; i++) lm_free(d->labels.items[i]);
-    lm_free(d->labels.items);
-    lm_free(d->labels.ns);
+    lm_texts_clear(&d->labels);
     lm_free(d->train);
     lm_free(d->val);
     *d = (lm_samples){0};

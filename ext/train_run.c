@@ -252,14 +252,7 @@ static void evaluate(lm_run *r, lm_err *err) {
 }
 
 static void add_row(lm_run *r, lm_err *err) {
-    if (r->n_rows == r->rows_cap) {
-        size_t cap = r->rows_cap ? 2 * r->rows_cap : 64;
-        lm_run_row *grown = lm_realloc(r->rows, cap * sizeof *grown, err);
-        if (!grown) return;
-        r->rows = grown;
-        r->rows_cap = cap;
-    }
-    r->rows[r->n_rows++] = r->row;
+    if (lm_grow((void **)&r->rows, r->n_rows, &r->rows_cap, 1, sizeof *r->rows, err)) r->rows[r->n_rows++] = r->row;
 }
 
 static void end(lm_run *r, const char *why, int is_done, lm_err *err) {

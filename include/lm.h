@@ -38,6 +38,8 @@ void lm_mem_hook_set(const lm_mem_hook *hook);
 void *lm_alloc(size_t n_bytes, lm_err *err);                    /* 64-byte aligned, not cleared; n may be 0 */
 void *lm_calloc(size_t n, size_t size, lm_err *err);            /* cleared; n * size checked for overflow */
 void *lm_realloc(void *p, size_t n_bytes, lm_err *err);         /* on failure p stays valid */
+/* Make room for `more` elements of the given size beyond n in an array that has room for *cap. Return 0 when there is none. */
+int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err);
 void lm_free(void *p);                                          /* takes NULL */
 uint64_t lm_mem_used(void);                                     /* bytes held through the hook now */
 uint64_t lm_mem_peak(void);                                     /* most ever held */

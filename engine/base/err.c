@@ -16,7 +16,6 @@ int lm_err_set(lm_err *err, int code, const char *format, ...) {
     return err->code = code;
 }
 
-/* Make room for more elements of the given size beyond n. Return 0 when there is none. */
 int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err) {
     if (err->code) return 0;
     if (more <= *cap - n) return 1;
