@@ -412,7 +412,23 @@ int lm_vtab_new(sqlite3 *db, lm_conn *c, const char *sql, size_t size, sqlite3_v
 int lm_vtab_free(sqlite3_vtab *vtab);                               /* an xDisconnect */
 int lm_cursor_new(size_t size, sqlite3_vtab_cursor **out);          /* for xOpen: zeros */
 
-/* In xBestIndex: make what "column = x" is compared with the next argument of xFilter. Return 1 when it is one; set
+/* What tables have alike whose arguments are hidden columns. The module's other methods are the table's own. */
+typedef struct {
+    sqlite3_module module;                                          /* first */
+    const char *name, *sql;
+    int is_direct;                                                  /* SQLITE_VTAB_DIRECTONLY */
+    size_t cursor_size;
+    void (*clear)(sqlite3_vtab_cursor *cur);                        /* free what it holds, when it is closed */
+} lm_table;
+#define LM_TABLE_METHODS .xConnect = lm_table_connect, .xDisconnect = lm_vtab_free, .xOpen = lm_table_open, .xClose = lm_table_close
+int lm_table_connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error);
+int lm_table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out);
+int lm_table_close(sqlite3_vtab_cursor *cur);
+int lm_table_register(lm_conn *c, const lm_table *table);
+
+/* In xBestIndex: rows come in ascending order of a column. */
+void lm_vtab_ordered(sqlite3_index_info *info, int column);
+/* Likewise: make what "column = x" is compared with the next argument of xFilter. Return 1 when it is one; set
 ** *unusable when the plan cannot give it. */
 int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args, int *unusable);
 /* In xBestIndex: take the arguments of a table-valued function, required first, then optional. A plan that

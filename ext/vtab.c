@@ -23,6 +23,43 @@ int lm_cursor_new(size_t size, sqlite3_vtab_cursor **out) {
     return *out ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+/* xConnect's aux; SQLite has the module, hence the table, in reach everywhere else. */
+typedef struct { lm_conn *c; const lm_table *table; } table_use;
+
+int lm_table_connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
+    (void)n_args, (void)args, (void)error;
+    const table_use *u = aux;
+    if (u->table->is_direct) sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
+    return lm_vtab_new(db, u->c, u->table->sql, sizeof(lm_vtab), out);
+}
+
+static const lm_table *table_of(const sqlite3_vtab *vtab) { return (const lm_table *)(const void *)vtab->pModule; }
+
+int lm_table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) { return lm_cursor_new(table_of(vtab)->cursor_size, out); }
+
+int lm_table_close(sqlite3_vtab_cursor *cur) {
+    table_of(cur->pVtab)->clear(cur);
+    sqlite3_free(cur);
+    return SQLITE_OK;
+}
+
+static void drop_use(void *arg) {
+    lm_conn_unref(((table_use *)arg)->c);
+    sqlite3_free(arg);
+}
+
+int lm_table_register(lm_conn *c, const lm_table *table) {
+    table_use *u = sqlite3_malloc64(sizeof *u);
+    if (!u) return SQLITE_NOMEM;
+    *u = (table_use){ c, table };
+    lm_conn_ref(c);
+    return sqlite3_create_module_v2(c->db, table->name, &table->module, u, drop_use);
+}
+
+void lm_vtab_ordered(sqlite3_index_info *info, int column) {
+    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == column && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+}
+
 int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args, int *unusable) {
     int taken = 0;
     for (int i = 0; i < info->nConstraint; i++) {

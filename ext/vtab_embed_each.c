@@ -18,22 +18,11 @@ typedef struct {
     sqlite3_int64 n_before;             /* rows of the batches before */
 } each_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
-    return lm_vtab_new(db, aux, "CREATE TABLE embed_each(key, vector, n_tokens, error, query HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     info->estimatedCost = 1e12;
     info->estimatedRows = 1000000;
     return lm_vtab_take_args(info, COL_QUERY, COL_OPTIONS);
-}
-
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(each_cursor), out);
 }
 
 static void clear_batch(each_cursor *cur) {
@@ -45,14 +34,12 @@ static void clear_batch(each_cursor *cur) {
     cur->n = cur->at = 0;
 }
 
-static int close_cursor(sqlite3_vtab_cursor *base) {
+static void clear(sqlite3_vtab_cursor *base) {
     each_cursor *cur = (each_cursor *)base;
     clear_batch(cur);
     sqlite3_finalize(cur->each.query);
     lm_vector_options_clear(&cur->options);
     lm_free(cur->vectors);
-    sqlite3_free(cur);
-    return SQLITE_OK;
 }
 
 /* Take the next rows of the query and compute their vectors. No engine lock is held while the query runs. */
@@ -116,9 +103,10 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "embed_each", "CREATE TABLE embed_each(key, vector, n_tokens, error, query HIDDEN, options HIDDEN)",
+    1, sizeof(each_cursor), clear,
 };
 
-int lm_vtab_embed_each_register(lm_conn *c) { return lm_register_table(c, "embed_each", &module); }
+int lm_vtab_embed_each_register(lm_conn *c) { return lm_table_register(c, &table); }

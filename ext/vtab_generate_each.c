@@ -27,22 +27,11 @@ typedef struct {
     sqlite3_int64 n_before;             /* rows given before the first */
 } each_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
-    return lm_vtab_new(db, aux, "CREATE TABLE generate_each(key, text, n_prompt, n_tokens, finish, error, query HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     info->estimatedCost = 1e12;
     info->estimatedRows = 1000000;
     return lm_vtab_take_args(info, COL_QUERY, COL_OPTIONS);
-}
-
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(each_cursor), out);
 }
 
 static void drop_first(each_cursor *cur) {
@@ -55,15 +44,13 @@ static void drop_first(each_cursor *cur) {
     cur->n_before++;
 }
 
-static int close_cursor(sqlite3_vtab_cursor *base) {
+static void clear(sqlite3_vtab_cursor *base) {
     each_cursor *cur = (each_cursor *)base;
     while (cur->n) drop_first(cur);
     sqlite3_finalize(cur->each.query);
     lm_batch_free(cur->batch);
     lm_share_end(cur->model);
     lm_generate_options_clear(&cur->options);
-    sqlite3_free(cur);
-    return SQLITE_OK;
 }
 
 /* The row's sequence has ended. */
@@ -158,9 +145,10 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "generate_each", "CREATE TABLE generate_each(key, text, n_prompt, n_tokens, finish, error, query HIDDEN, options HIDDEN)",
+    1, sizeof(each_cursor), clear,
 };
 
-int lm_vtab_generate_each_register(lm_conn *c) { return lm_register_table(c, "generate_each", &module); }
+int lm_vtab_generate_each_register(lm_conn *c) { return lm_table_register(c, &table); }

@@ -16,37 +16,21 @@ typedef struct {
     lm_pieces pieces;
 } logprobs_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    return lm_vtab_new(db, aux, "CREATE TABLE lm_logprobs(pos, id, piece, logprob, rank, entropy, top, text HIDDEN, options HIDDEN)",
-                       sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     info->estimatedCost = 1e12;
     info->estimatedRows = 100;
-    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_POS && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    lm_vtab_ordered(info, COL_POS);
     return lm_vtab_take_args(info, COL_TEXT, COL_OPTIONS);
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(logprobs_cursor), out);
-}
-
-static void clear(logprobs_cursor *cur) {
+static void clear(sqlite3_vtab_cursor *base) {
+    logprobs_cursor *cur = (logprobs_cursor *)base;
     lm_scorer_free(cur->scorer);
     lm_share_end(cur->model);
     lm_ids_clear(&cur->ids);
     lm_pieces_clear(&cur->pieces);
     *cur = (logprobs_cursor){ .base = cur->base };
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    clear((logprobs_cursor *)base);
-    sqlite3_free(base);
-    return SQLITE_OK;
 }
 
 /* Take the row at `at`, if there is one. */
@@ -64,7 +48,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_err err = {0};
     lm_text text;
     lm_raw_options o;
-    clear(cur);
+    clear(base);
     lm_raw_options_read(&o, n_args > 1 ? args[1] : NULL, &err);
     if (lm_value_text(args[0], &text, "text", &err) && !err.code) {
         cur->model = lm_share_begin(c, o.model, "generate", &err);
@@ -121,11 +105,12 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_logprobs", "CREATE TABLE lm_logprobs(pos, id, piece, logprob, rank, entropy, top, text HIDDEN, options HIDDEN)",
+    0, sizeof(logprobs_cursor), clear,
 };
 
 int lm_vtab_logprobs_register(lm_conn *c) {
-    return lm_register_table(c, "lm_logprobs", &module);
+    return lm_table_register(c, &table);
 }

@@ -24,12 +24,6 @@ typedef struct {
     statistics s;
 } parameters_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    return lm_vtab_new(db, aux, "CREATE TABLE lm_parameters(model, tensor, layer, shape, dtype, n_params, n_bytes, min, max, mean,"
-                       " std, zeros, of_model HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     int n_args = 0, unusable = 0, has_model = lm_vtab_take_arg(info, COL_OF_MODEL, 1, &n_args, &unusable);
@@ -39,21 +33,11 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     return unusable && !has_model ? SQLITE_CONSTRAINT : SQLITE_OK;
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(parameters_cursor), out);
-}
-
-static void clear(parameters_cursor *cur) {
+static void clear(sqlite3_vtab_cursor *base) {
+    parameters_cursor *cur = (parameters_cursor *)base;
     sqlite3_finalize(cur->rows);
     lm_found_clear(&cur->only);
     *cur = (parameters_cursor){ .base = cur->base };
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    clear((parameters_cursor *)base);
-    sqlite3_free(base);
-    return SQLITE_OK;
 }
 
 /* Begin with the next schema that has models. */
@@ -91,7 +75,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_conn *c = ((lm_vtab *)base->pVtab)->c;
     lm_err err = {0};
     lm_text name;
-    clear(cur);
+    clear(base);
     if (plan && lm_value_text(args[0], &name, "model", &err)) lm_store_find(c, name.text, "", &cur->only, &err);
     cur->at = -1;
     if (!err.code) advance(cur, c, &err);
@@ -180,11 +164,13 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_parameters", "CREATE TABLE lm_parameters(model, tensor, layer, shape, dtype, n_params, n_bytes, min, max, mean,"
+                " std, zeros, of_model HIDDEN)",
+    0, sizeof(parameters_cursor), clear,
 };
 
 int lm_vtab_parameters_register(lm_conn *c) {
-    return lm_register_table(c, "lm_parameters", &module);
+    return lm_table_register(c, &table);
 }

@@ -32,35 +32,20 @@ typedef struct {
     double bytes_a_token;               /* as seen so far */
 } split_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    return lm_vtab_new(db, aux, "CREATE TABLE lm_split(pos, start, text, n_tokens, of_text HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     info->estimatedCost = 10000;
     info->estimatedRows = 100;
-    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_POS && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    lm_vtab_ordered(info, COL_POS);
     return lm_vtab_take_args(info, COL_OF_TEXT, COL_OPTIONS);
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(split_cursor), out);
-}
-
-static void clear(split_cursor *cur) {
+static void clear(sqlite3_vtab_cursor *base) {
+    split_cursor *cur = (split_cursor *)base;
     lm_share_end(cur->model);
     lm_options_clear(split_table, &cur->options);
     lm_free(cur->text);
     *cur = (split_cursor){ .base = cur->base, .done = 1 };
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    clear((split_cursor *)base);
-    sqlite3_free(base);
-    return SQLITE_OK;
 }
 
 /*----------------------------------------------------------------------
@@ -205,7 +190,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_err err = {0};
     lm_text text;
     lm_frame frame = {0};
-    clear(cur);
+    clear(base);
     lm_options_read(split_table, &cur->options, n_args > 1 ? args[1] : NULL, NULL, &err);
     if (lm_value_text(args[0], &text, "text", &err) && !err.code) {
         cur->model = lm_share_begin(c, cur->options.model, "embed|generate", &err);
@@ -253,9 +238,10 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_split", "CREATE TABLE lm_split(pos, start, text, n_tokens, of_text HIDDEN, options HIDDEN)",
+    0, sizeof(split_cursor), clear,
 };
 
-int lm_vtab_split_register(lm_conn *c) { return lm_register_table(c, "lm_split", &module); }
+int lm_vtab_split_register(lm_conn *c) { return lm_table_register(c, &table); }

@@ -17,11 +17,6 @@ typedef struct {
     int done;
 } stream_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    return lm_vtab_new(db, aux, "CREATE TABLE generate_stream(step, token, piece, logprob, prompt HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     info->estimatedCost = 1e12;
@@ -29,26 +24,12 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     return lm_vtab_take_args(info, COL_PROMPT, COL_OPTIONS);
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    stream_cursor *cur = sqlite3_malloc64(sizeof *cur);
-    if (!cur) return SQLITE_NOMEM;
-    *cur = (stream_cursor){ .done = 1 };
-    *out = &cur->base;
-    return SQLITE_OK;
-}
-
-static void clear(stream_cursor *cur) {
+static void clear(sqlite3_vtab_cursor *base) {
+    stream_cursor *cur = (stream_cursor *)base;
     lm_batch_free(cur->batch);
     lm_share_end(cur->model);
     lm_generate_options_clear(&cur->options);
     *cur = (stream_cursor){ .base = cur->base, .done = 1 };
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    clear((stream_cursor *)base);
-    sqlite3_free(base);
-    return SQLITE_OK;
 }
 
 static void advance(stream_cursor *cur, lm_err *err) {
@@ -63,7 +44,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_conn *c = ((lm_vtab *)base->pVtab)->c;
     lm_err err = {0};
     lm_text prompt;
-    clear(cur);
+    clear(base);
     lm_generate_options_read(&cur->options, n_args > 1 ? args[1] : NULL, 0, &err);
     if (lm_value_text(args[0], &prompt, "prompt", &err) && !err.code) {
         cur->model = lm_share_begin_adapted(c, cur->options.model, cur->options.adapter, &err);
@@ -97,11 +78,12 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "generate_stream", "CREATE TABLE generate_stream(step, token, piece, logprob, prompt HIDDEN, options HIDDEN)",
+    0, sizeof(stream_cursor), clear,
 };
 
 int lm_vtab_stream_register(lm_conn *c) {
-    return lm_register_table(c, "generate_stream", &module);
+    return lm_table_register(c, &table);
 }

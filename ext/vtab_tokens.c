@@ -15,35 +15,20 @@ typedef struct {
     lm_pieces pieces;
 } tokens_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    return lm_vtab_new(db, aux, "CREATE TABLE lm_tokens(pos, id, piece, text HIDDEN, options HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     info->estimatedCost = 1000;
     info->estimatedRows = 100;
-    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_POS && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    lm_vtab_ordered(info, COL_POS);
     return lm_vtab_take_args(info, COL_TEXT, COL_OPTIONS);
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(tokens_cursor), out);
-}
-
-static void clear(tokens_cursor *cur) {
+static void clear(sqlite3_vtab_cursor *base) {
+    tokens_cursor *cur = (tokens_cursor *)base;
     lm_share_end(cur->model);
     lm_ids_clear(&cur->ids);
     lm_pieces_clear(&cur->pieces);
     *cur = (tokens_cursor){ .base = cur->base };
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    clear((tokens_cursor *)base);
-    sqlite3_free(base);
-    return SQLITE_OK;
 }
 
 static void set_piece(tokens_cursor *cur, lm_err *err) {
@@ -56,7 +41,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_conn *c = ((lm_vtab *)base->pVtab)->c;
     lm_err err = {0};
     lm_text text;
-    clear(cur);
+    clear(base);
     if (lm_value_text(args[0], &text, "text", &err)) {
         cur->model = lm_tokens_begin(c, text, n_args > 1 ? args[1] : NULL, &cur->ids, &err);
         if (cur->model) set_piece(cur, &err);
@@ -89,11 +74,12 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_tokens", "CREATE TABLE lm_tokens(pos, id, piece, text HIDDEN, options HIDDEN)",
+    0, sizeof(tokens_cursor), clear,
 };
 
 int lm_vtab_tokens_register(lm_conn *c) {
-    return lm_register_table(c, "lm_tokens", &module);
+    return lm_table_register(c, &table);
 }

@@ -13,13 +13,6 @@ typedef struct {
     int was_filtered, at_end;
 } train_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
-    return lm_vtab_new(db, aux, "CREATE TABLE lm_train(step, epoch, tokens, loss, val_loss, lr, grad_norm, tokens_per_s, seconds, event, options HIDDEN)",
-                       sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     int n_args = 0, unusable = 0;
@@ -28,16 +21,7 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     return lm_vtab_take_arg(info, COL_OPTIONS, 1, &n_args, &unusable) && !unusable ? SQLITE_OK : SQLITE_CONSTRAINT;
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(train_cursor), out);
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    lm_run_close(&((train_cursor *)base)->run);
-    sqlite3_free(base);
-    return SQLITE_OK;
-}
+static void clear(sqlite3_vtab_cursor *base) { lm_run_close(&((train_cursor *)base)->run); }
 
 /* Training that failed is over. */
 static int advance(train_cursor *cur, lm_err *err) {
@@ -89,9 +73,10 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_train", "CREATE TABLE lm_train(step, epoch, tokens, loss, val_loss, lr, grad_norm, tokens_per_s, seconds, event, options HIDDEN)",
+    1, sizeof(train_cursor), clear,
 };
 
-int lm_vtab_train_register(lm_conn *c) { return lm_register_table(c, "lm_train", &module); }
+int lm_vtab_train_register(lm_conn *c) { return lm_table_register(c, &table); }

@@ -12,11 +12,6 @@ enum { HAS_MODEL = 1, HAS_ID = 2 };
 
 typedef struct { sqlite3_vtab_cursor base; lm_shared *model; const lm_tok *tok; int id, end; } vocab_cursor;
 
-static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
-    (void)n_args, (void)args, (void)error;
-    return lm_vtab_new(db, aux, "CREATE TABLE lm_vocab(id INTEGER, piece, score, kind, of_model HIDDEN)", sizeof(lm_vtab), out);
-}
-
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     (void)vtab;
     int n_args = 0, no_model = 0, no_id = 0;
@@ -24,24 +19,14 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     if (lm_vtab_take_arg(info, COL_ID, 0, &n_args, &no_id)) info->idxNum |= HAS_ID;
     info->estimatedCost = info->idxNum & HAS_ID ? 10 : 1e5;
     info->estimatedRows = info->idxNum & HAS_ID ? 1 : 100000;
-    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == COL_ID && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    lm_vtab_ordered(info, COL_ID);
     return no_model && !(info->idxNum & HAS_MODEL) ? SQLITE_CONSTRAINT : SQLITE_OK;
 }
 
-static int open_cursor(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
-    (void)vtab;
-    return lm_cursor_new(sizeof(vocab_cursor), out);
-}
-
-static void clear(vocab_cursor *cur) {
+static void clear(sqlite3_vtab_cursor *base) {
+    vocab_cursor *cur = (vocab_cursor *)base;
     lm_share_end(cur->model);
     *cur = (vocab_cursor){ .base = cur->base };
-}
-
-static int close_cursor(sqlite3_vtab_cursor *base) {
-    clear((vocab_cursor *)base);
-    sqlite3_free(base);
-    return SQLITE_OK;
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
@@ -49,7 +34,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     vocab_cursor *cur = (vocab_cursor *)base;
     lm_err err = {0};
     lm_text name = {0};
-    clear(cur);
+    clear(base);
     int has_name = plan & HAS_MODEL && lm_value_text(args[0], &name, "model", &err);
     if (!err.code) cur->model = lm_share_begin(((lm_vtab *)base->pVtab)->c, has_name ? name.text : NULL, "generate|embed", &err);
     if (cur->model) cur->tok = lm_model_tok(cur->model->model);
@@ -97,11 +82,12 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
     return SQLITE_OK;
 }
 
-static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = lm_vtab_free, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+static const lm_table table = {
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_vocab", "CREATE TABLE lm_vocab(id INTEGER, piece, score, kind, of_model HIDDEN)",
+    0, sizeof(vocab_cursor), clear,
 };
 
 int lm_vtab_vocab_register(lm_conn *c) {
-    return lm_register_table(c, "lm_vocab", &module);
+    return lm_table_register(c, &table);
 }

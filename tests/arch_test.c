@@ -179,13 +179,11 @@ static void test_imports(void) {
 }
 
 int main(void) {
-    static char text[1 << 20];
-    FILE *f = fopen("tests/golden/arch.json", "rb");
-    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    size_t n;
+    char *text = read_file("tests/golden/arch.json", &n);
     int models = 0;
     lm_err err = {0};
     lm_json j;
-    if (f) fclose(f);
     lm_json_init(&j, text, n);
     CHECK(lm_json_next(&j, &err) == LM_JSON_ARRAY, "tests/golden/arch.json: %s", err.msg);
     for (; lm_json_next(&j, &err) == LM_JSON_OBJECT; models++) {
@@ -204,6 +202,7 @@ int main(void) {
     }
     CHECK(!err.code && models >= 14, "tests/golden/arch.json: %d models: %s", models, err.msg);
     lm_json_clear(&j);
+    free(text);
     test_imports();
     test_shares();
     CHECK(lm_mem_used() == 0, "%llu bytes left", (unsigned long long)lm_mem_used());

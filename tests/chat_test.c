@@ -109,13 +109,11 @@ static int read_template(lm_json *j, lm_err *err) {
 }
 
 static void test_golden(void) {
-    static char text[1 << 20];
-    FILE *f = fopen("tests/golden/chat.json", "rb");
-    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    size_t n;
+    char *text = read_file("tests/golden/chat.json", &n);
     int cases = 0;
     lm_err err = {0};
     lm_json j;
-    if (f) fclose(f);
     lm_json_init(&j, text, n);
     CHECK(lm_json_next(&j, &err) == LM_JSON_OBJECT, "tests/golden/chat.json: %s", err.msg);
     for (int kind; (kind = lm_json_next(&j, &err)) != LM_JSON_END;) {
@@ -124,6 +122,7 @@ static void test_golden(void) {
     }
     CHECK(!err.code && cases > 100, "tests/golden/chat.json: %d cases: %s", cases, err.msg);
     lm_json_clear(&j);
+    free(text);
 }
 
 /*----------------------------------------------------------------------

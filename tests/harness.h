@@ -27,6 +27,16 @@ static inline int finish_tests(void) {
     return n_failed != 0;
 }
 
+/* A file's text, up to a MiB of it, with a NUL behind it; to be freed. */
+static inline char *read_file(const char *path, size_t *n) {
+    FILE *f = fopen(path, "rb");
+    char *text = calloc(1, 1 << 20);
+    *n = f ? fread(text, 1, (1 << 20) - 1, f) : 0;
+    if (f) fclose(f);
+    CHECK(*n, "%s: cannot be read", path);
+    return text;
+}
+
 static inline void read_gguf_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     lm_gguf_read(arg, i, offset, dst, n, err);
 }

@@ -156,18 +156,17 @@ static void check_folder(lm_json *j, lm_err *err) {
 }
 
 static void test_golden(void) {
-    static char text[1 << 20];
-    FILE *f = fopen("tests/golden/hf.json", "rb");
-    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    size_t n;
+    char *text = read_file("tests/golden/hf.json", &n);
     int folders = 0;
     lm_err err = {0};
     lm_json j;
-    if (f) fclose(f);
     lm_json_init(&j, text, n);
     CHECK(lm_json_next(&j, &err) == LM_JSON_ARRAY, "tests/golden/hf.json: %s", err.msg);
     for (; lm_json_next(&j, &err) == LM_JSON_OBJECT; folders++) check_folder(&j, &err);
     CHECK(!err.code && folders >= 13, "tests/golden/hf.json: %d folders: %s", folders, err.msg);
     lm_json_clear(&j);
+    free(text);
 }
 
 /*----------------------------------------------------------------------

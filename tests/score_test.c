@@ -85,14 +85,11 @@ static void check_model(const char *file, const lm_ids *ids, double sum_nll) {
 }
 
 static void check_golden(void) {
-    static char text[1 << 20];
-    FILE *f = fopen("tests/golden/arch.json", "rb");
-    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    size_t n;
+    char *text = read_file("tests/golden/arch.json", &n);
     int n_models = 0;
     lm_err err = {0};
     lm_json j;
-    CHECK(f, "tests/golden/arch.json cannot be read");
-    if (f) fclose(f);
     lm_json_init(&j, text, n);
     for (int kind = lm_json_next(&j, &err); (kind = lm_json_next(&j, &err)) == LM_JSON_OBJECT; n_models++) {
         lm_ids ids = {0};
@@ -109,6 +106,7 @@ static void check_golden(void) {
     }
     CHECK(!err.code && n_models == 14, "arch.json: %d models: %s", n_models, err.msg);
     lm_json_clear(&j);
+    free(text);
 }
 
 /*----------------------------------------------------------------------

@@ -3,15 +3,6 @@
 
 /*----------------------------------------------------------------------
 ** train_a: every number of the first gradient and of the weights after the last step. */
-static char *read_file(const char *path, size_t *n) {
-    FILE *f = fopen(path, "rb");
-    char *text = calloc(1, 1 << 20);
-    *n = f ? fread(text, 1, (1 << 20) - 1, f) : 0;
-    if (f) fclose(f);
-    CHECK(*n, "%s: cannot be read", path);
-    return text;
-}
-
 static const struct { const char *hf, *ours; } hf_names[] = {
     { "model.embed_tokens.weight", "token_embd.weight" }, { "model.norm.weight", "output_norm.weight" },
     { "input_layernorm.weight", "attn_norm.weight" }, { "post_attention_layernorm.weight", "ffn_norm.weight" },

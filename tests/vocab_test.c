@@ -94,13 +94,11 @@ static void check_golden(int number, const corpus *c, int size, const lm_buf *wa
 }
 
 static void test_golden(void) {
-    static char text[1 << 20];
-    FILE *f = fopen("tests/golden/vocab.json", "rb");
-    size_t n = f ? fread(text, 1, sizeof text, f) : 0;
+    size_t n;
+    char *text = read_file("tests/golden/vocab.json", &n);
     int cases = 0;
     lm_err err = {0};
     lm_json j;
-    if (f) fclose(f);
     lm_json_init(&j, text, n);
     CHECK(lm_json_next(&j, &err) == LM_JSON_ARRAY, "tests/golden/vocab.json: %s", err.msg);
     for (; lm_json_next(&j, &err) == LM_JSON_OBJECT; cases++) {
@@ -119,6 +117,7 @@ static void test_golden(void) {
     }
     CHECK(!err.code && cases >= 13, "tests/golden/vocab.json: %d cases: %s", cases, err.msg);
     lm_json_clear(&j);
+    free(text);
 }
 
 /*----------------------------------------------------------------------
