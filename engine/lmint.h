@@ -71,10 +71,6 @@ uint64_t lm_reader_le(const uint8_t *p, size_t n_bytes);        /* little-endian
 /* meta.c */
 lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err);
 void lm_meta_adopt(lm_meta *m, void *bytes);
-/* Append entries: n_bytes of a number, little-endian; "arch.key" (arch may be empty) and a type; a whole text. */
-void lm_meta_put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err);
-void lm_meta_put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err);
-void lm_meta_put_text(lm_buf *out, const char *key, const char *text, size_t n, lm_err *err);
 
 /* file.c */
 typedef struct { int fd; uint64_t n; } lm_file;     /* n: bytes, when it was opened */

@@ -65,15 +65,6 @@ static int dtype_of(const job *j, const lm_tensor *t) {
     return fitting(is_head ? j->head : j->as, t->ne[0]);
 }
 
-static void put_number(lm_buf *meta, const char *key, uint32_t x, lm_err *err) {
-    uint64_t n = strlen(key);
-    uint32_t type = LM_META_U32;
-    lm_buf_append(meta, &n, sizeof n, err);
-    lm_buf_append(meta, key, n, err);
-    lm_buf_append(meta, &type, sizeof type, err);
-    lm_buf_append(meta, &x, sizeof x, err);
-}
-
 /* What the new model is to be: metadata and tensors. */
 static void plan(job *j, const lm_stored *stored, lm_err *err) {
     static const char *const ours[] = { "general.file_type", "general.quantization_version" };
@@ -85,8 +76,10 @@ static void plan(job *j, const lm_stored *stored, lm_err *err) {
         for (int k = 0; k < 2; k++) is_ours |= e->key_n == strlen(ours[k]) && !memcmp(e->key, ours[k], e->key_n);
         if (!is_ours) lm_buf_append(&j->meta, e->raw, e->raw_n, err);
     }
-    put_number(&j->meta, ours[0], (uint32_t)file_type(j->as), err);
-    put_number(&j->meta, ours[1], 2, err);
+    lm_meta_put_key(&j->meta, "", ours[0], LM_META_U32, err);
+    lm_meta_put(&j->meta, (uint64_t)file_type(j->as), 4, err);
+    lm_meta_put_key(&j->meta, "", ours[1], LM_META_U32, err);
+    lm_meta_put(&j->meta, 2, 4, err);
     lm_buf_append(&j->meta, stored->arrays->data, stored->arrays->n, err);
     if (!err->code && !strcmp(lm_arch_task(m), "embed")) {
         lm_err_set(err, LM_ERROR, "lm_quantize: it embeds texts: lm_import takes \"dtype\":\"q8_0\" for such");

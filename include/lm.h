@@ -176,6 +176,10 @@ int lm_meta_int(const lm_meta *m, const char *key, int64_t *out, lm_err *err);
 int lm_meta_real(const lm_meta *m, const char *key, double *out, lm_err *err);
 int lm_meta_bool(const lm_meta *m, const char *key, int *out, lm_err *err);
 int lm_meta_text(const lm_meta *m, const char *key, const char **out, size_t *n, lm_err *err);
+/* Append entries: n_bytes of a number, little-endian; "arch.key" (arch may be empty) and a type; a whole text. */
+void lm_meta_put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err);
+void lm_meta_put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err);
+void lm_meta_put_text(lm_buf *out, const char *key, const char *text, size_t n, lm_err *err);
 
 /* Walk an array of texts: *pos starts at 0; return 0 at the end. */
 int lm_meta_next_text(const lm_meta_entry *e, size_t *pos, const char **out, size_t *n);

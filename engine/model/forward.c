@@ -503,6 +503,13 @@ static void run_layers(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_e
     p->layer = m->h.n_layers;
 }
 
+/* The output of the n columns that are named as input. */
+static void run_head(lm_pass *p, int n, lm_stop stop, lm_err *err) {
+    for (int i = 0; i < n; i++) p->best[i] = 0;
+    add_product(p, &p->m->top[LM_OUTPUT], p->logits);
+    run_products(p, n, stop, err);
+}
+
 const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_err *err) {
     const lm_model *m = p->m;
     unsigned fp = lm_fp_enter();
@@ -511,9 +518,7 @@ const float *lm_forward(lm_pass *p, const lm_row *rows, int n, lm_stop stop, lm_
         int n_out = gather_outputs(p);
         set_input(p, input_of(p, &m->top[LM_OUTPUT_NORM]), m->h.n_embd, &m->top[LM_OUTPUT], 1);
         run_rows(p, output_norm_row, n_out, stop, err);
-        for (int i = 0; i < n_out; i++) p->best[i] = 0;
-        add_product(p, &m->top[LM_OUTPUT], p->logits);
-        run_products(p, n_out, stop, err);
+        run_head(p, n_out, stop, err);
         for (int i = 0; i < n_out && !err->code; i++) {
             if (!isfinite(p->logits[(size_t)i * (size_t)m->h.n_vocab + (size_t)lm_pass_best(p, i)])) not_finite(p);
         }
@@ -539,8 +544,7 @@ const float *lm_pass_logits(lm_pass *p, int first, int n, lm_stop stop, lm_err *
     unsigned fp = lm_fp_enter();
     set_input(p, hidden, m->h.n_embd, &m->top[LM_OUTPUT], 1);
     if (p->in.q) run_rows(p, quantise_row, n, stop, err);
-    add_product(p, &m->top[LM_OUTPUT], p->logits);
-    run_products(p, n, stop, err);
+    run_head(p, n, stop, err);
     if (p->bad_layer != INT32_MAX) lm_err_set(err, LM_ERROR, "output: activations not finite");
     lm_fp_leave(fp);
     return err->code ? NULL : p->logits;

@@ -359,7 +359,7 @@ static int sample(lm_batch *b, int i, const float *logits, lm_err *err) {
     logits += (size_t)s->ready * (size_t)b->m->h.n_vocab;
     s->ready = -1;
     int32_t id = lm_sample(&b->sampler, logits, b->m->h.n_vocab, best, &s->options, s->ids.data, s->ids.n, s->n_marks, err);
-    if (s->options.want_logprob && !err->code) m.logprob = lm_sample_logprob(logits, b->m->h.n_vocab, id);
+    if (s->options.want_logprob && !err->code) m.logprob = lm_sample_logprob(logits, b->m->h.n_vocab, best, id);
     if (!err->code) advance(b, s, id, m, err);
     if (!s->finish) return 1;
     lm_prefix_keep(&s->kv, s->ids.data, s->kv.n);

@@ -123,8 +123,7 @@ int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const
     return o->temperature == 0 ? best : draw(s, n, best, o, t, err);
 }
 
-double lm_sample_logprob(const float *logits, int n, int32_t id) {
-    const lm_kern *kern = lm_kern_get();
-    float max = logits[kern->argmax(logits, n)];
-    return (double)logits[id] - (double)max - lm_log(kern->sum_exp(logits, n, max));
+double lm_sample_logprob(const float *logits, int n, int32_t best, int32_t id) {
+    float max = logits[best];
+    return (double)logits[id] - (double)max - lm_log(lm_kern_get()->sum_exp(logits, n, max));
 }

@@ -24,6 +24,6 @@ int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const
                   size_t n_recent, uint64_t t, lm_err *err);
 
 /* ln p(id) under the logits as they are. */
-double lm_sample_logprob(const float *logits, int n, int32_t id);
+double lm_sample_logprob(const float *logits, int n, int32_t best, int32_t id);
 
 #endif

@@ -171,7 +171,7 @@ static void score_item(void *arg, int i) {
     lm_score *r = &s->scores[s->first_row + i];
     int n = s->m->h.n_vocab, before = 0;
     const float *x = s->logits + (size_t)i * (size_t)n;
-    int top = kern->argmax(x, n);
+    int top = lm_pass_best(s->pass, i);
     float max = x[top], own = x[r->id];
     double sum = kern->sum_exp(x, n, max);
     double log_sum = sum > 0 ? lm_log(sum) : (double)NAN;       /* a logit that is no number spoils the sum */
@@ -243,6 +243,7 @@ int lm_scorer_next(lm_scorer *s, lm_stop stop, lm_score *out, lm_err *err) {
 ** Two models on the same texts */
 typedef struct {
     int n_vocab;
+    lm_pass *const *pass;
     const float *logits[2];
     double kl[LM_ROWS_MAX];
 } comparison;
@@ -252,7 +253,7 @@ static void compare_item(void *arg, int i) {
     comparison *c = arg;
     int n = c->n_vocab;
     const float *a = c->logits[0] + (size_t)i * (size_t)n, *b = c->logits[1] + (size_t)i * (size_t)n;
-    float a_max = a[kern->argmax(a, n)], b_max = b[kern->argmax(b, n)];
+    float a_max = a[lm_pass_best(c->pass[0], i)], b_max = b[lm_pass_best(c->pass[1], i)];
     double a_sum = kern->sum_exp(a, n, a_max), b_sum = kern->sum_exp(b, n, b_max), gap = 0;
     for (int j = 0; j < n; j++) {
         double x = (double)a[j] - (double)a_max;
@@ -265,7 +266,7 @@ static void compare_item(void *arg, int i) {
 static double compare_text(lm_model *const m[2], lm_pass *const pass[2], const lm_ids *text, int max_out, lm_stop stop, lm_err *err) {
     lm_row rows[LM_ROWS_MAX];
     lm_kv kv[2];
-    comparison c = { .n_vocab = m[0]->h.n_vocab };
+    comparison c = { .n_vocab = m[0]->h.n_vocab, .pass = pass };
     double sum = 0;
     int n = (int)text->n;
     for (int k = 0; k < 2; k++) {
