@@ -150,8 +150,8 @@ static void call(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         lm_store_check_schema(c, m.schema, &err);
         if (!err.code) lm_store_find(c, has_model ? model.text : NULL, "generate", &f, &err);
         if (!err.code) lm_import_check(c, "lm_merge", m.schema, m.name, &err);
+        lm_result_text(ctx, name.text, name.n);
         if (!err.code) merge_all(&m, &f, adapter.text, &err);
-        if (!err.code) lm_result_text(ctx, name.text, name.n);
         lm_found_clear(&f);
     }
     lm_options_clear(table, &o);

@@ -236,8 +236,8 @@ static void quantize(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         lm_store_check_schema(c, j.schema, &err);
         if (!err.code) lm_store_find(c, has_model ? model.text : NULL, "generate", &f, &err);
         if (!err.code) lm_import_check(c, "lm_quantize", j.schema, name.text, &err);
+        lm_result_text(ctx, name.text, name.n);
         if (!err.code) quantize_all(&j, &err);
-        if (!err.code) lm_result_text(ctx, name.text, name.n);
         lm_found_clear(&f);
     }
     lm_options_clear(quantize_table, &o);

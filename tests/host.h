@@ -28,6 +28,7 @@ typedef struct {
     " INSERT INTO note(body) VALUES ('the sea is blue'), ('a late train'), (NULL), ('bread and coffee'), (7), ('');"
 #define INDEXED NOTES " CREATE VIRTUAL TABLE note_idx USING lm_index(content='note', column='body', model='tiny');"
 #define TWO_MODELS "SELECT lm_create('new', '{\"n_layers\":2,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64}');"
+#define PUPIL NOTES " SELECT lm_create('pupil', '{\"n_layers\":1,\"n_embd\":16,\"n_heads\":1,\"n_ctx\":32}');"
 #define FRAME " OVER (ORDER BY id ROWS BETWEEN CURRENT ROW AND 3 FOLLOWING) FROM note"
 
 static const job jobs[] = {
@@ -76,6 +77,12 @@ static const job jobs[] = {
       "\"vocab\":{\"query\":\"SELECT body FROM note\",\"size\":300}}')" },
     { "lm_create, another's words", WRITES, NULL, "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64,\"vocab\":{\"model\":\"tiny\"}}')" },
     { "lm_quantize", WRITES, NULL, "SELECT lm_quantize('tiny', 'q8_0', 'small')" },
+    { "lm_train", WRITES | EITHER, PUPIL, "SELECT step FROM lm_train('{\"model\":\"pupil\",\"query\":\"SELECT body FROM note\",\"max_steps\":2,\"checkpoint_every\":1,\"val_fraction\":0.4}')" },
+    { "lm_train an adapter", WRITES | EITHER, PUPIL, "SELECT step FROM lm_train('{\"model\":\"pupil\",\"adapter\":\"a\",\"query\":\"SELECT body FROM note\",\"max_steps\":1}')" },
+    { "lm_merge", WRITES, PUPIL "SELECT count(*) FROM lm_train('{\"model\":\"pupil\",\"adapter\":\"a\",\"query\":\"SELECT body FROM note\",\"max_steps\":1}');",
+      "SELECT lm_merge('pupil', 'a', 'new')" },
+    { "adapted", READS, PUPIL "SELECT count(*) FROM lm_train('{\"model\":\"pupil\",\"adapter\":\"a\",\"query\":\"SELECT body FROM note\",\"max_steps\":1}');",
+      "SELECT generate('the', '{\"model\":\"pupil\",\"adapter\":\"a\",\"max_tokens\":3}')" },
     { "turn dials", WRITES, NULL, "UPDATE lm_weights SET value = value * 2 WHERE model = 'tiny' AND tensor = 'blk.0.ffn_up.weight' AND row IN (1, 3)" },
     { "delete a model", WRITES, TWO_MODELS, "DELETE FROM lm_model WHERE name = 'new'" },
     { "set a default", WRITES, TWO_MODELS, "SELECT lm_config('generate_model', 'new')" },
@@ -132,10 +139,12 @@ static inline int query(sqlite3 *db, const char *sql, answer *a) {
     return rc;
 }
 
-/* Everything that is stored, but edit stamps and dates: of two databases of equal contents the same text. */
+/* Everything that is stored, but edit stamps and dates, and training's runs (one that failed may leave what it can be resumed
+** from): of two databases of equal contents the same text. */
 static inline int read_state(sqlite3 *db, answer *a) {
     answer tables = {0};
-    int rc = query(db, "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name", &tables);
+    int rc = query(db, "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0"
+                   " AND name NOT IN ('lm_run', 'lm_run_step', 'lm_checkpoint') ORDER BY name", &tables);
     if (rc == SQLITE_OK) rc = query(db, "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name", a);
     for (char *at = tables.data, *bar; rc == SQLITE_OK && at && (bar = strchr(at, '|')) != NULL; at = bar + 1) {
         sqlite3_stmt *stmt = NULL;

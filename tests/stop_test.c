@@ -18,7 +18,7 @@ typedef struct { const char *name, *before, *sql; } work;
 
 #define BIG "'{\"model\":\"big\",\"template\":\"none\""
 static const work works[] = {
-    { "load", "SELECT lm_unload()", "SELECT lm_token_count('x', '{\"model\":\"big\"}')" },
+    { "load", "SELECT lm_unload()", "SELECT lm_token_count('x', '{\"model\":\"heavy\"}')" },
     { "prefill", NULL, "SELECT generate(?1 || substr(?2, 1, 1900), " BIG ",\"max_tokens\":1}')" },
     { "decode", NULL, "SELECT generate(?1 || ' once', " BIG ",\"max_tokens\":400}')" },
     { "generate_batch", NULL, "SELECT length(generate_batch(?1 || body, " BIG ",\"max_tokens\":16}') OVER (ROWS BETWEEN CURRENT ROW AND 63 FOLLOWING)) FROM note LIMIT 64" },
@@ -27,14 +27,15 @@ static const work works[] = {
     { "embed_batch", NULL, "SELECT length(embed_batch(?1 || body, '{\"model\":\"big\"}') OVER (ROWS BETWEEN CURRENT ROW AND 255 FOLLOWING)) FROM note" },
     { "tokenise", NULL, "SELECT lm_token_count(?1 || ?2, '{\"model\":\"words\"}')" },
     { "lm_split", NULL, "SELECT count(*) FROM lm_split(?1 || substr(?2, 1, 300000), '{\"model\":\"words\",\"max_tokens\":100}')" },
-    { "lm_check", NULL, "SELECT lm_check('big')" },
-    { "statistics", NULL, "SELECT max(std) FROM lm_parameters('big')" },
+    { "lm_check", NULL, "SELECT lm_check('heavy')" },
+    { "statistics", NULL, "SELECT max(std) FROM lm_parameters('heavy')" },
     { "import", NULL, "SELECT lm_import('build/host/stop.gguf', '{\"name\":\"new\"}')" },
     { "import converted", NULL, "SELECT lm_import('build/host/stop.gguf', '{\"name\":\"new\",\"dtype\":\"q8_0\"}')" },
-    { "export", NULL, "SELECT lm_export('big', 'build/host/stop_out.gguf')" },
+    { "export", NULL, "SELECT lm_export('heavy', 'build/host/stop_out.gguf')" },
     { "lm_create", NULL, "SELECT lm_create('new', '{\"n_layers\":6,\"n_embd\":384,\"n_heads\":6}')" },
     { "learn a vocabulary", NULL, "SELECT lm_create('new', '{\"n_layers\":1,\"n_embd\":32,\"n_heads\":1,\"vocab\":{\"query\":\"SELECT text FROM long\",\"size\":3000}}')" },
     { "lm_quantize", NULL, "SELECT lm_quantize('big', 'q4_0', 'new')" },
+    { "lm_train", NULL, "SELECT max(step) FROM lm_train('{\"model\":\"pupil\",\"query\":\"SELECT body FROM note\",\"epochs\":4}')" },
     { "perplexity", NULL, "SELECT lm_perplexity(?1 || substr(?2, 1, 3000), '{\"model\":\"big\"}')" },
     { "lm_choose", NULL, "SELECT lm_choose(?1 || substr(?2, 1, 1500), '[\" a\",\" b\",\" c\"]', " BIG "}')" },
     { "index build", "DELETE FROM note_idx_vec; INSERT OR IGNORE INTO note_idx_outbox SELECT id FROM note", "INSERT INTO note_idx(note_idx) VALUES ('sync')" },
@@ -179,7 +180,9 @@ int main(int argc, char **argv) {
     long_text = calloc(1, 4000020);
     for (size_t n = 0; n < 4000000;) n += (size_t)sprintf(long_text + n, "%s", word[next_random(&random) % 8]);
     char *sql = sqlite3_mprintf("SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'),"
-        " lm_create('big', '{\"n_layers\":%d,\"n_embd\":%d,\"n_heads\":6,\"n_ctx\":2048}'), lm_export('big', 'build/host/stop.gguf');"
+        " lm_create('big', '{\"n_layers\":%d,\"n_embd\":%d,\"n_heads\":6,\"n_ctx\":2048}'),"
+        " lm_create('heavy', '{\"n_layers\":4,\"n_embd\":384,\"n_heads\":6}'), lm_export('heavy', 'build/host/stop.gguf');"
+        " SELECT lm_create('pupil', '{\"n_layers\":2,\"n_embd\":96,\"n_heads\":3,\"n_ctx\":128}');"
         " CREATE TABLE note(id INTEGER PRIMARY KEY, body);"
         " WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 400) INSERT INTO note SELECT i, 'note ' || i || ' of the sea' FROM c;"
         " CREATE TABLE long(text); WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 2000)"

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Our speed beside llama.cpp's and sqlite-ai's, in turn, ROUNDS (5) times, two threads each: one table of medians, and in
 # build/bench/ every sample (bench.db, bench.json) and two charts (SVG=folder puts them elsewhere). About ten minutes.
-#     ONLY="decode embed"   some of the parts decode batch rows embed start growth (limits come along)
+#     ONLY="decode embed"   some of the parts decode batch rows embed train start growth (limits come along)
 #     PYTHON=python3        the one with llama-cpp-python, gguf, sqlite-ai and tokenizers; what it lacks is left out, and said
 set -eu
 rounds=${ROUNDS:-5} only=${ONLY:-all} python=${PYTHON:-python3} svg=${SVG:-build/bench}
 smollm2=models/SmolLM2-135M-Instruct.Q4_1.gguf gemma3=models/gemma-3-270m-q4_k_m.gguf minilm=models/all-MiniLM-L6-v2
 texts=tests/bench/texts.jsonl dir=build/bench db=build/bench/bench.db
-parts="limits decode batch rows embed start growth"
+parts="limits decode batch rows embed train start growth"
 for part in $only; do
     case " all $parts " in *" $part "*) ;; *) echo "ONLY=$part: no such part (have: $parts)" >&2; exit 1 ;; esac
 done
@@ -20,7 +20,7 @@ fact() { sqlite3 $db "INSERT INTO fact VALUES('$1', '$(echo "$2" | sed "s/'/''/g
 skip() { echo "skipped: $1"; fact skipped "$1"; }
 there() { [ -f "$1" ] || make -s "$1" >/dev/null 2>&1 || { skip "$1 is not there, and could not be fetched"; false; }; }
 has() { "$python" -c "import $1" 2>/dev/null; }
-models= llamacpp= encoders= ai= tokenizers=
+models= llamacpp= encoders= ai= tokenizers= torch=
 there $smollm2 && models="smollm2"
 there $gemma3 && models="$models gemma3"
 there $minilm/model.safetensors && models="$models minilm"
@@ -36,6 +36,7 @@ fi
 if has gguf; then [ -z "$llamacpp" ] || encoders=1; else skip "llama.cpp with MiniLM: $python -m pip install gguf"; fi
 if has sqliteai; then ai=$("$python" -c 'import sqliteai; print(list(sqliteai.__path__)[0] + "/binaries/cpu/ai")')
 else skip "sqlite-ai: $python -m pip install sqlite-ai==1.0.8"; fi
+if has torch; then torch=1; else skip "PyTorch: $python -m pip install torch==2.9.1"; fi
 if has tokenizers; then tokenizers=1; else skip "Hugging Face's tokenizers: $python -m pip install tokenizers"; fi
 
 #-- Measuring. A sample is a figure of the round: who, of what work, how much.
@@ -140,6 +141,25 @@ SELECT json_object('$1', (SELECT count(*) FROM text) / s) FROM seconds;
 END
         done
     done
+}
+
+# Steps of 2,048 random tokens, a process a size; and a model as large as GPT-1 from first weights to an answer, all in SQL.
+train() {
+    for size in 1M 5M 15M; do
+        build/train_bench $size 10 2 | keep ours ${size}_
+        if [ -n "$torch" ]; then "$python" tests/bench/train_torch.py $size --steps 10 2>/dev/null | keep PyTorch ${size}_; fi
+    done
+    with smollm2 && [ "$round" -eq 1 ] || return 0
+    ours smollm2 <<END | keep ours gpt1_
+BEGIN;
+CREATE TABLE lesson AS SELECT value AS body FROM json_each('[' || replace(trim(CAST(readfile('$texts') AS TEXT), char(10)), char(10), ',') || ']');
+INSERT INTO answer SELECT lm_create('gpt1', '{"arch":"gpt2","n_layers":12,"n_embd":768,"n_heads":12,"n_ctx":512,"vocab":{"model":"smollm2"}}');
+INSERT INTO answer SELECT n_params FROM lm_model WHERE name = 'gpt1';
+SELECT json_object('step_s', s.seconds / s.step, 'loss', s.loss) FROM lm_train('{"model":"gpt1","query":"SELECT body FROM lesson","max_steps":3,"batch_tokens":1024}') s WHERE s.step = 3;
+INSERT INTO answer SELECT generate('The sea', '{"model":"gpt1","max_tokens":4}');
+.shell grep VmHWM /proc/\$PPID/status
+ROLLBACK;
+END
 }
 
 # Statements that read N tokens of the texts, from the OFFSET-th on, and answer with 33 more: the first one's milliseconds, the

@@ -33,6 +33,12 @@ INSERT INTO work(model, label, unit, ours, peer, theirs, target, cost, lim, is_l
 ('', 'embed, scan of 256 rows', 'rows/s', 'q8_0_sql_one', 'llama.cpp', 'q8_0_embed_one', NULL, 'text', 'tile_q4_1', 0),
 ('', 'engine alone, packed', 'rows/s', 'q8_0_embed_packed', 'llama.cpp', 'q8_0_embed_packed', NULL, 'text', 'tile_q4_1', 0),
 ('', 'engine alone, one by one', 'rows/s', 'q8_0_embed_one', 'llama.cpp', 'q8_0_embed_one', NULL, 'text', 'tile_q4_1', 0),
+('Training, float32', '1M parameters', 't/s', '1M_tokens_per_s', 'PyTorch', '1M_tokens_per_s', 2, NULL, NULL, 0),
+('', '5M parameters', 't/s', '5M_tokens_per_s', 'PyTorch', '5M_tokens_per_s', 1.4, NULL, NULL, 0),
+('', '15M parameters', 't/s', '15M_tokens_per_s', 'PyTorch', '15M_tokens_per_s', 1.1, NULL, NULL, 0),
+('', 'memory at most, 15M', 'MB', '15M_peak_mb', 'PyTorch', '15M_peak_mb', NULL, NULL, NULL, 1),
+('', '123M, 1,024 tokens a step', 's', 'gpt1_step_s', NULL, NULL, NULL, NULL, NULL, 1),
+('', 'memory at most, shell and all', 'MB', 'gpt1_peak_mb', NULL, NULL, NULL, NULL, NULL, 1),
 ('SmolLM2 Q4_1', 'first token after 64', 'ms', 'start_first_64', 'llama.cpp', 'start_first_64', NULL, NULL, NULL, 1),
 ('', 'first token after 512', 'ms', 'start_first_512', 'llama.cpp', 'start_first_512', NULL, NULL, NULL, 1),
 ('', 'loading, at the first call', 's', 'load_seconds', 'sqlite-ai', 'load_seconds', NULL, NULL, NULL, 1),
@@ -43,7 +49,8 @@ INSERT INTO work(model, label, unit, ours, peer, theirs, target, cost, lim, is_l
 
 -- A limit is what is possible: its best figure. Figures that are others in another unit.
 UPDATE median SET value = most WHERE who = 'machine';
-INSERT INTO median SELECT who, 'load_peak_mb', value * 1.024e-3, least * 1.024e-3, most * 1.024e-3, n FROM median WHERE work = 'load_peak_kb';
+INSERT INTO median SELECT who, replace(work, '_kb', '_mb'), value * 1.024e-3, least * 1.024e-3, most * 1.024e-3, n FROM median WHERE work GLOB '*_peak_kb';
+INSERT INTO median SELECT who, '15M_peak_mb', value * 1.048576, least * 1.048576, most * 1.048576, n FROM median WHERE work = '15M_peak_rss_mib';
 INSERT INTO median SELECT who, 'start_first_' || substr(work, 9), substr(work, 9) / value * 1e3, substr(work, 9) / most * 1e3,
     substr(work, 9) / least * 1e3, n FROM median WHERE who = 'llama.cpp' AND work GLOB 'start_pp*';
 -- Without an sqlite-ai its loop is llama.cpp's; without an OpenBLAS the limit of floats is our own product.
