@@ -107,24 +107,32 @@ INLINE void group(const format f, const stretch *s, int n, const scales *x, cons
     UNROLL for (int c = 0; c < GROUP; c++) v16_store_part(out + (size_t)c * stride, acc[c], rows);
 }
 
+/* Ask for one part of some of what comes next, into the second-level cache, while columns are worked on. */
+INLINE void ask_ahead(const uint8_t *data, size_t bytes, int part, int parts) {
+    for (size_t at = 64 * (size_t)part; at < bytes; at += 64 * (size_t)parts) __builtin_prefetch(data + at, 0, 2);
+}
+
 /* Whole groups of columns. */
 INLINE void groups(const format f, const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
     stretch s[TILES];
     scales columns;
-    int n_blocks = m->cols / LM_BLOCK;
+    int n_blocks = m->cols / LM_BLOCK, n_groups = (c1 - c0) / GROUP;
     for (int t = first; t < end; t += TILES) {
         int n_tiles = LM_MIN(TILES, end - t);
-        const uint8_t *data = m->data + (size_t)t * m->tile_bytes;
+        const uint8_t *tiles = m->data + (size_t)t * m->tile_bytes, *data = tiles;
         for (int b = 0; b < n_blocks; b += STRETCH) {
             int n = LM_MIN(STRETCH, n_blocks - b);
+            size_t bytes = (size_t)n * m->block_bytes + (size_t)(f.is_k ? 1 : n) * m->head_bytes;
             for (int i = 0; i < n_tiles; i++) unpack_stretch(f, m, data + (size_t)i * m->tile_bytes, n, &s[i]);
-            data += (size_t)n * m->block_bytes + (size_t)(f.is_k ? 1 : n) * m->head_bytes;
+            data = b + n < n_blocks ? data + bytes : tiles + TILES * m->tile_bytes;
             WRITTEN();
-            for (int c = c0; c < c1; c += GROUP) {
+            for (int g = 0; g < n_groups; g++) {
+                int c = c0 + g * GROUP;
                 size_t at = (size_t)c * (size_t)n_blocks + (size_t)b;
                 gather_scales(f, x, at, n, &columns);
                 for (int i = 0; i < n_tiles; i++) {
                     int row = (t + i) * LM_TILE;
+                    ask_ahead(data + (size_t)i * m->tile_bytes, bytes, g, n_groups);
                     group(f, &s[i], n, &columns, x->q + at * 2 * LM_BLOCK, (size_t)x->k * 2, b > 0, LM_MIN(m->rows - row, LM_TILE),
                           out + (size_t)c * stride + row, stride);
                 }
