@@ -22,6 +22,7 @@ typedef struct {
     int8_t q[COLUMNS_MAX * COLS_MAX * 2];
     float d[COLUMNS_MAX * BLOCKS_MAX];
     int32_t sum[COLUMNS_MAX * BLOCKS_MAX * LM_SUMS];
+    float dsum[COLUMNS_MAX * BLOCKS_MAX * LM_SUMS];
 } columns;
 static columns first, other;
 
@@ -82,7 +83,7 @@ static float dot(int dtype, const uint8_t *row, const float *column, int k) {
             float d = f->is_k ? levels.d * (float)levels.scale[at / f->sub] : levels.d;
             float min = f->is_k ? -(levels.m * (float)levels.min[at / f->sub]) : levels.m;
             acc = fmaf((float)s, d * dx, acc);
-            if (f->has_min) acc = fmaf(min * dx, (float)sum, acc);
+            if (f->has_min) acc = fmaf(min, dx * (float)sum, acc);
         }
     }
     return acc;
@@ -105,12 +106,9 @@ static void check_products(int dtype, int how, int rows, int k, int n) {
     for (int s = 0; s < LM_COUNT(sets); s++) {
         if (!lm_kern_supported(sets[s])) continue;
         columns *in = s ? &other : &first;
-        lm_columns columns_in = { k, x, in->q, in->d, in->sum };
+        lm_columns columns_in = { k, x, in->q, in->d, in->sum, in->dsum };
         int finite = 1;
-        for (int c = 0; c < n; c++) {
-            int at = c * k / LM_BLOCK;
-            if (m.format) finite &= sets[s]->quantise(x + c * k, k, in->q + 2 * c * k, in->d + at, in->sum + LM_SUMS * at);
-        }
+        for (int c = 0; c < n && m.format; c++) finite &= sets[s]->quantise(&columns_in, c);
         sets[s]->multiply(&m, 0, m.n_tiles, &columns_in, 0, n, got, (size_t)rows);
         CHECK(finite && !memcmp(got, want, sizeof *got * (size_t)(n * rows)), "%s, %s: %d rows, %d elements, %d columns, how %d",
               sets[s]->name, t->name, rows, k, n, how);
@@ -198,7 +196,7 @@ static void check_finite(void) {
         for (int i = 0; i < 64; i++) {
             fill_columns(1, 64, 0);
             x[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
-            CHECK(!sets[s]->quantise(x, 64, first.q, first.d, first.sum), "%s: quantise, %d", sets[s]->name, i);
+            CHECK(!sets[s]->quantise(&(lm_columns){ 64, x, first.q, first.d, first.sum, first.dsum }, 0), "%s: quantise, %d", sets[s]->name, i);
             CHECK(!sets[s]->rms_norm(x, x, 1e-5f, 64, got), "%s: rms_norm, %d", sets[s]->name, i);
         }
     }

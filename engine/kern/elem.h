@@ -3,8 +3,13 @@
 ** by the sixteen lanes (kern.h). */
 #include "simd.h"
 
-static int quantise(const float *x, int k, int8_t *q, float *d, int32_t *sum) {
-    for (int b = 0; b < k / LM_BLOCK; b++, x += LM_BLOCK, q += 2 * LM_BLOCK, sum += LM_SUMS) {
+static int quantise(const lm_columns *columns, int c) {
+    size_t k = (size_t)columns->k, n = k / LM_BLOCK, at = (size_t)c * n;
+    const float *x = columns->x + (size_t)c * k;
+    int8_t *q = columns->q + 2 * (size_t)c * k;
+    float *d = columns->d + at, *dsum = columns->dsum + LM_SUMS * at;
+    int32_t *sum = columns->sum + LM_SUMS * at;
+    for (size_t b = 0; b < n; b++, x += LM_BLOCK, q += 2 * LM_BLOCK, sum++, dsum++) {
         v16 low = v16_load(x), high = v16_load(x + 16);
         uint32_t bits = v16_max_bits(low, high);
         float amax;
@@ -13,13 +18,14 @@ static int quantise(const float *x, int k, int8_t *q, float *d, int32_t *sum) {
         if (amax < 1e-30f) {
             memset(q, 0, 2 * LM_BLOCK);
             d[b] = 0;
-            memset(sum, 0, LM_SUMS * sizeof *sum);
+            for (size_t i = 0; i < LM_SUMS; i++) sum[i * n] = 0, dsum[i * n] = 0;
         } else {
             v16 inverse = v16_set((float)LM_LEVELS / amax);
             sum[0] = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
-            sum[1] = v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
-            sum[2] = sum[0] + sum[1];
+            sum[n] = v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
+            sum[2 * n] = sum[0] + sum[n];
             d[b] = amax / (float)LM_LEVELS;
+            for (size_t i = 0; i < LM_SUMS; i++) dsum[i * n] = d[b] * (float)sum[i * n];
         }
     }
     return 1;

@@ -28,7 +28,7 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
                         int c0, const int n, float *out, size_t stride) {
     const int subs = LM_BLOCK / f.sub, groups = 8 / subs, wide = f.has_level ? 8 : f.bits;
     const int offset = f.has_level ? 128 : f.offset, blocks_a_head = f.is_k ? 8 : 1;
-    size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks;
+    size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks, sum_step = LM_SUMS * n_blocks;
     vf acc[COLUMNS], d[2], min[2], head_d = vf_set(0), head_m = head_d;
     UNROLL for (int c = 0; c < n; c++) acc[c] = vf_set(0);
     for (size_t b = 0; b < n_blocks; b++, at++, data += m->block_bytes) {
@@ -42,14 +42,13 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
         unpack(f, data + 4 * LANES * half, w);
         scale(f, data, half, head_d, head_m, d, min);
         for (int i = 0; i < subs; i++) {
-            lm_planes columns = { x->q + at * 2 * LM_BLOCK + 16 * i, n_blocks * 2 * LM_BLOCK,
-                               x->sum + at * LM_SUMS + (subs == 2 ? i : LM_SUMS - 1), n_blocks * LM_SUMS };
+            size_t sums_at = (size_t)c0 * sum_step + (size_t)(subs == 2 ? i : LM_SUMS - 1) * n_blocks + b;
+            lm_planes columns = { x->q + at * 2 * LM_BLOCK + 16 * i, n_blocks * 2 * LM_BLOCK, x->sum + sums_at, sum_step };
             vf products[COLUMNS];
             dots(w + groups * i, groups, wide, offset, columns, n, products);
             UNROLL for (int c = 0; c < n; c++) {
-                vf dx = vf_set(x->d[at + (size_t)c * n_blocks]);
-                acc[c] = vf_fma(products[c], vf_mul(d[i], dx), acc[c]);
-                if (f.has_min) acc[c] = vf_fma(vf_mul(min[i], dx), vf_set((float)columns.sum[(size_t)c * columns.sum_step]), acc[c]);
+                acc[c] = vf_fma(products[c], vf_mul(d[i], vf_set(x->d[at + (size_t)c * n_blocks])), acc[c]);
+                if (f.has_min) acc[c] = vf_fma(min[i], vf_set(x->dsum[sums_at + (size_t)c * sum_step]), acc[c]);
             }
         }
     }

@@ -23,7 +23,7 @@
 **          0.08 and 0.22; a second byte costs nothing where memory is the limit)
 **     w.x, sub-blocks (32 elements, or 16 in q2_k, q3_k, q6_k) ascending: s = exact integer sum;
 **          acc = fmaf(s, d * d_x, acc), with d = d_w, in k-quants d_w * scale (exact in a float);
-**          with a minimum then acc = fmaf(m * d_x, sum q, acc), with m = m_w, in k-quants -(dmin * min)
+**          with a minimum then acc = fmaf(m, d_x * sum q, acc), with m = m_w, in k-quants -(dmin * min)
 **     f32, f16, bf16: acc = fmaf(w[k], x[k], acc), k ascending
 **     sums over a vector: 16 partial sums (i mod 16), folded 8, 4, 2, 1 */
 #ifndef LM_KERN_H
@@ -73,7 +73,8 @@ typedef struct {
     const float *x;                 /* (n, k) */
     int8_t *q;                      /* (n, k / 32, 2, 32): a block's high bytes, then its low ones */
     float *d;                       /* (n, k / 32): scale */
-    int32_t *sum;                   /* (n, k / 32, 3): sums of the q of a block's two halves, and of both */
+    int32_t *sum;                   /* (n, 3, k / 32): sums of the q of a block's two halves, and of both */
+    float *dsum;                    /* (n, 3, k / 32): d times those */
 } lm_columns;
 
 /* Some blocks of neighbouring columns, as the sets' dots want them: each step bytes after the last, their sums sum_step
@@ -103,8 +104,8 @@ typedef struct {
     const char *name;
     /* out[c * stride + row] for the rows of tiles first..end-1 and columns c0..c1-1. */
     void (*multiply)(const lm_mat *w, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride);
-    /* Quantise a column of k floats, k a multiple of 32. Return 0 when a value is not finite. */
-    int (*quantise)(const float *x, int k, int8_t *q, float *d, int32_t *sum);
+    /* Fill in what x holds of its column c but the floats. Return 0 when one of them is not finite. */
+    int (*quantise)(const lm_columns *x, int c);
     /* Return 0 when the sum of squares is not finite. */
     int (*rms_norm)(const float *x, const float *weight, float eps, int n, float *out);
     /* (x - mean) / sqrt(variance + eps) * weight + bias. Return 0 when a sum is not finite. */

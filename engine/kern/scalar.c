@@ -14,13 +14,13 @@ static void multiply_blocks(const lm_mat *w, int tile, int r, const lm_columns *
         float d[2], min[2];
         lm_mat_block(w, tile, r, b, wq, d, min);
         for (int c = 0; c < n; c++) {
-            size_t at = (size_t)(c0 + c) * (size_t)n_blocks + (size_t)b;
+            size_t first = (size_t)(c0 + c) * (size_t)n_blocks, at = first + (size_t)b;
             const int8_t *q = x->q + at * 2 * LM_BLOCK;
             for (int e = 0; e < LM_BLOCK; e += sub) {
-                int s = 0, sum = x->sum[LM_SUMS * at + (size_t)(sub == LM_BLOCK ? LM_SUMS - 1 : e / sub)];
+                int s = 0, half = sub == LM_BLOCK ? LM_SUMS - 1 : e / sub;
                 for (int i = e; i < e + sub; i++) s += wq[i] * (128 * q[i] + q[LM_BLOCK + i]);
                 acc[c] = fmaf((float)s, d[e / sub] * x->d[at], acc[c]);
-                if (w->format->has_min) acc[c] = fmaf(min[e / sub] * x->d[at], (float)sum, acc[c]);
+                if (w->format->has_min) acc[c] = fmaf(min[e / sub], x->dsum[LM_SUMS * first + (size_t)(half * n_blocks + b)], acc[c]);
             }
         }
     }

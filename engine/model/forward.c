@@ -74,7 +74,8 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
         { &p->gate, n * (size_t)h->n_ff, sizeof(float) }, { &p->up, m->layer[0][LM_GATE].data ? n * (size_t)h->n_ff : 0, sizeof(float) },
         { &p->cosine, n * (size_t)h->n_rot, sizeof(float) }, { &p->sine, n * (size_t)h->n_rot, sizeof(float) },
         { &p->logits, (size_t)max_out * (size_t)h->n_vocab, sizeof(float) }, { &p->best, (size_t)max_out, sizeof *p->best },
-        { &p->quants, blocks * LM_BLOCK * 2, 1 }, { &p->in.d, blocks, sizeof(float) }, { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
+        { &p->quants, blocks * LM_BLOCK * 2, 1 }, { &p->in.d, blocks, sizeof(float) },
+        { &p->in.sum, LM_SUMS * blocks, sizeof(int32_t) }, { &p->in.dsum, LM_SUMS * blocks, sizeof(float) },
         { &p->low, n * (size_t)m->rank, sizeof(float) }, { &p->raised, m->low ? n * (size_t)widest(h) : 0, sizeof(float) },
         { &p->stretches, n, sizeof(stretch) }, { &p->parties, n, sizeof(party) },
     };
@@ -122,10 +123,7 @@ static void not_finite(lm_pass *p) {
 }
 
 static void quantise_row(lm_pass *p, int i) {
-    size_t k = (size_t)p->in.k, blocks = k / LM_BLOCK, at = (size_t)i;
-    if (p->in.q && !p->kern->quantise(p->in.x + at * k, p->in.k, p->in.q + at * k * 2, p->in.d + at * blocks, p->in.sum + LM_SUMS * at * blocks)) {
-        not_finite(p);
-    }
+    if (p->in.q && !p->kern->quantise(&p->in, i)) not_finite(p);
 }
 
 /* A logit and its id in one number, the greater for the greater logit and among equals for the lower id. */

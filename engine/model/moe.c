@@ -48,6 +48,7 @@ lm_moe *lm_moe_new(const lm_hparams *h, int max_rows, int exact, lm_err *err) {
         { &s->x, pairs * (size_t)h->n_embd, sizeof(float) }, { &s->gate, pairs * (size_t)h->n_ff, sizeof(float) },
         { &s->up, pairs * (size_t)h->n_ff, sizeof(float) }, { &s->quants, blocks * LM_BLOCK * 2, 1 },
         { &s->in.d, blocks, sizeof(float) }, { &s->in.sum, LM_SUMS * blocks, sizeof(int32_t) },
+        { &s->in.dsum, LM_SUMS * blocks, sizeof(float) },
     };
     size_t total = 0, at = 0;
     for (int i = 0; i < LM_COUNT(parts); i++) total += (parts[i].n * parts[i].size + 63) & ~(size_t)63;
@@ -121,10 +122,7 @@ static void set_input(lm_moe *s, const float *x, int k, const lm_mat *weights, i
 }
 
 static void quantise(lm_moe *s, int i) {
-    size_t k = (size_t)s->in.k, blocks = k / LM_BLOCK, at = (size_t)i;
-    if (s->in.q && !s->kern->quantise(s->in.x + at * k, s->in.k, s->in.q + at * k * 2, s->in.d + at * blocks, s->in.sum + LM_SUMS * at * blocks)) {
-        s->is_bad = 1;
-    }
+    if (s->in.q && !s->kern->quantise(&s->in, i)) s->is_bad = 1;
 }
 
 /*----------------------------------------------------------------------

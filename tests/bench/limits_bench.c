@@ -88,6 +88,7 @@ static double tile_rate(int dtype, lm_err *err) {
     x.q = lm_alloc(blocks * 2 * LM_BLOCK, err);
     x.d = lm_alloc(blocks * sizeof *x.d, err);
     x.sum = lm_alloc(blocks * LM_SUMS * sizeof *x.sum, err);
+    x.dsum = lm_alloc(blocks * LM_SUMS * sizeof *x.dsum, err);
     x.x = floats;
     if (!err->code) {
         const lm_kern *kern = lm_kern_get();
@@ -95,10 +96,7 @@ static double tile_rate(int dtype, lm_err *err) {
         for (size_t i = 0; i < LM_TILE * row_bytes; i++) rows[i] = (uint8_t)(0x30 | ((i * 2654435761u) >> 28 & 0xF));  /* never tiny, never NaN */
         for (int t = 0; t < m.n_tiles; t++) lm_mat_pack(&m, t * LM_TILE, LM_TILE, rows);
         for (size_t i = 0; i < (size_t)COLUMNS * SIDE; i++) floats[i] = (float)(i * 2654435761u % 1000) * 0.001f - 0.5f;
-        for (size_t c = 0; c < COLUMNS; c++) {
-            size_t at = c * SIDE / LM_BLOCK;
-            kern->quantise(floats + c * SIDE, SIDE, x.q + 2 * c * SIDE, x.d + at, x.sum + LM_SUMS * at);
-        }
+        for (int c = 0; c < COLUMNS; c++) kern->quantise(&x, c);
         for (int try = 0; try < TRIES; try++) {
             double start = now();
             lm_pool_run(multiply, &p, m.n_tiles / TASK_TILES * (COLUMNS / TASK_COLUMNS), (lm_stop){ 0 }, err);
@@ -109,6 +107,7 @@ static double tile_rate(int dtype, lm_err *err) {
     lm_free(x.q);
     lm_free(x.d);
     lm_free(x.sum);
+    lm_free(x.dsum);
     lm_free(floats);
     lm_free(out);
     lm_free(rows);
