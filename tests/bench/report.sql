@@ -59,7 +59,7 @@ UPDATE work SET lim = 'tile_f32' WHERE lim = 'sgemm' AND NOT EXISTS (SELECT 1 FR
 
 CREATE TEMP TABLE result AS
 SELECT nr, model, label, unit, o.value AS ours, o.least, o.most, o.n, iif(t.value IS NULL, NULL, peer) AS peer, t.value AS theirs,
-       iif(is_less, t.value / o.value, o.value / t.value) AS ratio, target,
+       iif(is_less, 1.0 * t.value / o.value, 1.0 * o.value / t.value) AS ratio, target,
        o.value * cost.value / l.value AS share, l.value AS lim, iif(lim GLOB '*read*', 'GB/s', 'GFLOP/s') AS lim_unit
 FROM work
 LEFT JOIN median o ON o.who = 'ours' AND o.work = work.ours
