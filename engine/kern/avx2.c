@@ -1,12 +1,11 @@
-/* avx2.c: AVX2 with FMA and F16C (Haswell, Zen and later). vpmaddubsw adds pairs of products in 16 bits, where
-** products of 4 bits by a signed byte leave room for 8 pairs (8 * 2 * 15 * 127 = 30480), of 5 bits for 4
-** (31496), of 6 bits for 2 (32004); full bytes have it only as magnitude by signed value, one pair at a time
-** (2 * 128 * 127 = 32512). */
+/* avx2.c: AVX2 with FMA and F16C (Haswell, Zen and later). vpmaddwd multiplies words and adds pairs in 32 bits: nothing is
+** ever too large for it, a column's whole 15 bits go in at once, and the bytes of weights are words after a mask or a shift. A
+** column's quants are words here, of every four the second and third changed about, as masked and shifted weights come. */
 #if defined(__x86_64__)
 #include "kern.h"
 #include "elem.h"
 
-enum { LANES = 8, COLUMNS = 4, FLOAT_COLUMNS = 6 };
+enum { LANES = 8, COLUMNS = 4, FLOAT_COLUMNS = 6, HALF_BYTES = 32 };
 
 typedef __m256 vf;
 typedef __m256i vb;
@@ -37,37 +36,31 @@ INLINE vb vb_level(vb codes) {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), codes);
 }
 
+/* A loop that stays one: unrolled it asks for more registers than there are. */
+#define ROLLED _Pragma("GCC unroll 1")
+
 INLINE __m256i four(const int8_t *x) {
     int32_t bytes;
     memcpy(&bytes, x, 4);
     return _mm256_set1_epi32(bytes);
 }
 
-/* n groups of 4 bytes by one plane of x. */
-INLINE __m256i plane(const vb *w, const int n, const int bits, const int8_t *x) {
-    const int room = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-    __m256i sum = _mm256_setzero_si256(), words = sum, ones = _mm256_set1_epi16(1);
-    for (int j = 0; j < n; j++) {
-        __m256i v = w[j], xj = four(x + 4 * j);
-        if (bits == 8) {
-            v = _mm256_xor_si256(v, _mm256_set1_epi8(-128));
-            xj = _mm256_sign_epi8(xj, v);
-            v = _mm256_abs_epi8(v);
+/* Even bytes by their quants, then odd ones: four columns are chains enough to hide each other's latency, fewer are split. */
+INLINE void dots(const vb *w, const int groups, const int offset, const lm_quants x, const int n, vf *out) {
+    const int parts = n >= 4 ? 1 : 2;
+    __m256i s[2 * COLUMNS], even_bytes = _mm256_set1_epi16(255);
+    UNROLL for (int i = 0; i < parts * n; i++) {
+        s[i] = i < n && offset ? _mm256_set1_epi32(-offset * x.sum[(size_t)i * x.sum_step]) : _mm256_setzero_si256();
+    }
+    ROLLED for (int j = 0; j < groups; j++) {
+        __m256i even = _mm256_and_si256(w[j], even_bytes), odd = _mm256_srli_epi16(w[j], 8);
+        UNROLL for (int c = 0; c < n; c++) s[c] = _mm256_add_epi32(s[c], _mm256_madd_epi16(even, four(x.q + (size_t)c * x.step + 8 * j)));
+        UNROLL for (int c = 0; c < n; c++) {
+            const int i = parts == 2 ? c + n : c;
+            s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(odd, four(x.q + (size_t)c * x.step + 8 * j + 4)));
         }
-        __m256i pairs = _mm256_maddubs_epi16(v, xj);
-        words = j % room ? _mm256_add_epi16(words, pairs) : pairs;
-        if (j % room == room - 1 || j == n - 1) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, ones));
     }
-    return sum;
-}
-
-INLINE void dots(const vb *w, const int groups, const int bits, const int offset, const lm_planes x, const int n, vf *out) {
-    for (int c = 0; c < n; c++) {
-        const int8_t *q = x.q + (size_t)c * x.step;
-        __m256i s = _mm256_add_epi32(_mm256_slli_epi32(plane(w, groups, bits, q), 7), plane(w, groups, bits, q + 32));
-        if (bits < 8 && offset) s = _mm256_sub_epi32(s, _mm256_set1_epi32(offset * x.sum[(size_t)c * x.sum_step]));
-        out[c] = _mm256_cvtepi32_ps(s);
-    }
+    UNROLL for (int c = 0; c < n; c++) out[c] = _mm256_cvtepi32_ps(parts == 2 ? _mm256_add_epi32(s[c], s[c + n]) : s[c]);
 }
 
 #include "gemm.h"

@@ -21,8 +21,8 @@ static int quantise(const lm_columns *columns, int c) {
             for (size_t i = 0; i < LM_SUMS; i++) sum[i * n] = 0, dsum[i * n] = 0;
         } else {
             v16 inverse = v16_set((float)LM_LEVELS / amax);
-            sum[0] = v16_store_planes(q, q + LM_BLOCK, v16_mul(low, inverse));
-            sum[n] = v16_store_planes(q + 16, q + LM_BLOCK + 16, v16_mul(high, inverse));
+            sum[0] = v16_store_quants(q, 0, v16_mul(low, inverse));
+            sum[n] = v16_store_quants(q, 1, v16_mul(high, inverse));
             sum[2 * n] = sum[0] + sum[n];
             d[b] = amax / (float)LM_LEVELS;
             for (size_t i = 0; i < LM_SUMS; i++) dsum[i * n] = d[b] * (float)sum[i * n];

@@ -1,6 +1,7 @@
 /* gemm.h: matrices by columns, once for every format and set. The including file (avx2.c, vnni.c) gives the
 ** vector words:
 **
+**     HALF_BYTES                   from the quants of a block's first half to those of its second
 **     LANES                        rows a float vector holds: 16, or 8 with the tile done in two halves
 **     COLUMNS, FLOAT_COLUMNS       columns whose sums stay in registers, of blocks; of floats, two vectors of rows each
 **     vf, vb                       LANES floats; LANES groups of 4 bytes
@@ -9,8 +10,8 @@
 **     vb_load vb_or                bytes
 **     vb_bits(v, shift, mask)      every byte shifted right (left when negative) and masked
 **     vb_level(codes)              lm_iq4_levels of the codes, 128 put on
-**     dots(w, groups, bits, offset, x, n, out)     groups of 4 unsigned bytes by n columns: LANES exact sums each, as
-**                                  floats, with offset taken off every w
+**     dots(w, groups, offset, x, n, out)     groups of 4 unsigned bytes by n columns: LANES exact sums each, as floats, with
+**                                  offset taken off every w
 **
 ** A format is a row of constants (blocks.h); the loop over blocks and columns, blocks_tile, stands here once. */
 
@@ -26,7 +27,7 @@ enum { AHEAD = 3584 };
 /* Rows of one half of a tile by n columns; n is a constant to the compiler. */
 INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x,
                         int c0, const int n, float *out, size_t stride) {
-    const int subs = LM_BLOCK / f.sub, groups = 8 / subs, wide = f.has_level ? 8 : f.bits;
+    const int subs = LM_BLOCK / f.sub, groups = 8 / subs;
     const int offset = f.has_level ? 128 : f.offset, blocks_a_head = f.is_k ? 8 : 1;
     size_t n_blocks = (size_t)(m->cols / LM_BLOCK), at = (size_t)c0 * n_blocks, sum_step = LM_SUMS * n_blocks;
     vf acc[COLUMNS], d[2], min[2], head_d = vf_set(0), head_m = head_d;
@@ -43,9 +44,9 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
         scale(f, data, half, head_d, head_m, d, min);
         for (int i = 0; i < subs; i++) {
             size_t sums_at = (size_t)c0 * sum_step + (size_t)(subs == 2 ? i : LM_SUMS - 1) * n_blocks + b;
-            lm_planes columns = { x->q + at * 2 * LM_BLOCK + 16 * i, n_blocks * 2 * LM_BLOCK, x->sum + sums_at, sum_step };
+            lm_quants columns = { x->q + at * 2 * LM_BLOCK + HALF_BYTES * i, n_blocks * 2 * LM_BLOCK, x->sum + sums_at, sum_step };
             vf products[COLUMNS];
-            dots(w + groups * i, groups, wide, offset, columns, n, products);
+            dots(w + groups * i, groups, offset, columns, n, products);
             UNROLL for (int c = 0; c < n; c++) {
                 acc[c] = vf_fma(products[c], vf_mul(d[i], vf_set(x->d[at + (size_t)c * n_blocks])), acc[c]);
                 if (f.has_min) acc[c] = vf_fma(min[i], vf_set(x->dsum[sums_at + (size_t)c * sum_step]), acc[c]);

@@ -71,7 +71,8 @@ typedef struct {
 typedef struct {
     int k;                          /* elements a column */
     const float *x;                 /* (n, k) */
-    int8_t *q;                      /* (n, k / 32, 2, 32): a block's high bytes, then its low ones */
+    int8_t *q;                      /* (n, k / 32, 64): a block's 32 quants, in the order and form that the set wants (avx2: as words,
+                                    ** the others: all high bytes, then all low ones) */
     float *d;                       /* (n, k / 32): scale */
     int32_t *sum;                   /* (n, 3, k / 32): sums of the q of a block's two halves, and of both */
     float *dsum;                    /* (n, 3, k / 32): d times those */
@@ -82,7 +83,7 @@ typedef struct {
 typedef struct {
     const int8_t *q; size_t step;
     const int32_t *sum; size_t sum_step;
-} lm_planes;
+} lm_quants;
 
 /* One query vector on its way through the pages of its sequence. */
 typedef struct {

@@ -54,7 +54,8 @@ INLINE uint32_t v16_max_bits(v16 a, v16 b) {
 }
 /* Round the lanes to integers q in -16256..16256 and store them as two bytes, q = 128 high + low with low in
 ** -64..63; return their sum. */
-INLINE int v16_store_planes(int8_t *high, int8_t *low, v16 a) {
+INLINE int v16_store_quants(int8_t *block, int half, v16 a) {
+    int8_t *high = block + 16 * half, *low = high + 32;
     __m512i q = _mm512_cvtps_epi32(a);
     __m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
     _mm_storeu_si128((__m128i *)high, _mm512_cvtepi32_epi8(h));
@@ -123,15 +124,11 @@ INLINE uint32_t v16_max_bits(v16 x, v16 y) {
     h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xB1));
     return (uint32_t)_mm_cvtsi128_si32(h);
 }
-INLINE void store_bytes(int8_t *p, __m256i a, __m256i b) {
+INLINE int v16_store_quants(int8_t *block, int half, v16 x) {
+    __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
-    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-}
-INLINE __m256i high_of(__m256i q) { return _mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(64)), 7); }
-INLINE int v16_store_planes(int8_t *high, int8_t *low, v16 x) {
-    __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b), ha = high_of(a), hb = high_of(b);
-    store_bytes(high, ha, hb);
-    store_bytes(low, _mm256_sub_epi32(a, _mm256_slli_epi32(ha, 7)), _mm256_sub_epi32(b, _mm256_slli_epi32(hb, 7)));
+    words = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xD8), 0xD8);
+    _mm256_storeu_si256((__m256i *)(block + 32 * half), words);
     __m256i s = _mm256_add_epi32(a, b);
     __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
     h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4E));
@@ -178,7 +175,8 @@ INLINE uint32_t v16_max_bits(v16 a, v16 b) {
     for (int i = 0; i < 32; i++) most = LM_MAX(most, bits[i] & 0x7FFFFFFF);
     return most;
 }
-INLINE int v16_store_planes(int8_t *high, int8_t *low, v16 a) {
+INLINE int v16_store_quants(int8_t *block, int half, v16 a) {
+    int8_t *high = block + 16 * half, *low = high + 32;
     int sum = 0;
     LANES {
         int q = (int)rintf(a.f[i]), h = (q + 64 + 32768) / 128 - 256;     /* floor((q + 64) / 128) */

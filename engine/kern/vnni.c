@@ -5,7 +5,7 @@
 #include "elem.h"
 #include "avx512.h"
 
-enum { COLUMNS = 8, FLOAT_COLUMNS = 10 };
+enum { COLUMNS = 8, FLOAT_COLUMNS = 10, HALF_BYTES = 16 };
 
 INLINE __m512i four(const int8_t *x) {
     int32_t bytes;
@@ -15,10 +15,9 @@ INLINE __m512i four(const int8_t *x) {
 
 /* The high bytes, times 128, and the low ones. Eight columns are chains of additions enough to hide each other's latency,
 ** and the 128 on full bytes is taken off before the shift, as the sum once; fewer columns are split. */
-INLINE void dots(const vb *w, const int groups, const int bits, const int offset, const lm_planes x, const int n, vf *out) {
+INLINE void dots(const vb *w, const int groups, const int offset, const lm_quants x, const int n, vf *out) {
     const int parts = n >= 8 ? 1 : n >= 2 ? 2 : 4, early = parts == 1 && offset == 128;
     __m512i s[2 * COLUMNS];
-    (void)bits;
     UNROLL for (int i = 0; i < parts * n; i++) {
         s[i] = early ? _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(x.sum[(size_t)i * x.sum_step])) : _mm512_setzero_si512();
     }
