@@ -19,7 +19,7 @@ typedef struct { int rank; double alpha; lm_texts targets; } lm_lora_options;
 
 typedef struct {
     char *model, *query, *rows, *adapter, *decay, *schedule, *lora_json;
-    int epochs, max_steps, batch_tokens, patience, eval_every, checkpoint_every, resume;
+    int epochs, max_steps, batch_tokens, patience, eval_every, checkpoint_every, resume, recompute;
     double max_seconds, lr, warmup, weight_decay, beta1, beta2, eps, clip, dropout, val_fraction;
     sqlite3_int64 seed;
     lm_lora_options lora;                   /* of lora_json */
@@ -102,6 +102,7 @@ typedef struct {
     lm_learn_options o;
     lm_samples data;
     lm_trainer *trainer;
+    uint8_t *buffer;                        /* LM_CHUNK_BYTES to write a model through: there is room for it at the end, too */
     float **best;                           /* copies of what is trained, at best_step; NULL: nothing is validated */
     int best_is_new;                        /* since the last checkpoint */
     lm_run_state state;

@@ -25,8 +25,8 @@ static double now(void) {
 static lm_train_options trainer_options(const lm_run *r) {
     const lm_learn_options *o = &r->o;
     int part = o->batch_tokens < PART_TOKENS ? o->batch_tokens : PART_TOKENS;
-    return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
-                               .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"), .clip = o->clip, .dropout = o->dropout,
+    return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part, .recompute = o->recompute,
+                               .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"), .clip = o->clip, .dropout = o->dropout,
                                .seed = (uint64_t)o->seed, .lora_rank = r->is_whole ? 0 : o->lora.rank, .lora_alpha = o->lora.alpha,
                                .lora_targets = o->targets.n ? o->targets.data : NULL, .balance = BALANCE };
 }
@@ -40,14 +40,14 @@ static void check_plain(const lm_run *r, const lm_source *src, lm_err *err) {
     }
 }
 
-/* The trainer's own figure, and a copy of the best. Where there is no room, activations are computed twice instead of kept. */
+/* The trainer's own figure, a copy of the best, and the buffer. Where there is no room, activations are computed twice instead of kept. */
 static void check_memory(const lm_run *r, const lm_source *src, lm_train_options *o, lm_err *err) {
     uint64_t limit = lm_mem_limit(), used = lm_mem_used(), best = 0;
     for (int i = 0; r->data.n_val && r->is_whole && i < src->n_tensors; i++) best += (uint64_t)src->tensors[i].n_params * sizeof(float);
-    uint64_t bytes = lm_trainer_bytes(src, o, err) + best;
+    uint64_t more = best + (r->is_whole ? LM_CHUNK_BYTES : 0), bytes = lm_trainer_bytes(src, o, err) + more;
     if (!limit || err->code || used + bytes <= limit) return;
     o->recompute = 1;
-    bytes = lm_trainer_bytes(src, o, err) + best;
+    bytes = lm_trainer_bytes(src, o, err) + more;
     if (used + bytes > limit) {
         lm_err_set(err, LM_ERROR, "lm_train: memory_limit %llu bytes: training takes %llu more than the %llu in use (16 bytes a parameter,%s activations of"
                    " %d tokens)", (unsigned long long)limit, (unsigned long long)bytes, (unsigned long long)used, best ? " 4 for the best," : "", o->batch_tokens);
@@ -59,6 +59,7 @@ static void make_trainer(void *arg, const lm_stored *m, lm_err *err) {
     lm_train_options o = trainer_options(r);
     check_plain(r, &m->source, err);
     if (!err->code) check_memory(r, &m->source, &o, err);
+    if (r->is_whole) r->buffer = lm_alloc(LM_CHUNK_BYTES, err);
     if (!err->code) r->trainer = lm_trainer_new(&m->source, &o, lm_conn_stop(r->c), err);
 }
 
@@ -154,6 +155,7 @@ void lm_run_close(lm_run *r) {
     for (int i = 0; r->best && i < lm_trainer_n_tensors(r->trainer); i++) lm_free(r->best[i]);
     lm_free(r->best);
     lm_trainer_free(r->trainer);
+    lm_free(r->buffer);
     lm_samples_clear(&r->data);
     lm_learn_options_clear(&r->o);
     lm_packed_clear(&r->packed);
