@@ -89,6 +89,7 @@ void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_e
         add_tensor(r, stmt, err);
     }
     sqlite3_finalize(stmt);
+    if (!r->a.n_tensors) corrupt(r, "it has no tensors", err);
 }
 
 void lm_adapter_clear(lm_adapter_rows *r) {

@@ -88,10 +88,11 @@ typedef struct {
 
 /* What a checkpoint holds besides numbers. Losses are floats: nine digits give them back. */
 typedef struct {
-    sqlite3_int64 step, epoch, at, tokens;  /* at: samples of the epoch that are done */
+    sqlite3_int64 step, tokens;
+    sqlite3_int64 epoch, at;                /* follow from the step; at: samples of the epoch that are done */
     double seconds;
-    sqlite3_int64 best_step; float best_loss;       /* of validation */
-    int n_worse;                            /* evaluations since */
+    sqlite3_int64 best_step; float best_loss;       /* of validation; step 0: nothing was validated yet */
+    sqlite3_int64 n_worse;                  /* evaluations since */
     float sum, last_mean, last_loss;        /* of training, since the last evaluation, and before it; its validation loss */
     sqlite3_int64 n_sum;
 } lm_run_state;
@@ -111,11 +112,13 @@ typedef struct {
     lm_schedule schedule;
     uint32_t *order; sqlite3_int64 order_epoch;     /* of the epoch's samples; -1: none yet */
     lm_packed packed;
-    lm_buf options;                         /* as JSON */
+    lm_buf options;                         /* as JSON, as they stand in lm_run */
     char base_digest[2 * LM_DIGEST_BYTES + 1];      /* of the model as the run knows it */
     char data_digest[2 * LM_DIGEST_BYTES + 1];
     uint8_t model_digest[LM_DIGEST_BYTES];
-    lm_adapter_rows adapter;                /* as it was at the start; id 0: there was none */
+    uint8_t numbers_digest[LM_DIGEST_BYTES];        /* of the checkpoint's; zeros: there is none yet */
+    char digest[2 * LM_DIGEST_BYTES + 1];   /* of all that, of a run that is taken up again, as its row says */
+    lm_adapter_rows adapter;                /* as it was at the start; rank 0: there was none */
     int is_whole;                           /* the model's own parameters are trained */
     int is_over;                            /* the last step was taken */
     int is_done;

@@ -25,7 +25,7 @@ void lm_run_find_adapter(lm_run *r, lm_err *err) {
 
 void lm_run_load_adapter(lm_run *r, lm_err *err) {
     lm_adapter_rows *rows = &r->adapter;
-    if (!rows->id || r->o.resume || err->code) return;      /* new; or the checkpoint has it */
+    if (!rows->a.rank || r->o.resume || err->code) return;      /* new; or the checkpoint has it */
     if (strcmp(rows->base_digest, r->base_digest)) {
         lm_err_set(err, LM_ERROR, "lm_train: adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", r->o.adapter, r->model.name);
     }

@@ -90,7 +90,7 @@ static void read_rows(lm_run *r, lm_err *err) {
     memcpy(r->base_digest, digest, sizeof digest);
 }
 
-/* How many steps the run has, all epochs packed as they will be. */
+/* How many steps the run has, all epochs packed as they will be; and where among them the state's step stands. */
 static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
     const lm_samples *d = &r->data;
     sqlite3_int64 most = r->o.max_steps ? r->o.max_steps : INT64_MAX, n = 0;
@@ -98,9 +98,14 @@ static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
     for (int epoch = 0; (!r->o.epochs || epoch < r->o.epochs) && n < most && !err->code; epoch++) {
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         lm_samples_shuffle(d, (uint64_t)r->o.seed, epoch, r->order);
-        for (size_t at = 0; at < d->n_train; n++) at += lm_samples_pack(d, r->order + at, d->n_train - at, r->o.batch_tokens);
+        for (size_t at = 0; at < d->n_train; n++) {
+            if (n == r->state.step) r->state.epoch = epoch, r->state.at = (sqlite3_int64)at;
+            at += lm_samples_pack(d, r->order + at, d->n_train - at, r->o.batch_tokens);
+        }
     }
-    return n < most ? n : most;
+    if (n > most) n = most;
+    if (r->state.step >= n) lm_err_set(err, LM_ERROR, "lm_run, id %lld: step %lld, but the run has %lld steps", (long long)r->id, (long long)r->state.step, (long long)n);
+    return n;
 }
 
 static void set_schedule(lm_run *r, lm_err *err) {
@@ -139,7 +144,7 @@ void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {
     lm_run_find_adapter(r, err);
     read_rows(r, err);
     keep_kind(r, err);
-    if (!err->code) lm_learn_options_print(&r->o, &r->options, err);
+    if (!err->code && !r->o.resume) lm_learn_options_print(&r->o, &r->options, err);
     if (!err->code) lm_store_use(c, &r->model, make_trainer, r, digest, err);
     if (!err->code && memcmp(digest, r->model_digest, sizeof digest)) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed meanwhile", r->model.name);
     if (!err->code && r->data.n_val) make_best(r, err);
@@ -148,7 +153,7 @@ void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {
     lm_run_load_adapter(r, err);
     if (r->o.resume) lm_run_load(r, err);
     else lm_run_begin(r, err);
-    if (r->adapter.id && !r->o.resume) lm_run_checkpoint(r, err);   /* what it begins with is gone when it is written over */
+    if (r->adapter.a.rank && !r->o.resume) lm_run_checkpoint(r, err);   /* what it begins with is gone when it is written over */
 }
 
 void lm_run_close(lm_run *r) {
@@ -258,7 +263,7 @@ static void add_row(lm_run *r, lm_err *err) {
 }
 
 static void end(lm_run *r, const char *why, int is_done, lm_err *err) {
-    if (r->best && r->state.best_step != r->state.step) add_event(r, "%s: the weights are those of step %lld", why, (long long)r->state.best_step);
+    if (r->state.best_step && r->state.best_step != r->state.step) add_event(r, "%s: the weights are those of step %lld", why, (long long)r->state.best_step);
     else add_event(r, "%s", why);
     add_row(r, err);
     if (!err->code) lm_run_finish(r, is_done, err);

@@ -105,9 +105,10 @@ static void write_labels(lm_run *r, lm_err *err) {
     lm_buf_clear(&json);
 }
 
-/* What is trained becomes what it was at the lowest validation loss. */
+/* What is trained becomes what it was at the lowest validation loss, if there was any yet. */
 static void take_best(lm_run *r) {
-    for (int i = 0; r->best && r->state.best_step != r->state.step && i < lm_trainer_n_tensors(r->trainer); i++) {
+    int is_earlier = r->best && r->state.best_step && r->state.best_step != r->state.step;
+    for (int i = 0; is_earlier && i < lm_trainer_n_tensors(r->trainer); i++) {
         memcpy(lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE), r->best[i], (size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float));
     }
 }
