@@ -97,6 +97,9 @@ search: all                               ## searching thousands of texts by mea
 sentiment overfit sharing pairs: all      ## parameters that learn; by heart; are used better; an encoder's: sql/examples/
 	sh sql/examples/run.sh $@
 
+gpt1: all                                 ## a model of 117 million parameters: made, trained a few steps, asked; seconds and bytes
+	sh sql/examples/run.sh $@
+
 curve: all                                ## doc/curve.svg: the losses of overfit.sql, drawn by gnuplot
 	sh sql/examples/curve.sh
 
@@ -115,5 +118,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test fetch demo tour search sentiment overfit sharing pairs curve retrain install clean help
+.PHONY: all static test fetch demo tour search sentiment overfit sharing pairs gpt1 curve retrain install clean help
 .SECONDARY:

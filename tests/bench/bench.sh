@@ -149,17 +149,17 @@ train() {
         build/train_bench $size 10 2 | keep ours ${size}_
         if [ -n "$torch" ]; then "$python" tests/bench/train_torch.py $size --steps 10 2>/dev/null | keep PyTorch ${size}_; fi
     done
-    with smollm2 && [ "$round" -eq 1 ] || return 0
-    ours smollm2 <<END | keep ours gpt1_
-BEGIN;
-CREATE TABLE lesson AS SELECT value AS body FROM json_each('[' || replace(trim(CAST(readfile('$texts') AS TEXT), char(10)), char(10), ',') || ']');
-INSERT INTO answer SELECT lm_create('gpt1', '{"arch":"gpt2","n_layers":12,"n_embd":768,"n_heads":12,"n_ctx":512,"vocab":{"model":"smollm2"}}');
-INSERT INTO answer SELECT n_params FROM lm_model WHERE name = 'gpt1';
-SELECT json_object('step_s', s.seconds / s.step, 'loss', s.loss) FROM lm_train('{"model":"gpt1","query":"SELECT body FROM lesson","max_steps":3,"batch_tokens":1024}') s WHERE s.step = 3;
-INSERT INTO answer SELECT generate('The sea', '{"model":"gpt1","max_tokens":4}');
+    [ "$round" -eq 1 ] || return 0
+    rm -f $dir/gpt1.db*
+    ours gpt1 <<END | keep ours gpt1_
+CREATE TABLE lesson AS SELECT CAST(readfile('$dir/text.txt') AS TEXT) AS text;
+.output /dev/null
+.read sql/examples/gpt1.sql
+.output
+SELECT json_object('step_s', max(seconds) / max(step), 'loss', min(loss)) FROM lm_run_step;
 .shell grep VmHWM /proc/\$PPID/status
-ROLLBACK;
 END
+    rm -f $dir/gpt1.db*
 }
 
 # Statements that read N tokens of the texts, from the OFFSET-th on, and answer with 33 more: the first one's milliseconds, the
