@@ -279,6 +279,7 @@ static void blame_other(lm_run *r, lm_err *err) {
 }
 
 void lm_run_check(lm_run *r, lm_err *err) {
+    if (err->code) return;
     int changed = sqlite3_get_autocommit(r->c->db) != r->autocommit;
     int there = lm_conn_step(r->c, r->look, err);
     const void *edit = there ? column_stamp(r->look, 0) : NULL;
