@@ -49,8 +49,8 @@ keep() {
         "INSERT INTO sample SELECT $round, '$1', '$2' || j.key, j.value FROM line, json_each(iif(json_valid(line.s), line.s, '{}')) j" \
         "SELECT s FROM line WHERE NOT json_valid(s)" >&2
 }
-# SQL as a user runs it, on a database of ours; and by sqlite-ai.
-ours() { { printf '%s\n' '.load build/lm' '.read tests/bench/clock.sql' "INSERT INTO answer SELECT lm_config('threads', 2);"; cat; } | sqlite3 "$dir/$1.db"; }
+# SQL as a user runs it, on a database of ours, with so many threads (2); and by sqlite-ai.
+ours() { { printf '%s\n' '.load build/lm' '.read tests/bench/clock.sql' '.once /dev/null' "SELECT lm_config('threads', ${2:-2});"; cat; } | sqlite3 "$dir/$1.db"; }
 by_ai() { { printf '%s\n' ".load $ai" '.read tests/bench/clock.sql'; cat; } | sqlite3 :memory: 2>/dev/null || echo "failed: sqlite-ai"; }
 peer() { TRIES=1 "$python" tests/bench/llamacpp_bench.py "$@" 2>/dev/null || echo "failed: llama.cpp: llamacpp_bench.py $*"; }
 ai_model="INSERT INTO answer SELECT llm_model_load('$smollm2', 'gpu_layers=0');
@@ -235,10 +235,10 @@ growth() {
     { echo "$streams"; stream 128 0; stream 256 128; stream 512 384; stream 1024 896; stream 2048 1920; stream 4096 3968; } |
         ours smollm2 | keep ours growth_
     for threads in 1 2; do
-        { echo "INSERT INTO answer SELECT lm_config('threads', $threads); $streams"; stream 512 0 ${threads}_; } | ours smollm2
-        ours smollm2 <<END
+        { echo "$streams"; stream 512 0 ${threads}_; } | ours smollm2 $threads
+        ours smollm2 $threads <<END
 .read tests/bench/rows.sql
-INSERT INTO answer SELECT lm_config('threads', $threads) || generate('Hello', '{"max_tokens":4}'); DELETE FROM answer;
+INSERT INTO answer SELECT generate('Hello', '{"max_tokens":4}'); DELETE FROM answer;
 REPLACE INTO clock VALUES(1, julianday('now'));
 INSERT INTO answer SELECT generate_batch(body, '{"max_tokens":16}') OVER (ROWS BETWEEN CURRENT ROW AND 63 FOLLOWING) FROM prompt WHERE id < 32;
 SELECT json_object('rows_${threads}', 32 / s) FROM seconds;
