@@ -94,10 +94,7 @@ tour: all                                 ## what a model is made of: sql/exampl
 search: all                               ## searching thousands of texts by meaning: sql/examples/search.sql
 	sh sql/examples/run.sh search
 
-sentiment overfit sharing pairs: all      ## parameters that learn; by heart; are used better; an encoder's: sql/examples/
-	sh sql/examples/run.sh $@
-
-gpt1: all                                 ## a model of 117 million parameters: made, trained a few steps, asked; seconds and bytes
+sentiment overfit sharing pairs gpt1: all ## parameters that learn; by heart; used better; an encoder's; 117 million: sql/examples/
 	sh sql/examples/run.sh $@
 
 curve: all                                ## doc/curve.svg: the losses of overfit.sql, drawn by gnuplot
