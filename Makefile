@@ -94,7 +94,7 @@ tour: all                                 ## what a model is made of: sql/exampl
 search: all                               ## searching thousands of texts by meaning: sql/examples/search.sql
 	sh sql/examples/run.sh search
 
-sentiment overfit sharing: all            ## parameters that learn; that learn by heart; that are used better: sql/examples/
+sentiment overfit sharing pairs gpt1: all ## parameters that learn; by heart; used better; an encoder's; 117 million: sql/examples/
 	sh sql/examples/run.sh $@
 
 curve: all                                ## doc/curve.svg: the losses of overfit.sql, drawn by gnuplot
@@ -115,5 +115,5 @@ clean:                                    ## remove build/
 help:                                     ## this list
 	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
-.PHONY: all static test fetch demo tour search sentiment overfit sharing curve retrain install clean help
+.PHONY: all static test fetch demo tour search sentiment overfit sharing pairs gpt1 curve retrain install clean help
 .SECONDARY:

@@ -29,7 +29,7 @@ int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adap
         if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
         if (!digest || strlen(digest) != 2 * LM_DIGEST_BYTES) corrupt(out, "base_digest: expected 64 hexadecimal digits", err);
         else memcpy(out->base_digest, digest, sizeof out->base_digest);
-        if (!(rank >= 1 && rank <= 1024)) corrupt(out, "rank: expected 1 to 1024", err);
+        if (!(rank >= 1 && rank <= 1024 && rank == floor(rank))) corrupt(out, "rank: expected a whole number from 1 to 1024", err);
         else out->a.rank = (int)rank;
         if (!(alpha > 0 && alpha <= 1e6)) corrupt(out, "alpha: expected more than 0, at most 1e6", err);
         out->a.alpha = alpha;
@@ -56,12 +56,14 @@ static void add_tensor(lm_adapter_rows *r, sqlite3_stmt *stmt, lm_err *err) {
     lm_adapter *a = &r->a;
     const char *name = (const char *)sqlite3_column_text(stmt, 0), *shape = (const char *)sqlite3_column_text(stmt, 1);
     lm_tensor t = { .dtype = LM_F32 };
+    lm_err bad = {0};
     if (!name || !shape || strlen(name) > LM_NAME_MAX) corrupt(r, "a tensor has a bad name or shape", err);
     if (a->n_tensors == TENSORS_MAX) corrupt(r, "there are too many tensors", err);
     if (err->code) return;
     memcpy(t.name, name, strlen(name) + 1);
-    lm_shape_read(&t, shape, (size_t)sqlite3_column_bytes(stmt, 1), err);
-    lm_tensor_measure(&t, err);
+    lm_shape_read(&t, shape, (size_t)sqlite3_column_bytes(stmt, 1), &bad);
+    lm_tensor_measure(&t, &bad);
+    if (bad.code) lm_err_set(err, bad.code, "lm_adapter, id %lld: tensor %s: shape: %.160s", (long long)r->id, t.name, bad.msg);
     const void *data = sqlite3_column_blob(stmt, 2);
     if (!err->code && (!data || sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != t.n_bytes)) {
         lm_err_set(err, LM_ERROR, "lm_adapter, id %lld: tensor %s: expected a BLOB of %lld bytes", (long long)r->id, t.name, (long long)t.n_bytes);
@@ -89,6 +91,7 @@ void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_e
         add_tensor(r, stmt, err);
     }
     sqlite3_finalize(stmt);
+    if (!r->a.n_tensors) corrupt(r, "it has no tensors", err);
 }
 
 void lm_adapter_clear(lm_adapter_rows *r) {

@@ -54,21 +54,6 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     }
 }
 
-/* Every tensor of the adapter must have its matrix, of the right shape: what a model is adapted with is checked so, too. */
-static void check_tensors(const merge *m, lm_err *err) {
-    const lm_adapter *a = &m->rows->a;
-    for (int i = 0; i < a->n_tensors && !err->code; i++) {
-        const lm_tensor *t = &a->tensors[i];
-        size_t n = strlen(t->name);
-        int k = 0, is_a = n > 7 && !strcmp(t->name + n - 7, ".lora_a"), is_b = n > 7 && !strcmp(t->name + n - 7, ".lora_b");
-        while (k < m->from->n_tensors && (strlen(m->from->tensors[k].name) != n - 7 || strncmp(m->from->tensors[k].name, t->name, n - 7))) k++;
-        const lm_tensor *w = k < m->from->n_tensors ? &m->from->tensors[k] : NULL;
-        int fits = w && (is_a || is_b) && w->n_dims == 2 && t->n_dims == 2 && lm_adapter_has(a, w->name) && t->ne[is_a] == a->rank
-                && t->ne[is_b] == w->ne[is_b];
-        if (!fits) lm_err_set(err, LM_ERROR, "lm_merge: tensor %s does not fit the model", t->name);
-    }
-}
-
 static void plan_tensors(merge *m, lm_err *err) {
     for (int i = 0; i < m->from->n_tensors && !err->code; i++) {
         lm_tensor *t = &m->tensors[i];
@@ -89,7 +74,7 @@ static void build(void *arg, const lm_stored *stored, lm_err *err) {
     m->tensors = lm_alloc((size_t)m->from->n_tensors * sizeof *m->tensors, err);
     m->raw = lm_alloc(STRETCH * sizeof(float), err);        /* no format needs more */
     m->floats = lm_alloc(STRETCH * sizeof(float), err);
-    if (!err->code) check_tensors(m, err);
+    lm_adapter_check(m->from, &m->rows->a, err);
     if (!err->code) plan_tensors(m, err);
     if (!err->code) lm_import_made(m->c, &(lm_made){ "lm_merge", meta, m->tensors, m->from->n_tensors, read_tensor, m }, m->schema, m->name, err);
     lm_meta_free(meta);

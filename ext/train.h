@@ -19,7 +19,7 @@ typedef struct { int rank; double alpha; lm_texts targets; } lm_lora_options;
 
 typedef struct {
     char *model, *query, *rows, *adapter, *decay, *schedule, *lora_json;
-    int epochs, max_steps, batch_tokens, patience, eval_every, checkpoint_every, resume;
+    int epochs, max_steps, batch_tokens, patience, eval_every, checkpoint_every, resume, recompute;
     double max_seconds, lr, warmup, weight_decay, beta1, beta2, eps, clip, dropout, val_fraction;
     sqlite3_int64 seed;
     lm_lora_options lora;                   /* of lora_json */
@@ -88,10 +88,11 @@ typedef struct {
 
 /* What a checkpoint holds besides numbers. Losses are floats: nine digits give them back. */
 typedef struct {
-    sqlite3_int64 step, epoch, at, tokens;  /* at: samples of the epoch that are done */
+    sqlite3_int64 step, tokens;
+    sqlite3_int64 epoch, at;                /* follow from the step; at: samples of the epoch that are done */
     double seconds;
-    sqlite3_int64 best_step; float best_loss;       /* of validation */
-    int n_worse;                            /* evaluations since */
+    sqlite3_int64 best_step; float best_loss;       /* of validation; step 0: nothing was validated yet */
+    sqlite3_int64 n_worse;                  /* evaluations since */
     float sum, last_mean, last_loss;        /* of training, since the last evaluation, and before it; its validation loss */
     sqlite3_int64 n_sum;
 } lm_run_state;
@@ -102,6 +103,7 @@ typedef struct {
     lm_learn_options o;
     lm_samples data;
     lm_trainer *trainer;
+    uint8_t *buffer;                        /* LM_CHUNK_BYTES to write a model through: there is room for it at the end, too */
     float **best;                           /* copies of what is trained, at best_step; NULL: nothing is validated */
     int best_is_new;                        /* since the last checkpoint */
     lm_run_state state;
@@ -110,11 +112,13 @@ typedef struct {
     lm_schedule schedule;
     uint32_t *order; sqlite3_int64 order_epoch;     /* of the epoch's samples; -1: none yet */
     lm_packed packed;
-    lm_buf options;                         /* as JSON */
+    lm_buf options;                         /* as JSON, as they stand in lm_run */
     char base_digest[2 * LM_DIGEST_BYTES + 1];      /* of the model as the run knows it */
     char data_digest[2 * LM_DIGEST_BYTES + 1];
     uint8_t model_digest[LM_DIGEST_BYTES];
-    lm_adapter_rows adapter;                /* as it was at the start; id 0: there was none */
+    uint8_t numbers_digest[LM_DIGEST_BYTES];        /* of the checkpoint's; zeros: there is none yet */
+    char digest[2 * LM_DIGEST_BYTES + 1];   /* of all that, of a run that is taken up again, as its row says */
+    lm_adapter_rows adapter;                /* as it was at the start; rank 0: there was none */
     int is_whole;                           /* the model's own parameters are trained */
     int is_over;                            /* the last step was taken */
     int is_done;

@@ -25,7 +25,7 @@ void lm_run_find_adapter(lm_run *r, lm_err *err) {
 
 void lm_run_load_adapter(lm_run *r, lm_err *err) {
     lm_adapter_rows *rows = &r->adapter;
-    if (!rows->id || r->o.resume || err->code) return;      /* new; or the checkpoint has it */
+    if (!rows->a.rank || r->o.resume || err->code) return;      /* new; or the checkpoint has it */
     if (strcmp(rows->base_digest, r->base_digest)) {
         lm_err_set(err, LM_ERROR, "lm_train: adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", r->o.adapter, r->model.name);
     }
@@ -36,7 +36,7 @@ void lm_run_load_adapter(lm_run *r, lm_err *err) {
         const lm_tensor *want = lm_trainer_tensor(r->trainer, i);
         int k = 0;
         while (k < n && strcmp(rows->a.tensors[k].name, want->name)) k++;
-        if (k == n || memcmp(rows->a.tensors[k].ne, want->ne, sizeof want->ne)) {
+        if (k == n || rows->a.tensors[k].n_dims != want->n_dims || memcmp(rows->a.tensors[k].ne, want->ne, sizeof want->ne)) {
             lm_err_set(err, LM_ERROR, "lm_train: adapter %.60s: tensor %s is missing, or of another shape", r->o.adapter, want->name);
         } else {
             memcpy(lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE), rows->a.data[k], (size_t)want->n_params * sizeof(float));

@@ -30,12 +30,15 @@ static const lm_option table[] = {
     { "eval_every", LM_OPT_INT, AT(eval_every), 0, INT_MAX_REAL, NULL },
     { "checkpoint_every", LM_OPT_INT, AT(checkpoint_every), 0, INT_MAX_REAL, NULL },
     { "seed", LM_OPT_INT, AT(seed), -9007199254740992.0, 9007199254740992.0, NULL },
+    { "recompute", LM_OPT_BOOL, AT(recompute), 0, 0, NULL },
     { "resume", LM_OPT_BOOL, AT(resume), 0, 0, "any" },
     { NULL, 0, 0, 0, 0, NULL },
 };
 
 /* Those that are a call's: they do not decide what a run computes. */
-static int is_of_call(const lm_option *o) { return o->at == AT(max_seconds) || o->at == AT(checkpoint_every) || o->at == AT(resume); }
+static int is_of_call(const lm_option *o) {
+    return o->at == AT(max_seconds) || o->at == AT(checkpoint_every) || o->at == AT(recompute) || o->at == AT(resume);
+}
 
 /* And those that may differ when a run is taken up again: the rows' digest tells, and a model may have a new name. */
 static int is_free(const lm_option *o) { return is_of_call(o) || o->at == AT(query) || o->at == AT(model); }
@@ -138,6 +141,7 @@ void lm_learn_options_resume(lm_learn_options *o, lm_text text, lm_err *err) {
     had.resume = o->resume;
     had.max_seconds = o->max_seconds;
     had.checkpoint_every = o->checkpoint_every;
+    had.recompute = o->recompute;
     if (o->query) {
         char *query = o->query;
         o->query = had.query;

@@ -25,8 +25,8 @@ static double now(void) {
 static lm_train_options trainer_options(const lm_run *r) {
     const lm_learn_options *o = &r->o;
     int part = o->batch_tokens < PART_TOKENS ? o->batch_tokens : PART_TOKENS;
-    return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
-                               .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"), .clip = o->clip, .dropout = o->dropout,
+    return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part, .recompute = o->recompute,
+                               .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"), .clip = o->clip, .dropout = o->dropout,
                                .seed = (uint64_t)o->seed, .lora_rank = r->is_whole ? 0 : o->lora.rank, .lora_alpha = o->lora.alpha,
                                .lora_targets = o->targets.n ? o->targets.data : NULL, .balance = BALANCE };
 }
@@ -40,14 +40,14 @@ static void check_plain(const lm_run *r, const lm_source *src, lm_err *err) {
     }
 }
 
-/* The trainer's own figure, and a copy of the best. Where there is no room, activations are computed twice instead of kept. */
+/* The trainer's own figure, a copy of the best, and the buffer. Where there is no room, activations are computed twice instead of kept. */
 static void check_memory(const lm_run *r, const lm_source *src, lm_train_options *o, lm_err *err) {
     uint64_t limit = lm_mem_limit(), used = lm_mem_used(), best = 0;
     for (int i = 0; r->data.n_val && r->is_whole && i < src->n_tensors; i++) best += (uint64_t)src->tensors[i].n_params * sizeof(float);
-    uint64_t bytes = lm_trainer_bytes(src, o, err) + best;
+    uint64_t more = best + (r->is_whole ? LM_CHUNK_BYTES : 0), bytes = lm_trainer_bytes(src, o, err) + more;
     if (!limit || err->code || used + bytes <= limit) return;
     o->recompute = 1;
-    bytes = lm_trainer_bytes(src, o, err) + best;
+    bytes = lm_trainer_bytes(src, o, err) + more;
     if (used + bytes > limit) {
         lm_err_set(err, LM_ERROR, "lm_train: memory_limit %llu bytes: training takes %llu more than the %llu in use (16 bytes a parameter,%s activations of"
                    " %d tokens)", (unsigned long long)limit, (unsigned long long)bytes, (unsigned long long)used, best ? " 4 for the best," : "", o->batch_tokens);
@@ -59,6 +59,7 @@ static void make_trainer(void *arg, const lm_stored *m, lm_err *err) {
     lm_train_options o = trainer_options(r);
     check_plain(r, &m->source, err);
     if (!err->code) check_memory(r, &m->source, &o, err);
+    if (r->is_whole) r->buffer = lm_alloc(LM_CHUNK_BYTES, err);
     if (!err->code) r->trainer = lm_trainer_new(&m->source, &o, lm_conn_stop(r->c), err);
 }
 
@@ -89,7 +90,7 @@ static void read_rows(lm_run *r, lm_err *err) {
     memcpy(r->base_digest, digest, sizeof digest);
 }
 
-/* How many steps the run has, all epochs packed as they will be. */
+/* How many steps the run has, all epochs packed as they will be; and where among them the state's step stands. */
 static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
     const lm_samples *d = &r->data;
     sqlite3_int64 most = r->o.max_steps ? r->o.max_steps : INT64_MAX, n = 0;
@@ -97,9 +98,14 @@ static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
     for (int epoch = 0; (!r->o.epochs || epoch < r->o.epochs) && n < most && !err->code; epoch++) {
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         lm_samples_shuffle(d, (uint64_t)r->o.seed, epoch, r->order);
-        for (size_t at = 0; at < d->n_train; n++) at += lm_samples_pack(d, r->order + at, d->n_train - at, r->o.batch_tokens);
+        for (size_t at = 0; at < d->n_train; n++) {
+            if (n == r->state.step) r->state.epoch = epoch, r->state.at = (sqlite3_int64)at;
+            at += lm_samples_pack(d, r->order + at, d->n_train - at, r->o.batch_tokens);
+        }
     }
-    return n < most ? n : most;
+    if (n > most) n = most;
+    if (r->state.step >= n) lm_err_set(err, LM_ERROR, "lm_run, id %lld: step %lld, but the run has %lld steps", (long long)r->id, (long long)r->state.step, (long long)n);
+    return n;
 }
 
 static void set_schedule(lm_run *r, lm_err *err) {
@@ -138,7 +144,7 @@ void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {
     lm_run_find_adapter(r, err);
     read_rows(r, err);
     keep_kind(r, err);
-    if (!err->code) lm_learn_options_print(&r->o, &r->options, err);
+    if (!err->code && !r->o.resume) lm_learn_options_print(&r->o, &r->options, err);
     if (!err->code) lm_store_use(c, &r->model, make_trainer, r, digest, err);
     if (!err->code && memcmp(digest, r->model_digest, sizeof digest)) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed meanwhile", r->model.name);
     if (!err->code && r->data.n_val) make_best(r, err);
@@ -147,13 +153,14 @@ void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {
     lm_run_load_adapter(r, err);
     if (r->o.resume) lm_run_load(r, err);
     else lm_run_begin(r, err);
-    if (r->adapter.id && !r->o.resume) lm_run_checkpoint(r, err);   /* what it begins with is gone when it is written over */
+    if (r->adapter.a.rank && !r->o.resume) lm_run_checkpoint(r, err);   /* what it begins with is gone when it is written over */
 }
 
 void lm_run_close(lm_run *r) {
     for (int i = 0; r->best && i < lm_trainer_n_tensors(r->trainer); i++) lm_free(r->best[i]);
     lm_free(r->best);
     lm_trainer_free(r->trainer);
+    lm_free(r->buffer);
     lm_samples_clear(&r->data);
     lm_learn_options_clear(&r->o);
     lm_packed_clear(&r->packed);
@@ -256,7 +263,7 @@ static void add_row(lm_run *r, lm_err *err) {
 }
 
 static void end(lm_run *r, const char *why, int is_done, lm_err *err) {
-    if (r->best && r->state.best_step != r->state.step) add_event(r, "%s: the weights are those of step %lld", why, (long long)r->state.best_step);
+    if (r->state.best_step && r->state.best_step != r->state.step) add_event(r, "%s: the weights are those of step %lld", why, (long long)r->state.best_step);
     else add_event(r, "%s", why);
     add_row(r, err);
     if (!err->code) lm_run_finish(r, is_done, err);

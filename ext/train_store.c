@@ -6,6 +6,7 @@
 ** shows as SQLITE_BUSY_SNAPSHOT, elsewhere nobody else can write. */
 #include "train.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -16,21 +17,43 @@ static const int whats[] = { LM_TRAIN_VALUE, LM_TRAIN_M, LM_TRAIN_V };
 
 /*----------------------------------------------------------------------
 ** The run's row */
+/* The counters, all but the last brace. */
 static void print_state(const lm_run_state *s, lm_buf *out, lm_err *err) {
-    lm_buf_print(out, err, "{\"epoch\":%lld,\"at\":%lld,\"tokens\":%lld,\"seconds\":%.9g,\"best_step\":%lld,\"best_loss\":%.9g,\"n_worse\":%d,"
-                 "\"sum\":%.9g,\"n_sum\":%lld,\"last_mean\":%.9g,\"last_loss\":%.9g}", (long long)s->epoch, (long long)s->at, (long long)s->tokens,
-                 s->seconds, (long long)s->best_step, (double)s->best_loss, s->n_worse, (double)s->sum, (long long)s->n_sum, (double)s->last_mean,
-                 (double)s->last_loss);
+    lm_buf_print(out, err, "{\"tokens\":%lld,\"seconds\":%.9g,\"best_step\":%lld,\"best_loss\":%.9g,\"n_worse\":%lld,\"sum\":%.9g,\"n_sum\":%lld,"
+                 "\"last_mean\":%.9g,\"last_loss\":%.9g", (long long)s->tokens, s->seconds, (long long)s->best_step, (double)s->best_loss,
+                 (long long)s->n_worse, (double)s->sum, (long long)s->n_sum, (double)s->last_mean, (double)s->last_loss);
 }
 
-/* Where the counters begin; then those of a state that was printed. */
-static void read_state(lm_run_state *s, const char *text, size_t n, lm_err *err) {
+/* The digest of all that decides how the run goes on: what its row says, but for the seconds, and the checkpoint's numbers. */
+static void hash_run(const lm_run *r, char out[2 * LM_DIGEST_BYTES + 1], lm_err *err) {
+    lm_buf counters = {0};
+    lm_run_state state = r->state;
+    lm_digest d;
+    uint8_t digest[LM_DIGEST_BYTES];
+    state.seconds = 0;
+    print_state(&state, &counters, err);
+    lm_digest_init(&d);
+    lm_root_text(&d, r->o.adapter ? r->o.adapter : "");
+    lm_root_part(&d, r->options.data, r->options.n);
+    lm_root_text(&d, r->data_digest);
+    lm_root_text(&d, r->base_digest);
+    lm_root_part(&d, &state.step, sizeof state.step);
+    lm_root_part(&d, counters.data, counters.n);
+    lm_root_part(&d, r->numbers_digest, sizeof r->numbers_digest);
+    lm_digest_end(&d, digest);
+    lm_hex(digest, out);
+    lm_buf_clear(&counters);
+}
+
+/* Read a state that was printed, and the run's digest behind it. */
+static void read_state(lm_run *r, const char *text, size_t n, lm_err *err) {
+    lm_run_state *s = &r->state;
     lm_json j;
-    double best_loss = 0, sum = 0, last_mean = 0, last_loss = 0, n_worse = 0;
-    sqlite3_int64 *integers[] = { &s->epoch, &s->at, &s->tokens, &s->best_step, &s->n_sum };
-    static const char *const integer_names[] = { "epoch", "at", "tokens", "best_step", "n_sum" };
-    double *reals[] = { &s->seconds, &best_loss, &sum, &last_mean, &last_loss, &n_worse };
-    static const char *const real_names[] = { "seconds", "best_loss", "sum", "last_mean", "last_loss", "n_worse" };
+    double best_loss = 0, sum = 0, last_mean = 0, last_loss = 0;
+    sqlite3_int64 *integers[] = { &s->tokens, &s->best_step, &s->n_worse, &s->n_sum };
+    static const char *const integer_names[] = { "tokens", "best_step", "n_worse", "n_sum" };
+    double *reals[] = { &s->seconds, &best_loss, &sum, &last_mean, &last_loss };
+    static const char *const real_names[] = { "seconds", "best_loss", "sum", "last_mean", "last_loss" };
     int n_seen = 0;
     lm_json_init(&j, text, n);
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "expected an object");
@@ -38,22 +61,25 @@ static void read_state(lm_run_state *s, const char *text, size_t n, lm_err *err)
         for (int i = 0; i < LM_COUNT(integers); i++) {
             if (strcmp(j.key.data, integer_names[i]) || kind != LM_JSON_INT) continue;
             *integers[i] = j.integer;
-            n_seen += j.integer >= 0;
+            n_seen += j.integer >= 0 && j.integer < INT64_MAX / 2;
         }
         for (int i = 0; i < LM_COUNT(reals); i++) {
             if (strcmp(j.key.data, real_names[i]) || (kind != LM_JSON_INT && kind != LM_JSON_REAL)) continue;
             *reals[i] = j.real;
+            n_seen += j.real >= -FLT_MAX && j.real <= FLT_MAX;
+        }
+        if (!strcmp(j.key.data, "digest") && kind == LM_JSON_TEXT && j.string.n + 1 == sizeof r->digest) {
+            memcpy(r->digest, j.string.data, sizeof r->digest);
             n_seen++;
         }
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
-    if (n_seen != LM_COUNT(integers) + LM_COUNT(reals)) lm_err_set(err, LM_ERROR, "a counter is missing");
+    if (n_seen != LM_COUNT(integers) + LM_COUNT(reals) + 1) lm_err_set(err, LM_ERROR, "a counter or the digest is missing");
     s->best_loss = (float)best_loss;
     s->sum = (float)sum;
     s->last_mean = (float)last_mean;
     s->last_loss = (float)last_loss;
-    s->n_worse = (int)n_worse;
 }
 
 static const void *column_stamp(sqlite3_stmt *stmt, int i) { return sqlite3_column_bytes(stmt, i) == 8 ? sqlite3_column_blob(stmt, i) : NULL; }
@@ -89,13 +115,14 @@ void lm_run_find(lm_run *r, lm_err *err) {
         r->durable = r->state.step = sqlite3_column_int64(stmt, 3);
         if (!texts[0] || !texts[1] || !texts[2] || !texts[3] || !texts[4] || !edit || r->state.step < 0) lm_err_set(&inner, LM_ERROR, "a column has no value");
         if (!inner.code) memcpy(r->edit, edit, 8);
-        if (!inner.code) read_state(&r->state, texts[1], strlen(texts[1]), &inner);
+        if (!inner.code) read_state(r, texts[1], strlen(texts[1]), &inner);
         if (inner.code) lm_err_set(err, inner.code, "lm_run, id %lld: %.160s", (long long)r->id, inner.msg);
         else lm_learn_options_resume(&r->o, (lm_text){ texts[0], strlen(texts[0]) }, err);
         if (!err->code && r->o.resume != LM_OPT_WORD && strcmp(texts[3], lm_train_math())) {
             lm_err_set(err, LM_ERROR, "lm_train: the run was computed with %.60s, here it is %.60s: it could not go on bit for bit (\"resume\":\"any\" goes on)",
                        texts[3], lm_train_math());
         }
+        lm_buf_append(&r->options, texts[0] ? texts[0] : "", texts[0] ? strlen(texts[0]) : 0, err);
         if (!err->code) snprintf(r->base_digest, sizeof r->base_digest, "%s", texts[2]);
         if (!err->code) snprintf(r->data_digest, sizeof r->data_digest, "%s", texts[4]);
     }
@@ -106,7 +133,10 @@ void lm_run_find(lm_run *r, lm_err *err) {
 static void write_run(lm_run *r, const char *status, lm_err *err) {
     lm_buf state = {0};
     uint8_t edit[8];
+    char digest[2 * LM_DIGEST_BYTES + 1];
+    hash_run(r, digest, err);
     print_state(&r->state, &state, err);
+    lm_buf_print(&state, err, ",\"digest\":\"%s\"}", digest);
     sqlite3_randomness(sizeof edit, edit);
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_run SET step = ?, status = ?, state = ?, edit = ?, base_digest = ? WHERE id = ?", r->model.schema);
     if (stmt) {
@@ -148,10 +178,30 @@ static void write_steps(lm_run *r, lm_err *err) {
 ** Checkpoints */
 static float *numbers(lm_run *r, int part, int i) { return part == 3 ? r->best[i] : lm_trainer_data(r->trainer, i, whats[part]); }
 
+/* How many parts a checkpoint has. */
+static int n_parts(const lm_run *r) { return r->best && r->state.best_step ? 4 : 3; }
+
+static void hash_numbers(lm_run *r, lm_err *err) {
+    lm_stop stop = lm_conn_stop(r->c);
+    lm_digest d;
+    lm_digest_init(&d);
+    for (int part = 0; part < n_parts(r); part++) {
+        for (int i = 0; i < lm_trainer_n_tensors(r->trainer); i++) {
+            int64_t n_params = lm_trainer_tensor(r->trainer, i)->n_params;
+            for (int64_t at = 0; at < n_params && !err->code; at += PIECE) {
+                if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+                lm_digest_add(&d, numbers(r, part, i) + at, (size_t)(n_params - at < PIECE ? n_params - at : PIECE) * sizeof(float));
+            }
+        }
+    }
+    lm_digest_end(&d, r->numbers_digest);
+}
+
 void lm_run_write_checkpoint(lm_run *r, lm_err *err) {
+    hash_numbers(r, err);
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "INSERT INTO \"%w\".lm_checkpoint VALUES (?, ?, ?, ?, ?)"
                                          " ON CONFLICT DO UPDATE SET data = excluded.data", r->model.schema);
-    for (int part = 0; part < (r->best_is_new ? 4 : 3); part++) {
+    for (int part = 0; part < (r->best_is_new ? 4 : 3) && !err->code; part++) {
         for (int i = 0; i < lm_trainer_n_tensors(r->trainer) && !err->code; i++) {
             const lm_tensor *t = lm_trainer_tensor(r->trainer, i);
             for (int64_t at = 0; at < t->n_params && !err->code; at += PIECE) {
@@ -190,21 +240,29 @@ static void load_piece(lm_run *r, sqlite3_stmt *stmt, int part, int i, int64_t a
     sqlite3_reset(stmt);
 }
 
-void lm_run_load(lm_run *r, lm_err *err) {
-    watch(r, err);
-    sqlite3_stmt *any = lm_conn_prepare(r->c, err, "SELECT 1 FROM \"%w\".lm_checkpoint WHERE run = ?", r->model.schema);
-    if (any) sqlite3_bind_int64(any, 1, r->id);
-    int there = any && lm_conn_step(r->c, any, err);
-    sqlite3_finalize(any);
-    if ((!there && r->state.step == 0) || err->code) return;        /* it goes on from what it began with */
+static void load_numbers(lm_run *r, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT data FROM \"%w\".lm_checkpoint WHERE run = ? AND part = ? AND name = ? AND seq = ?", r->model.schema);
-    for (int part = 0; part < (r->best && r->state.best_step ? 4 : 3); part++) {
+    for (int part = 0; part < n_parts(r); part++) {
         for (int i = 0; i < lm_trainer_n_tensors(r->trainer); i++) {
             for (int64_t at = 0; at < lm_trainer_tensor(r->trainer, i)->n_params && !err->code; at += PIECE) load_piece(r, stmt, part, i, at, err);
         }
     }
     sqlite3_finalize(stmt);
+    if (!err->code) hash_numbers(r, err);
     if (!err->code) lm_trainer_step_count_set(r->trainer, r->state.step);
+}
+
+void lm_run_load(lm_run *r, lm_err *err) {
+    char digest[2 * LM_DIGEST_BYTES + 1];
+    watch(r, err);
+    sqlite3_stmt *any = lm_conn_prepare(r->c, err, "SELECT 1 FROM \"%w\".lm_checkpoint WHERE run = ?", r->model.schema);
+    if (any) sqlite3_bind_int64(any, 1, r->id);
+    int there = any && lm_conn_step(r->c, any, err);
+    sqlite3_finalize(any);
+    if (there || r->state.step > 0) load_numbers(r, err);       /* else it goes on from what it began with */
+    if (err->code) return;
+    hash_run(r, digest, err);
+    if (strcmp(digest, r->digest)) lm_err_set(err, LM_ERROR, "lm_run, id %lld: it or its checkpoint does not match its digest: rows were changed behind SQL's back", (long long)r->id);
 }
 
 /*----------------------------------------------------------------------
@@ -221,6 +279,7 @@ static void blame_other(lm_run *r, lm_err *err) {
 }
 
 void lm_run_check(lm_run *r, lm_err *err) {
+    if (err->code) return;
     int changed = sqlite3_get_autocommit(r->c->db) != r->autocommit;
     int there = lm_conn_step(r->c, r->look, err);
     const void *edit = there ? column_stamp(r->look, 0) : NULL;

@@ -6,7 +6,6 @@
 typedef struct {
     lm_run *r;
     sqlite3_stmt *find_tensor, *find_chunk, *set_chunk, *set_digest;
-    uint8_t *buffer;
 } writer;
 
 /* Encode floats as the chunk's tensor has them. */
@@ -20,9 +19,9 @@ static void encode(const lm_tensor *t, const lm_dtype *type, const float *x, int
 static void write_chunk(writer *w, const lm_tensor *t, const lm_dtype *type, sqlite3_int64 id, const float *x, int64_t n, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     int bytes = (int)(n * type->bytes);
-    encode(t, type, x, n, w->buffer, err);
-    lm_hash(w->buffer, (size_t)bytes, digest);
-    sqlite3_bind_blob(w->set_chunk, 1, w->buffer, bytes, SQLITE_STATIC);
+    encode(t, type, x, n, w->r->buffer, err);
+    lm_hash(w->r->buffer, (size_t)bytes, digest);
+    sqlite3_bind_blob(w->set_chunk, 1, w->r->buffer, bytes, SQLITE_STATIC);
     sqlite3_bind_int64(w->set_chunk, 2, id);
     lm_write_step(w->r->c, w->set_chunk, err);
     sqlite3_bind_int64(w->set_digest, 1, id);
@@ -69,7 +68,7 @@ static void write_root(lm_run *r, lm_err *err) {
 
 static void write_model(lm_run *r, lm_err *err) {
     const char *schema = r->model.schema;
-    writer w = { .r = r, .buffer = lm_alloc(LM_CHUNK_BYTES, err) };
+    writer w = { .r = r };
     w.find_tensor = lm_conn_prepare(r->c, err, "SELECT id, dtype FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", schema);
     w.find_chunk = lm_conn_prepare(r->c, err, "SELECT id, length(data) FROM \"%w\".lm_chunk WHERE tensor = ? AND seq = ?", schema);
     w.set_chunk = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_chunk SET data = ? WHERE id = ?", schema);
@@ -79,7 +78,6 @@ static void write_model(lm_run *r, lm_err *err) {
     sqlite3_finalize(w.find_chunk);
     sqlite3_finalize(w.set_chunk);
     sqlite3_finalize(w.set_digest);
-    lm_free(w.buffer);
     if (!err->code) write_root(r, err);
 }
 
@@ -107,9 +105,10 @@ static void write_labels(lm_run *r, lm_err *err) {
     lm_buf_clear(&json);
 }
 
-/* What is trained becomes what it was at the lowest validation loss. */
+/* What is trained becomes what it was at the lowest validation loss, if there was any yet. */
 static void take_best(lm_run *r) {
-    for (int i = 0; r->best && r->state.best_step != r->state.step && i < lm_trainer_n_tensors(r->trainer); i++) {
+    int is_earlier = r->best && r->state.best_step && r->state.best_step != r->state.step;
+    for (int i = 0; is_earlier && i < lm_trainer_n_tensors(r->trainer); i++) {
         memcpy(lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE), r->best[i], (size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float));
     }
 }

@@ -388,6 +388,9 @@ typedef struct {
 ** checked against base's. Borrows nothing of the adapter. What the one model keeps of prompts is not the other's. */
 lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err);
 
+/* The same check, against the model that src describes. */
+void lm_adapter_check(const lm_source *src, const lm_adapter *a, lm_err *err);
+
 /* For merging: is there something to add to the matrix called so? Add it to its values, from element `first` on. */
 int lm_adapter_has(const lm_adapter *a, const char *matrix);
 void lm_adapter_add(const lm_adapter *a, const char *matrix, int64_t first, int64_t n, float *values);

@@ -128,7 +128,7 @@ CREATE TABLE IF NOT EXISTS main.lm_run(
     n_nulls INTEGER NOT NULL,   -- rows of the query that were passed over
     step INTEGER NOT NULL,      -- which the run can be taken up from
     status TEXT NOT NULL,       -- running, stopped (max_seconds), done
-    state TEXT NOT NULL,        -- JSON: the counters of that step
+    state TEXT NOT NULL,        -- JSON: the counters of that step, and the digest of all that the run goes on from
     edit BLOB NOT NULL,         -- 8 random bytes, new with every write
     created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 );

@@ -1,7 +1,7 @@
 -- replay.sql: a log of statements, applied by tests/replay.test in processes with different kernels and threads, which then hold
 -- the same rows. Add lines anywhere: a statement ends with ; at the end of a line, its rows and its error count too. Draws need a
 -- seed. (dqlite and WAL shipping replicate pages; hosts that replicate statements, as this does, need every word of this log to
--- be the same everywhere, but for created_at, edit, seconds and tokens_per_s.)
+-- be the same everywhere, but for created_at, edit, and how long training took: seconds, in lm_run.state too, and tokens_per_s.)
 SELECT lm_import('tests/golden/tiny.gguf');
 SELECT lm_import('tests/golden/tiny.gguf', '{"name":"half","dtype":"f16"}'), lm_import('tests/golden/tiny.gguf', '{"name":"q8","dtype":"q8_0"}');
 SELECT lm_import('tests/golden/hf_bert', '{"name":"encoder"}'), lm_import('tests/golden/arch_gemma3.gguf', '{"name":"gemma"}');
@@ -50,6 +50,42 @@ UPDATE lm_weights SET value = 0 WHERE model = 'tiny' AND tensor = 'output_norm.w
 SELECT generate('Once', '{"max_tokens":8}');
 ROLLBACK;
 SELECT generate('Once', '{"max_tokens":8}'), generate('Once', '{"model":"made","max_tokens":8}'), generate('Once', '{"model":"plain","temperature":1,"seed":1,"max_tokens":8}');
+
+-- Parameters that learn: a whole model, one that stops and goes on, experts, pairs, an adapter of a model of blocks; merged, quantised, asked.
+CREATE TABLE lesson(id INTEGER PRIMARY KEY, text, label);
+INSERT INTO lesson(text, label) SELECT body, iif(id % 2, 'odd', 'even') FROM note WHERE id BETWEEN 9 AND 40;
+SELECT lm_create('mood', '{"n_layers":2,"n_embd":32,"n_heads":2,"n_ctx":64,"vocab":{"model":"made"}}');
+SELECT step, epoch, tokens, loss, val_loss, lr, grad_norm, event FROM lm_train('{"model":"mood","query":"SELECT text, label FROM lesson","epochs":3,"batch_tokens":300,"lr":0.01,"dropout":0.1,"val_fraction":0.1,"checkpoint_every":2}');
+SELECT lm_classify('note 7 about 3', '["odd","even"]', '{"model":"mood"}'), lm_classify(body, '["odd","even"]', '{"model":"mood","output":"label"}') FROM note WHERE id < 12;
+SELECT step, loss FROM lm_train('{"model":"mood","query":"SELECT text FROM lesson","max_steps":9,"batch_tokens":200,"checkpoint_every":2,"lr":0.003}') LIMIT 5;
+SELECT step, loss FROM lm_train('{"model":"mood","resume":true}') LIMIT 3;
+SELECT step, loss, event FROM lm_train('{"model":"made","query":"SELECT text AS prompt, label AS completion FROM lesson","max_steps":2,"batch_tokens":200,"lr":0.001,"recompute":true}');
+SELECT step, loss FROM lm_train('{"model":"encoder","query":"SELECT label, text FROM lesson","epochs":2,"batch_tokens":256,"lr":0.002}');
+SELECT step, loss, grad_norm, event FROM lm_train('{"model":"q8","adapter":"moody","lora":{"rank":3,"alpha":6,"targets":["q","v","down"]},"query":"SELECT text, label FROM lesson","max_steps":2,"batch_tokens":200,"lr":0.02}');
+SELECT step, loss FROM lm_train('{"model":"mood","adapter":"second","query":"SELECT text FROM lesson","epochs":2,"val_fraction":0.2}');
+SELECT body, generate(body, '{"model":"q8","adapter":"moody","max_tokens":8}') FROM note WHERE id < 6;
+SELECT generate_batch(body, '{"model":"q8","adapter":"moody","temperature":0.8,"seed":4,"max_tokens":8}') OVER (ROWS BETWEEN CURRENT ROW AND 31 FOLLOWING) FROM note WHERE id < 40;
+SELECT lm_classify('note 7 about 3', '["odd","even"]', '{"model":"q8","adapter":"moody"}'), lm_perplexity('note 9 about 12', '{"model":"mood"}'), hex(embed('two words', '{"model":"encoder"}'));
+SELECT lm_quantize('half', 'q4_0', 'q4'), lm_create('thirds', '{"arch":"gpt2","n_layers":2,"n_embd":48,"n_heads":3,"vocab":{"model":"made"}}'),
+    lm_create('windows', '{"arch":"gemma3","n_layers":6,"n_embd":32,"n_heads":2,"vocab":{"model":"made"}}');
+SELECT step, loss, grad_norm FROM lm_train('{"model":"q4","adapter":"moody","lora":{"rank":5},"query":"SELECT text, label FROM lesson","max_steps":2,"batch_tokens":200,"lr":0.02}');
+SELECT step, loss, grad_norm FROM lm_train('{"model":"thirds","adapter":"moody","lora":{"rank":2},"query":"SELECT text FROM lesson","max_steps":2,"batch_tokens":200,"lr":0.1}');
+SELECT step, loss, grad_norm FROM lm_train('{"model":"windows","adapter":"moody","lora":{"rank":17},"query":"SELECT text FROM lesson","max_steps":2,"batch_tokens":150,"lr":0.1}');
+SELECT step, loss, grad_norm FROM lm_train('{"model":"made","adapter":"moody","query":"SELECT text FROM lesson","max_steps":2,"batch_tokens":150,"lr":0.1}');
+-- Adapted answers, alone, in a batch, and without the adapter.
+CREATE TABLE adapted(model, id, alone, batch, plain);
+INSERT INTO adapted SELECT m.name, n.id, generate(n.body, json_object('model', m.name, 'adapter', 'moody', 'max_tokens', 6)), NULL, generate(n.body, json_object('model', m.name, 'max_tokens', 6))
+    FROM lm_model m, note n WHERE m.name IN ('q8', 'q4', 'thirds', 'windows', 'made') AND n.id BETWEEN 9 AND 13;
+UPDATE adapted SET batch = text FROM generate_each('SELECT id, body FROM note WHERE id BETWEEN 9 AND 13', '{"model":"q8","adapter":"moody","max_tokens":6}') WHERE model = 'q8' AND key = id;
+UPDATE adapted SET batch = text FROM generate_each('SELECT id, body FROM note WHERE id BETWEEN 9 AND 13', '{"model":"q4","adapter":"moody","max_tokens":6}') WHERE model = 'q4' AND key = id;
+UPDATE adapted SET batch = text FROM generate_each('SELECT id, body FROM note WHERE id BETWEEN 9 AND 13', '{"model":"thirds","adapter":"moody","max_tokens":6}') WHERE model = 'thirds' AND key = id;
+UPDATE adapted SET batch = text FROM generate_each('SELECT id, body FROM note WHERE id BETWEEN 9 AND 13', '{"model":"windows","adapter":"moody","max_tokens":6}') WHERE model = 'windows' AND key = id;
+UPDATE adapted SET batch = text FROM generate_each('SELECT id, body FROM note WHERE id BETWEEN 9 AND 13', '{"model":"made","adapter":"moody","max_tokens":6}') WHERE model = 'made' AND key = id;
+SELECT model, count(*), sum(alone = batch), sum(alone <> plain) FROM adapted GROUP BY model ORDER BY model;
+SELECT lm_merge('q8', 'moody', 'merged'), lm_merge('mood', 'second', 'merged too');
+SELECT lm_quantize('merged', 'q4_0', 'four'), lm_quantize('mood', 'q8_0', 'eight');
+SELECT generate('Once', '{"model":"merged","max_tokens":8}'), generate('Once', '{"model":"four","max_tokens":8}'), generate('note', '{"model":"eight","max_tokens":8}');
+SELECT name, n_bytes, digest, info FROM lm_model;
 
 -- Deleting, and a savepoint.
 DELETE FROM lm_model WHERE name = 'qwen';

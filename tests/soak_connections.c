@@ -1,5 +1,5 @@
 /* soak_connections.c: many connections at once, in threads and processes, on one database: generating, embedding, importing,
-** creating, turning dials, searching, dropping the model that others use. What each gets is what it gets alone.
+** creating, training, turning dials, searching, dropping the model that others use. What each gets is what it gets alone.
 **
 **     build/soak_connections SECONDS [DATABASE]       the run; DATABASE: as one of its processes
 **     build/soak_connections latency SECONDS          an unrelated query's p99, idle and while a long generation runs
@@ -10,25 +10,28 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { THREADS = 8, PROCESSES = 4, THREADS_BESIDE = 2 /* of the other processes */, ANSWERS = 6 };
+enum { THREADS = 8, PROCESSES = 4, THREADS_BESIDE = 2 /* of the other processes */, ANSWERS = 8 };
 
 static const char path[] = "build/host/soak.db";
 static double until;
 static _Atomic long n_actions, n_busy, n_wrong;
 static char answers[ANSWERS][1 << 14];  /* by row of right[] */
 
-enum { TINY, TINY_EMBED, DIAL_A, DIAL_B, TINY_DIGEST, NEW_DIGEST };
+enum { TINY, TINY_EMBED, DIAL_A, DIAL_B, TINY_DIGEST, NEW_DIGEST, LEARNT_DIGEST, TINY_ADAPTED };
 
 #define ASK(model) "SELECT group_concat(generate(x, '{\"model\":\"" model "\",\"template\":\"none\",\"temperature\":1,\"seed\":5,\"max_tokens\":12}'), '|')" \
                    " FROM prompt"        /* a table: that keeps one time's rows for the whole statement */
+#define ASK_ADAPTED "SELECT group_concat(generate(x, '{\"model\":\"tiny\",\"adapter\":\"sailor\",\"template\":\"none\",\"temperature\":1,\"seed\":5,\"max_tokens\":12}'), '|') FROM prompt"
 #define DIAL(value) "UPDATE lm_weights SET value = " value " WHERE model = 'dial' AND tensor = 'output_norm.weight' AND col < 20"
 #define CREATE(name) "SELECT lm_create(" name ", '{\"n_layers\":2,\"n_embd\":32,\"n_heads\":2,\"n_ctx\":64,\"seed\":3}')"
+#define TRAIN(name) "SELECT max(step) FROM lm_train(json_object('model', " name ", 'query', 'SELECT x FROM prompt', 'max_steps', 2, 'lr', 0.01, 'checkpoint_every', 1))"
 #define DIGEST(name) "SELECT digest FROM lm_model WHERE name = " name
 
 static const char *const right[ANSWERS] = {
     ASK("tiny"), "SELECT group_concat(hex(embed(x, '{\"model\":\"tiny\",\"dimensions\":8}')), '|') FROM prompt",
     DIAL("0.5") "; " ASK("dial"), DIAL("2") "; " ASK("dial"), DIGEST("'tiny'"),
     CREATE("'new'") "; " DIGEST("'new'") "; DELETE FROM lm_model WHERE name = 'new'",
+    CREATE("'new'") "; " TRAIN("'new'") "; " DIGEST("'new'") "; DELETE FROM lm_model WHERE name = 'new'", ASK_ADAPTED,
 };
 
 /*----------------------------------------------------------------------
@@ -83,6 +86,16 @@ static void create_own(client *c) {
     for (int i = 0; i < 20 && !must(c, "DELETE FROM lm_model WHERE name = ?1"); i++) {}
 }
 
+/* Learning what everybody learns: in a transaction, or in autocommit, where others' writes end it. */
+static void train_own(client *c) {
+    int at_once = (int)(next_random(&c->random) & 1);
+    if (at_once && !must(c, "BEGIN IMMEDIATE")) return;
+    if (must(c, CREATE("?1")) && must(c, TRAIN("?1")) && must(c, DIGEST("?1")) && !is_answer(c, LEARNT_DIGEST)) wrong(c, "train");
+    if (at_once) must(c, next_random(&c->random) & 1 ? "COMMIT" : "ROLLBACK");
+    if (!sqlite3_get_autocommit(c->db)) run(c, "ROLLBACK");
+    for (int i = 0; i < 20 && !must(c, "DELETE FROM lm_model WHERE name = ?1"); i++) {}
+}
+
 /* The victim comes and goes while others use it. */
 static void use_victim(client *c) {
     int rc = run(c, ASK("victim"));
@@ -113,7 +126,7 @@ static void back_up(client *c) {
 }
 
 static void act(client *c) {
-    switch (next_random(&c->random) % 16) {
+    switch (next_random(&c->random) % 19) {
     case 0: case 1: case 2: if (must(c, ASK("tiny")) && !is_answer(c, TINY)) wrong(c, "generate"); break;
     case 3: case 4: if (must(c, right[TINY_EMBED]) && !is_answer(c, TINY_EMBED)) wrong(c, "embed"); break;
     case 5: case 6: if (must(c, ASK("dial")) && !is_answer(c, DIAL_A) && !is_answer(c, DIAL_B)) wrong(c, "dial"); break;
@@ -129,6 +142,8 @@ static void act(client *c) {
         if (next_random(&c->random) % 8 == 0) back_up(c);
         else must(c, "SELECT count(*) FROM lm_loaded; SELECT max(std) FROM lm_parameters('tiny'); SELECT lm_unload()");
         break;
+    case 16: train_own(c); break;
+    case 17: case 18: if (must(c, ASK_ADAPTED) && !is_answer(c, TINY_ADAPTED)) wrong(c, "adapted"); break;
     }
 }
 
@@ -182,16 +197,20 @@ static void set_up(void) {
     CHECK(query(db, "PRAGMA journal_mode = wal; SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'), lm_import('tests/golden/tiny.gguf', '{\"name\":\"dial\"}');"
                     " CREATE TABLE prompt(x); INSERT INTO prompt VALUES ('Once'), ('the sea'); CREATE TABLE answer(id INTEGER PRIMARY KEY, text); CREATE TABLE note(id INTEGER PRIMARY KEY, body);"
                     " INSERT INTO note(body) VALUES ('the moon'), ('a late train')", NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
+    CHECK(query(db, "SELECT step FROM lm_train('{\"model\":\"tiny\",\"adapter\":\"sailor\",\"lora\":{\"rank\":4},\"query\":\"SELECT body FROM note\",\"max_steps\":2,\"lr\":0.3}')",
+                NULL) == SQLITE_OK, "%s", sqlite3_errmsg(db));
     if (has_vec) query(db, "CREATE VIRTUAL TABLE note_idx USING lm_index(content='note', column='body', model='tiny')", NULL);
     for (int i = 0; i < ANSWERS; i++) {
         answer a = {0};
         CHECK(query(db, right[i], &a) == SQLITE_OK, "%s: %s", right[i], sqlite3_errmsg(db));
-        const char *last = i == NEW_DIGEST ? strchr(a.data, '|') + 1 : a.data;
+        const char *last = i == NEW_DIGEST || i == LEARNT_DIGEST ? a.data + a.n - 2 * LM_DIGEST_BYTES - 1 : a.data;
         char *sql = sqlite3_mprintf("INSERT INTO answer VALUES (%d, rtrim(%Q, '|'))", i, last);
         query(db, sql, NULL);
         sqlite3_free(sql);
         clear(&a);
     }
+    read_answers();
+    CHECK(strcmp(answers[TINY], answers[TINY_ADAPTED]) && strcmp(answers[NEW_DIGEST], answers[LEARNT_DIGEST]), "the adapter or the training changes nothing");
     close_db(db);
 }
 

@@ -51,32 +51,75 @@ static void pack(lm_model *m, lm_mat *out, const float *x, int64_t rows, int64_t
 
 static int is_shape(const lm_tensor *t, int64_t rows, int64_t cols) { return t->dtype == LM_F32 && t->n_dims == 2 && t->ne[0] == cols && t->ne[1] == rows; }
 
+/* Is a tensor an A (1) or a B (2), or neither (0)? name gets its matrix's. */
+static int read_name(const lm_tensor *t, char name[LM_NAME_MAX + 1]) {
+    const char *dot = strrchr(t->name, '.');
+    snprintf(name, LM_NAME_MAX + 1, "%.*s", dot ? (int)(dot - t->name) : 0, t->name);
+    return !dot ? 0 : !strcmp(dot, ".lora_a") ? 1 : !strcmp(dot, ".lora_b") ? 2 : 0;
+}
+
+static void homeless(const lm_tensor *t, lm_err *err) {
+    lm_err_set(err, LM_ERROR, "adapter: tensor %s belongs to no matrix of the model's layers", t->name);
+}
+
+static void check_form(const lm_adapter *a, lm_err *err) {
+    if (!a->n_tensors) lm_err_set(err, LM_ERROR, "adapter: it has no tensors");
+    if (a->rank < 1 || a->rank > 1024) lm_err_set(err, LM_ERROR, "adapter: rank %d is out of range (1 to 1024)", a->rank);
+    if (!(a->alpha > 0 && a->alpha <= 1e6)) lm_err_set(err, LM_ERROR, "adapter: alpha %g is out of range (0 to 1e6)", a->alpha);
+}
+
+/* Check name and shape of the adapter's tensor i, and that it is one of two. Return its matrix's row, or NULL. */
+static const lm_tensor_row *check_part(const lm_arch *arch, const lm_hparams *h, const lm_adapter *a, int i, int *layer, lm_err *err) {
+    char name[LM_NAME_MAX + 1];
+    int64_t ne[LM_DIMS_MAX];
+    const lm_tensor *t = &a->tensors[i];
+    int which = read_name(t, name), down = find_part(a, name, "lora_a"), up = find_part(a, name, "lora_b");
+    const lm_tensor_row *row = which ? lm_arch_row(arch, h, name, layer) : NULL;
+    if (!row || *layer < 0 || row->how == LM_EXPERTS || row->slot == LM_ROUTER || row->rows == LM_DIM_1) {
+        homeless(t, err);
+        return NULL;
+    }
+    lm_arch_shape(row, h, ne);
+    if (i != (which == 1 ? down : up)) {
+        lm_err_set(err, LM_ERROR, "adapter: tensor %s: there are two", t->name);
+    } else if (down < 0 || up < 0) {
+        lm_err_set(err, LM_ERROR, "adapter: tensor %s: %s.lora_%c is missing", t->name, name, down < 0 ? 'a' : 'b');
+    } else if (!is_shape(&a->tensors[down], a->rank, ne[0]) || !is_shape(&a->tensors[up], ne[1], a->rank)) {
+        lm_err_set(err, LM_ERROR, "adapter: tensor %s.lora_a and its lora_b: expected [%d,%lld] and [%lld,%d], of f32", name, a->rank, (long long)ne[0],
+                   (long long)ne[1], a->rank);
+    }
+    return err->code ? NULL : row;
+}
+
+void lm_adapter_check(const lm_source *src, const lm_adapter *a, lm_err *err) {
+    char name[LM_NAME_MAX + 1];
+    lm_hparams h;
+    const lm_arch *arch = lm_arch_find(src->arch);
+    if (!arch) lm_err_set(err, LM_ERROR, "adapter: architecture %.60s is not supported", src->arch);
+    else lm_hparams_read(&h, arch, src->hparams, src->hparams_n, err);
+    check_form(a, err);
+    for (int i = 0, layer, k; i < a->n_tensors && !err->code; i++) {
+        if (!check_part(arch, &h, a, i, &layer, err)) return;
+        read_name(&a->tensors[i], name);
+        for (k = 0; k < src->n_tensors && strcmp(src->tensors[k].name, name); k++) {}
+        if (k == src->n_tensors) homeless(&a->tensors[i], err);
+    }
+}
+
 /* Put the adapter's tensor i, an A, and the B that belongs to it, where their matrix is. */
 static void bind(lm_model *m, const lm_adapter *a, int i, lm_err *err) {
     char name[LM_NAME_MAX + 1];
+    int layer;
     const lm_tensor *t = &a->tensors[i];
-    const char *dot = strrchr(t->name, '.');
-    snprintf(name, sizeof name, "%.*s", dot ? (int)(dot - t->name) : 0, t->name);
-    int layer = -1, is_a = dot && !strcmp(dot, ".lora_a"), is_b = dot && !strcmp(dot, ".lora_b"), up = find_part(a, name, "lora_b");
-    const lm_tensor_row *row = is_a || is_b ? lm_arch_row(m->arch, &m->h, name, &layer) : NULL;
-    int fits = row && layer >= 0 && row->how != LM_EXPERTS && row->rows != LM_DIM_1, n_slots = fits && row->how == LM_THIRDS ? 3 : 1;
-    const lm_mat *w = fits ? &m->layer[layer][row->slot] : NULL;
-    if (!w || !w->data) {
-        lm_err_set(err, LM_ERROR, "adapter: tensor %s belongs to no matrix of the model's layers", t->name);
-    } else if (is_b && find_part(a, name, "lora_a") < 0) {
-        lm_err_set(err, LM_ERROR, "adapter: tensor %s: %s.lora_a is missing", t->name, name);
-    } else if (is_a && up < 0) {
-        lm_err_set(err, LM_ERROR, "adapter: tensor %s: %s.lora_b is missing", t->name, name);
-    } else if (is_a && (!is_shape(t, a->rank, w->cols) || !is_shape(&a->tensors[up], w->rows * n_slots, a->rank))) {
-        lm_err_set(err, LM_ERROR, "adapter: tensor %s and its lora_b: expected [%d,%d] and [%d,%d], of f32", t->name, a->rank, w->cols, w->rows * n_slots,
-                   a->rank);
-    }
-    if (!is_a || err->code) return;
+    const lm_tensor_row *row = check_part(m->arch, &m->h, a, i, &layer, err);
+    const lm_mat *w = row ? &m->layer[layer][row->slot] : NULL;
+    if (!w || !w->data) homeless(t, err);
+    if (err->code || read_name(t, name) != 1) return;
     lm_low_rank *low = &m->low[layer][row->slot];
-    if (low->down.data) lm_err_set(err, LM_ERROR, "adapter: tensor %s: there are two", t->name);
-    for (int64_t k = 0; k < n_slots; k++, low++) {
+    const float *up = a->data[find_part(a, name, "lora_b")];
+    for (int64_t k = 0; k < (row->how == LM_THIRDS ? 3 : 1); k++, low++) {
         pack(m, &low->down, a->data[i], a->rank, w->cols, 1, err);
-        pack(m, &low->up, a->data[up] + k * w->rows * a->rank, w->rows, a->rank, (float)(a->alpha / a->rank), err);
+        pack(m, &low->up, up + k * w->rows * a->rank, w->rows, a->rank, (float)(a->alpha / a->rank), err);
     }
 }
 
@@ -89,9 +132,7 @@ lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err)
     memcpy(m->inv_freq, base->inv_freq, sizeof m->inv_freq);
     m->low = lm_calloc((size_t)m->h.n_layers, sizeof *m->low, err);
     m->slabs = lm_calloc((size_t)LM_MAX(6 * a->n_tensors, 1), sizeof *m->slabs, err);
-    if (!a->n_tensors) lm_err_set(err, LM_ERROR, "adapter: it has no tensors");
-    if (a->rank < 1 || a->rank > 1024) lm_err_set(err, LM_ERROR, "adapter: rank %d is out of range (1 to 1024)", a->rank);
-    if (!(a->alpha > 0 && a->alpha <= 1e6)) lm_err_set(err, LM_ERROR, "adapter: alpha %g is out of range (0 to 1e6)", a->alpha);
+    check_form(a, err);
     for (int i = 0; i < a->n_tensors && !err->code; i++) bind(m, a, i, err);
     for (int l = n_stored; l < m->h.n_layers && !err->code; l++) memcpy(m->low[l], m->low[l - n_stored], sizeof *m->low);
     if (!err->code) return m;

@@ -49,10 +49,8 @@ keep() {
         "INSERT INTO sample SELECT $round, '$1', '$2' || j.key, j.value FROM line, json_each(iif(json_valid(line.s), line.s, '{}')) j" \
         "SELECT s FROM line WHERE NOT json_valid(s)" >&2
 }
-# SQL as a user runs it, on a database of ours; and by sqlite-ai.
-ours() {
-    { printf '%s\n' '.load build/lm' '.read tests/bench/clock.sql' '.output /dev/null' "SELECT lm_config('threads', ${threads:-2});" '.output stdout'; cat; } | sqlite3 "$dir/$1.db"
-}
+# SQL as a user runs it, on a database of ours, with so many threads (2); and by sqlite-ai.
+ours() { { printf '%s\n' '.load build/lm' '.read tests/bench/clock.sql' '.once /dev/null' "SELECT lm_config('threads', ${2:-2});"; cat; } | sqlite3 "$dir/$1.db"; }
 by_ai() { { printf '%s\n' ".load $ai" '.read tests/bench/clock.sql'; cat; } | sqlite3 :memory: 2>/dev/null || echo "failed: sqlite-ai"; }
 peer() { TRIES=1 "$python" tests/bench/llamacpp_bench.py "$@" 2>/dev/null || echo "failed: llama.cpp: llamacpp_bench.py $*"; }
 ai_model="INSERT INTO answer SELECT llm_model_load('$smollm2', 'gpu_layers=0');
@@ -151,17 +149,17 @@ train() {
         build/train_bench $size 10 2 | keep ours ${size}_
         if [ -n "$torch" ]; then "$python" tests/bench/train_torch.py $size --steps 10 2>/dev/null | keep PyTorch ${size}_; fi
     done
-    with smollm2 && [ "$round" -eq 1 ] || return 0
-    ours smollm2 <<END | keep ours gpt1_
-BEGIN;
-CREATE TABLE lesson AS SELECT value AS body FROM json_each('[' || replace(trim(CAST(readfile('$texts') AS TEXT), char(10)), char(10), ',') || ']');
-INSERT INTO answer SELECT lm_create('gpt1', '{"arch":"gpt2","n_layers":12,"n_embd":768,"n_heads":12,"n_ctx":512,"vocab":{"model":"smollm2"}}');
-INSERT INTO answer SELECT n_params FROM lm_model WHERE name = 'gpt1';
-SELECT json_object('step_s', s.seconds / s.step, 'loss', s.loss) FROM lm_train('{"model":"gpt1","query":"SELECT body FROM lesson","max_steps":3,"batch_tokens":1024}') s WHERE s.step = 3;
-INSERT INTO answer SELECT generate('The sea', '{"model":"gpt1","max_tokens":4}');
+    [ "$round" -eq 1 ] || return 0
+    rm -f $dir/gpt1.db*
+    ours gpt1 <<END | keep ours gpt1_
+CREATE TABLE lesson AS SELECT CAST(readfile('$dir/text.txt') AS TEXT) AS text;
+.output /dev/null
+.read sql/examples/gpt1.sql
+.output
+SELECT json_object('step_s', max(seconds) / max(step), 'loss', min(loss)) FROM lm_run_step;
 .shell grep VmHWM /proc/\$PPID/status
-ROLLBACK;
 END
+    rm -f $dir/gpt1.db*
 }
 
 # Statements that read N tokens of the texts, from the OFFSET-th on, and answer with 33 more: the first one's milliseconds, the
@@ -237,8 +235,8 @@ growth() {
     { echo "$streams"; stream 128 0; stream 256 128; stream 512 384; stream 1024 896; stream 2048 1920; stream 4096 3968; } |
         ours smollm2 | keep ours growth_
     for threads in 1 2; do
-        { echo "$streams"; stream 512 0 ${threads}_; } | ours smollm2
-        ours smollm2 <<END
+        { echo "$streams"; stream 512 0 ${threads}_; } | ours smollm2 $threads
+        ours smollm2 $threads <<END
 .read tests/bench/rows.sql
 INSERT INTO answer SELECT generate('Hello', '{"max_tokens":4}'); DELETE FROM answer;
 REPLACE INTO clock VALUES(1, julianday('now'));
