@@ -76,6 +76,7 @@ static void read_state(lm_run *r, const char *text, size_t n, lm_err *err) {
     lm_json_next(&j, err);
     lm_json_clear(&j);
     if (n_seen != LM_COUNT(integers) + LM_COUNT(reals) + 1) lm_err_set(err, LM_ERROR, "a counter or the digest is missing");
+    if (err->code) return;
     s->best_loss = (float)best_loss;
     s->sum = (float)sum;
     s->last_mean = (float)last_mean;

@@ -12,6 +12,8 @@ static int g_n_places;
 static void open_database(void) {
     sqlite3_stmt *stmt;
     g_db = sql_open();
+    sql_must(g_db, "SELECT step FROM lm_train('{\"model\":\"m\",\"adapter\":\"a\",\"lora\":{\"rank\":2},\"query\":\"SELECT body FROM note\",\"max_steps\":1}');"
+             "SELECT step FROM lm_train('{\"model\":\"m\",\"query\":\"SELECT body FROM note\",\"epochs\":4,\"val_fraction\":0.3}') LIMIT 2");
     /* "schema RESET" reads the tables again, without their constraints and triggers. */
     sql_must(g_db, "PRAGMA writable_schema = 1; DELETE FROM sqlite_master WHERE type = 'trigger';"
              "UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '') WHERE name LIKE 'lm\\_%' ESCAPE '\\'; PRAGMA writable_schema = RESET");
@@ -54,6 +56,8 @@ static void edit(feed *f) {
 FUZZ(database_rows)(const uint8_t *data, size_t n) {
     static const char *const asks[] = {
         "SELECT lm_check()", "SELECT generate('the s', '{\"max_tokens\":3}')", "SELECT embed('the sea', '{\"model\":\"m\"}')",
+        "SELECT generate('the s', '{\"adapter\":\"a\",\"max_tokens\":2}')", "SELECT lm_merge('m', 'a', 'both')",
+        "SELECT * FROM lm_train('{\"adapter\":\"a\",\"query\":\"SELECT body FROM note\",\"max_steps\":1}')", "SELECT * FROM lm_train('{\"resume\":true}')",
         "SELECT lm_chat('[{\"role\":\"user\",\"content\":\"a\"}]', '{\"max_tokens\":2}')", "SELECT * FROM lm_tokens('the sea')",
         "SELECT * FROM lm_parameters('m')", "SELECT * FROM lm_weights WHERE model = 'm' AND tensor = 'blk.0.attn_q.weight'", "SELECT * FROM lm_vocab('m')",
         "UPDATE lm_weights SET value = 0.5 WHERE model = 'm' AND tensor = 'output_norm.weight' AND col = 3", "SELECT lm_config('generate_model')",
