@@ -108,8 +108,9 @@ static int compare_names(const void *arg, uint32_t a, uint32_t b) {
 
 static void index_names(lm_safetensors *s, lm_err *err) {
     s->by_name = lm_alloc(s->n * sizeof *s->by_name, err);
-    for (size_t i = 0; i < s->n && s->by_name; i++) s->by_name[i] = (uint32_t)i;
-    if (s->by_name) lm_sort(s->by_name, s->n, compare_names, s, err);
+    if (!s->by_name) return;
+    for (size_t i = 0; i < s->n; i++) s->by_name[i] = (uint32_t)i;
+    lm_sort(s->by_name, s->n, compare_names, s, err);
 }
 
 int lm_safetensors_find(const lm_safetensors *s, const char *name) {
@@ -128,8 +129,9 @@ int lm_safetensors_find(const lm_safetensors *s, const char *name) {
 static void check_cover(const lm_safetensors *s, uint64_t data_at, lm_err *err) {
     uint64_t at = data_at;
     uint32_t *order = lm_alloc((s->n + 1) * sizeof *order, err);
-    for (size_t i = 0; i < s->n && order; i++) order[i] = (uint32_t)i;
-    if (order) lm_sort(order, s->n, compare_offsets, s, err);
+    if (!order) return;
+    for (size_t i = 0; i < s->n; i++) order[i] = (uint32_t)i;
+    lm_sort(order, s->n, compare_offsets, s, err);
     for (size_t i = 0; i < s->n && !err->code; i++) {
         const lm_tensor *t = &s->tensors[order[i]];
         uint64_t begin = s->offsets[order[i]];
