@@ -201,7 +201,6 @@ const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i) { return 
 
 void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     const lm_tensor *t = &s->tensors[i];
-    if (err->code) return;
     if (offset < 0 || offset > t->n_bytes || n > (uint64_t)(t->n_bytes - offset)) {
         lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset, (long long)t->n_bytes);
         return;
