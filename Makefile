@@ -36,6 +36,7 @@ $(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 $(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
+$(BUILD)/engine/kern/scalar.o: CFLAGS += $(SCALAR_OPT)
 $(OBJ) $(EXTOBJ) $(STATIC): CFLAGS += -Wconversion
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 

@@ -23,7 +23,7 @@
 
 #define LM_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LM_MAX(a, b) ((a) > (b) ? (a) : (b))
-#define LM_COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+#define LM_COUNT(array) ((int)(sizeof(array) / sizeof (array)[0]))
 
 /*======================================================================
 ** Floor 1: base */

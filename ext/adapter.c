@@ -68,12 +68,13 @@ static void add_tensor(lm_adapter_rows *r, sqlite3_stmt *stmt, lm_err *err) {
     if (!err->code && (!data || sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != t.n_bytes)) {
         lm_err_set(err, LM_ERROR, "lm_adapter, id %lld: tensor %s: expected a BLOB of %lld bytes", (long long)r->id, t.name, (long long)t.n_bytes);
     }
+    if (err->code) return;
     lm_tensor *tensors = lm_realloc((void *)a->tensors, sizeof *tensors * (size_t)(a->n_tensors + 1), err);
     if (tensors) a->tensors = tensors;
     float **all = lm_realloc((void *)a->data, sizeof *all * (size_t)(a->n_tensors + 1), err);
     if (all) a->data = all;
-    float *copy = err->code ? NULL : lm_alloc((size_t)t.n_bytes, err);
-    if (!copy) return;
+    float *copy = lm_alloc((size_t)t.n_bytes, err);
+    if (err->code) return;
     memcpy(copy, data, (size_t)t.n_bytes);
     tensors[a->n_tensors] = t;
     all[a->n_tensors++] = copy;

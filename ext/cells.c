@@ -56,11 +56,9 @@ static void unknown(const lm_cells *s, const char *name, lm_err *err) {
     if (stmt) sqlite3_bind_int64(stmt, 1, s->f.id);
     for (; stmt && lm_conn_step(s->c, stmt, err); count++) {
         const char *other = lm_column_text(stmt, 0, err);
-        int d = other && strlen(other) <= LM_NAME_MAX ? lm_distance(name, other) : 99;
-        if (d < least) {
-            least = d;
-            strcpy(nearest, other);
-        }
+        if (!other || strlen(other) > LM_NAME_MAX || lm_distance(name, other) >= least) continue;
+        least = lm_distance(name, other);
+        strcpy(nearest, other);
     }
     sqlite3_finalize(stmt);
     lm_err_set(err, LM_ERROR, "model %.60s has no tensor %.63s: nearest of its %d is %s (SELECT tensor FROM lm_parameters lists them)",

@@ -22,7 +22,7 @@ typedef struct {
     lm_conn *c;
     const char *schema, *name;
     const lm_dtype *as;                 /* what changed matrices of blocks become */
-    const lm_adapter_rows *rows;
+    lm_adapter_rows rows;
     const lm_source *from;
     lm_tensor *tensors;                 /* as they will be stored */
     uint8_t *raw; float *floats;        /* a stretch of them */
@@ -34,7 +34,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     const lm_tensor *from = &m->from->tensors[i], *to = &m->tensors[i];
     const lm_dtype *type = lm_dtype_find(from->dtype), *as = lm_dtype_find(to->dtype);
     lm_stop stop = lm_conn_stop(m->c);
-    if (!lm_adapter_has(&m->rows->a, from->name)) {
+    if (!lm_adapter_has(&m->rows.a, from->name)) {
         m->from->read(m->from->arg, i, offset, dst, n, err);
         return;
     }
@@ -45,7 +45,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
         m->from->read(m->from->arg, i, at / type->block * type->bytes, m->raw, (size_t)(count / type->block * type->bytes), err);
         if (err->code) return;
         type->decode(m->raw, m->floats, count);
-        lm_adapter_add(&m->rows->a, from->name, at, count, m->floats);
+        lm_adapter_add(&m->rows.a, from->name, at, count, m->floats);
         for (int64_t k = 0; k < count && !err->code; k++) {
             if (fabsf(m->floats[k]) < as->limit) continue;
             lm_err_set(err, LM_ERROR, "lm_merge: tensor %s: element %lld is %g, more than %s holds", to->name, (long long)(at + k), (double)m->floats[k], as->name);
@@ -58,7 +58,7 @@ static void plan_tensors(merge *m, lm_err *err) {
     for (int i = 0; i < m->from->n_tensors && !err->code; i++) {
         lm_tensor *t = &m->tensors[i];
         *t = m->from->tensors[i];
-        if (!lm_adapter_has(&m->rows->a, t->name)) continue;
+        if (!lm_adapter_has(&m->rows.a, t->name)) continue;
         if (lm_dtype_find(t->dtype)->block > 1 || m->as) t->dtype = m->as ? m->as->id : LM_F16;
         lm_tensor_measure(t, err);
     }
@@ -74,7 +74,7 @@ static void build(void *arg, const lm_stored *stored, lm_err *err) {
     m->tensors = lm_alloc((size_t)m->from->n_tensors * sizeof *m->tensors, err);
     m->raw = lm_alloc(STRETCH * sizeof(float), err);        /* no format needs more */
     m->floats = lm_alloc(STRETCH * sizeof(float), err);
-    lm_adapter_check(m->from, &m->rows->a, err);
+    lm_adapter_check(m->from, &m->rows.a, err);
     if (!err->code) plan_tensors(m, err);
     if (!err->code) lm_import_made(m->c, &(lm_made){ "lm_merge", meta, m->tensors, m->from->n_tensors, read_tensor, m }, m->schema, m->name, err);
     lm_meta_free(meta);
@@ -86,7 +86,7 @@ static void build(void *arg, const lm_stored *stored, lm_err *err) {
 
 /* What it was made of, and the adapter's format of labels. */
 static void write_info(const merge *m, const lm_found *base, const char *adapter, lm_err *err) {
-    const lm_buf *info = &m->rows->info;
+    const lm_buf *info = &m->rows.info;
     sqlite3_stmt *stmt = lm_conn_prepare(m->c, err, "UPDATE \"%w\".lm_model SET info = json_patch(json_set(info, '$.base', ?1, '$.adapter', ?2), coalesce(?3, '{}')),"
                                          " source = 'lm_merge' WHERE name = ?4", m->schema);
     if (stmt) {
@@ -102,23 +102,21 @@ static void write_info(const merge *m, const lm_found *base, const char *adapter
 static void merge_all(merge *m, const lm_found *base, const char *adapter, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     char text[2 * LM_DIGEST_BYTES + 1];
-    lm_adapter_rows rows = {0};
     lm_write w;
-    if (!lm_adapter_find(m->c, base, adapter, &rows, err)) lm_adapter_missing(m->c, base, adapter, err);
-    if (!err->code) lm_adapter_read(m->c, base, &rows, err);
-    m->rows = &rows;
+    if (!lm_adapter_find(m->c, base, adapter, &m->rows, err)) lm_adapter_missing(m->c, base, adapter, err);
+    if (!err->code) lm_adapter_read(m->c, base, &m->rows, err);
     if (!err->code) lm_write_begin(&w, m->c, "lm_merge", m->schema, err);
     else w = (lm_write){0};
     if (!err->code) lm_store_use(m->c, base, build, m, digest, err);
     if (!err->code) {
         lm_hex(digest, text);
-        if (strcmp(text, rows.base_digest)) {
+        if (strcmp(text, m->rows.base_digest)) {
             lm_err_set(err, LM_ERROR, "adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", adapter, base->name);
         }
     }
     if (!err->code) write_info(m, base, adapter, err);
     lm_write_end(&w, err);
-    lm_adapter_clear(&rows);
+    lm_adapter_clear(&m->rows);
 }
 
 static void call(sqlite3_context *ctx, int n_args, sqlite3_value **args) {

@@ -157,9 +157,9 @@ static double compare(lm_conn *c, const char *a_name, const char *b_name, lm_err
     lm_ids texts[TEXTS] = {{0}};
     double kl = 0;
     lm_shared *a = lm_share_begin(c, a_name, "generate", err), *b = NULL;
-    if (a) write_texts(c, a->model, texts, err);
+    if (!err->code) write_texts(c, a->model, texts, err);
     if (!err->code) b = lm_share_begin(c, b_name, "generate", err);
-    if (b) kl = lm_divergence(a->model, b->model, texts, TEXTS, lm_conn_stop(c), err);
+    if (!err->code) kl = lm_divergence(a->model, b->model, texts, TEXTS, lm_conn_stop(c), err);
     for (int i = 0; i < TEXTS; i++) lm_ids_clear(&texts[i]);
     lm_share_end(a);
     lm_share_end(b);

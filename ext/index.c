@@ -645,10 +645,10 @@ static void read_query(const lm_index *x, const lm_shared *s, sqlite3_value *val
 
 lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err *err) {
     const int most[] = { k < LM_INDEX_K_MAX - SLACK ? k + SLACK : 0, k < LM_INDEX_K_MAX ? LM_INDEX_K_MAX : 0, 0 };
-    int size, settled = 0;
+    int size = 0, settled = 0;
     heap h = { .k = k };
     lm_shared *s = begin(x, 0, &size, err);
-    float *vector = s ? lm_alloc((size_t)size * sizeof *vector, err) : NULL;
+    float *vector = lm_alloc((size_t)size * sizeof *vector, err);
     h.items = lm_alloc((size_t)k * sizeof *h.items, err);
     if (!err->code) read_query(x, s, query, vector, size, err);
     sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT 1001)", err);

@@ -234,6 +234,7 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
     check_model(&r, o, err);
     if (!err->code) r.stmt = lm_query_open(c, name, (lm_text){ o->query, strlen(o->query) }, kind ? kind->n_columns : 0, kind ? kind->columns : "", err);
     if (r.stmt && !kind) kind = guess(r.stmt, is_encoder, err);
+    if (kind) d->kind = kind->kind;
     d->is_pair = kind && kind->read == read_pair;
     if (kind && is_encoder && !d->is_pair) {
         lm_err_set(err, LM_ERROR, "%s: the model is an encoder, which predicts no next token: give pairs of texts that belong together (rows \"pair\")", name);
@@ -252,9 +253,7 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
         lm_err_set(err, LM_ERROR, "%s: the query gives nothing to learn from (%lld rows, %lld with a NULL)", name, (long long)d->n_rows, (long long)d->n_nulls);
     }
     if (d->n > UINT32_MAX) lm_err_set(err, LM_ERROR, "%s: more than %u sequences", name, UINT32_MAX);
-    if (err->code) return;
-    d->kind = kind->kind;
-    hash_samples(d);
+    if (!err->code) hash_samples(d);
 }
 
 void lm_samples_clear(lm_samples *d) {

@@ -1,10 +1,15 @@
-/* analyse.h: what clang's analyser cannot see in one file: an allocation that gives NULL has set err, which is asked before the
-** memory is used. (That this is so everywhere is what fault_test.c shows.) */
+/* analyse.h: what clang's analyser cannot see in one file. (That it is so everywhere is what fault_test.c shows.) */
 #include "../include/lm.h"
-
-__attribute__((returns_nonnull)) void *lm_alloc(size_t n_bytes, lm_err *err);
-__attribute__((returns_nonnull)) void *lm_calloc(size_t n, size_t size, lm_err *err);
-__attribute__((returns_nonnull)) void *lm_realloc(void *p, size_t n_bytes, lm_err *err);
 
 /* An error, once set, stays. */
 #define lm_err_set(err, code_, ...) ((void)(__VA_ARGS__), (err)->code ? (err)->code : ((err)->code = (code_)))
+
+/* What gives NULL, or 0, for want of memory has set err; if it was set before there is nothing else. */
+static inline void *or_err(int before, void *p, const lm_err *err) {
+    if ((before || !p) && !err->code) __builtin_unreachable();
+    return p;
+}
+#define lm_alloc(n_bytes, err) or_err((err)->code, lm_alloc(n_bytes, err), err)
+#define lm_calloc(n, size, err) or_err((err)->code, lm_calloc(n, size, err), err)
+#define lm_realloc(p, n_bytes, err) or_err((err)->code, lm_realloc(p, n_bytes, err), err)
+#define lm_grow(data, n, cap, more, size, err) (lm_grow(data, n, cap, more, size, err) || !lm_err_set(err, LM_NOMEM, "no room"))

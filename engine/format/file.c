@@ -12,7 +12,7 @@
 
 void lm_file_fail(const char *doing, int number, lm_err *err) {
     char text[128];
-    if (strerror_r(number, text, sizeof text)) strcpy(text, "unknown error");
+    strerror_r(number, text, sizeof text);
     lm_err_set(err, LM_ERROR, "%s: %s", doing, text);
 }
 
@@ -20,17 +20,13 @@ static const char *kind_of(mode_t mode) {
     if (S_ISDIR(mode)) return "a directory";
     if (S_ISFIFO(mode)) return "a FIFO";
     if (S_ISCHR(mode)) return "a character device";
-    if (S_ISBLK(mode)) return "a block device";
-    if (S_ISSOCK(mode)) return "a socket";
-    return "not a regular file";
+    return "a block device";            /* a socket is not opened */
 }
 
 /* O_NONBLOCK: a FIFO without a writer would hold the caller up for ever. */
 void lm_file_open(lm_file *f, const char *path, lm_err *err) {
     struct stat st;
-    *f = (lm_file){ .fd = -1 };
-    if (err->code) return;
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    *f = (lm_file){ .fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) };
     if (f->fd < 0) {
         lm_file_fail("cannot open", errno, err);
     } else if (fstat(f->fd, &st)) {

@@ -233,7 +233,6 @@ const lm_tensor *lm_gguf_tensor(const lm_gguf *g, int i) { return &g->tensors[i]
 
 /* Copy n bytes of tensor i from offset on. */
 void lm_gguf_read(lm_gguf *g, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
-    if (err->code) return;
     if (i < 0 || i >= g->n_tensors) {
         lm_err_set(err, LM_ERROR, "tensor %d, wanted 0 to %d", i, g->n_tensors - 1);
         return;

@@ -632,7 +632,7 @@ static void read_vector(lm_hf *hf, const origin *o, const lm_tensor *t, float *o
     const lm_tensor *from = lm_safetensors_tensor(hf->files[o->file], o->tensor);
     uint8_t *raw = lm_alloc((size_t)from->n_bytes + (size_t)t->n_bytes, err);
     float *floats = (float *)(void *)raw;
-    if (raw) lm_safetensors_read(hf->files[o->file], o->tensor, 0, raw + t->n_bytes, (size_t)from->n_bytes, err);
+    if (!err->code) lm_safetensors_read(hf->files[o->file], o->tensor, 0, raw + t->n_bytes, (size_t)from->n_bytes, err);
     if (!err->code) lm_dtype_find(from->dtype)->decode(raw + t->n_bytes, floats, t->n_params);
     for (int64_t i = 0; i < t->n_params && !err->code; i++) {
         out[i] = floats[source_row(o, t->n_params, i)] + (o->how == PLUS_ONE ? 1.0f : 0.0f);
@@ -649,7 +649,7 @@ void lm_hf_read(lm_hf *hf, int i, int64_t offset, void *dst, size_t n, lm_err *e
         lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset, (long long)t->n_bytes);
     } else if (t->n_dims == 1) {
         float *all = lm_alloc((size_t)t->n_bytes, err);
-        if (all) read_vector(hf, o, t, all, err);
+        if (!err->code) read_vector(hf, o, t, all, err);
         if (!err->code) memcpy(dst, (uint8_t *)all + offset, n);
         lm_free(all);
     } else if (o->how == AS_IS) {

@@ -12,7 +12,7 @@
 /* Make text fit for a message: some 60 bytes of whole characters, control characters shown as '?'. */
 static void show(char out[72], const char *text, size_t n) {
     size_t shown = n > 64 ? 60 : n;
-    if (n) memcpy(out, text, shown);
+    memcpy(out, text, shown);
     shown = lm_utf8_complete(out, shown);
     for (size_t i = 0; i < shown; i++) {
         if ((uint8_t)out[i] < 0x20 || out[i] == 0x7F) out[i] = '?';
@@ -22,12 +22,12 @@ static void show(char out[72], const char *text, size_t n) {
 
 /* Set err to a message that begins with the name of what is read and the byte where it starts to be wrong. */
 void lm_reader_fail(const lm_reader *r, size_t at, lm_err *err, const char *format, ...) {
-    char name[72], what[240];
+    char name[72] = "", what[240];
     va_list args;
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
-    show(name, r->name, r->name_n);
+    if (r->name_n) show(name, r->name, r->name_n);
     lm_err_set(err, LM_ERROR, "%s%sbyte %zu: %s", name, *name ? ", " : "", at, what);
 }
 

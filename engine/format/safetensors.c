@@ -108,8 +108,9 @@ static int compare_names(const void *arg, uint32_t a, uint32_t b) {
 
 static void index_names(lm_safetensors *s, lm_err *err) {
     s->by_name = lm_alloc(s->n * sizeof *s->by_name, err);
-    for (size_t i = 0; i < s->n && s->by_name; i++) s->by_name[i] = (uint32_t)i;
-    if (s->by_name) lm_sort(s->by_name, s->n, compare_names, s, err);
+    if (!s->by_name) return;
+    for (size_t i = 0; i < s->n; i++) s->by_name[i] = (uint32_t)i;
+    lm_sort(s->by_name, s->n, compare_names, s, err);
 }
 
 int lm_safetensors_find(const lm_safetensors *s, const char *name) {
@@ -128,8 +129,9 @@ int lm_safetensors_find(const lm_safetensors *s, const char *name) {
 static void check_cover(const lm_safetensors *s, uint64_t data_at, lm_err *err) {
     uint64_t at = data_at;
     uint32_t *order = lm_alloc((s->n + 1) * sizeof *order, err);
-    for (size_t i = 0; i < s->n && order; i++) order[i] = (uint32_t)i;
-    if (order) lm_sort(order, s->n, compare_offsets, s, err);
+    if (!order) return;
+    for (size_t i = 0; i < s->n; i++) order[i] = (uint32_t)i;
+    lm_sort(order, s->n, compare_offsets, s, err);
     for (size_t i = 0; i < s->n && !err->code; i++) {
         const lm_tensor *t = &s->tensors[order[i]];
         uint64_t begin = s->offsets[order[i]];
@@ -199,7 +201,6 @@ const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i) { return 
 
 void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     const lm_tensor *t = &s->tensors[i];
-    if (err->code) return;
     if (offset < 0 || offset > t->n_bytes || n > (uint64_t)(t->n_bytes - offset)) {
         lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset, (long long)t->n_bytes);
         return;

@@ -20,8 +20,8 @@ void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err) 
     *m = (lm_mat){ .dtype = dtype, .format = f, .rows = (int)rows, .cols = (int)cols, .n_tiles = (int)((rows + LM_TILE - 1) / LM_TILE) };
     if (f) {
         int scales = f->is_k ? n_subs(f) * (1 + f->has_min) : 0;
-        m->head_bytes = (size_t)(LM_TILE * 2 * (1 + f->has_min));
-        m->block_bytes = (size_t)(LM_TILE * (low_bytes(f) + high_bytes(f) + scales));
+        m->head_bytes = LM_TILE * 2 * (size_t)(1 + f->has_min);
+        m->block_bytes = LM_TILE * (size_t)(low_bytes(f) + high_bytes(f) + scales);
         m->tile_bytes = (size_t)(cols / f->block) * m->head_bytes + (size_t)(cols / LM_BLOCK) * m->block_bytes;
     } else {
         m->block_bytes = LM_TILE * float_bytes(m);
@@ -131,11 +131,11 @@ void lm_mat_block(const lm_mat *m, int tile, int row, int b, int8_t q[32], float
     const uint8_t *block = m->data + (size_t)tile * m->tile_bytes + block_at(m, b, &head_at);
     const uint8_t *head = m->data + (size_t)tile * m->tile_bytes + head_at;
     const uint8_t *high = block + low_bytes(f) * LM_TILE, *scales = high + high_bytes(f) * LM_TILE + row;
-    if (f->bits == 8) {
-        for (int e = 0; e < LM_BLOCK; e += 4) memcpy(q + e, block + e * LM_TILE + 4 * row, 4);
-        for (int e = 0; e < LM_BLOCK; e++) q[e] = (int8_t)((uint8_t)q[e] - f->offset);
-    }
-    for (int e = 0; f->bits < 8 && e < LM_BLOCK; e++) {
+    for (int e = 0; e < LM_BLOCK; e++) {
+        if (f->bits == 8) {
+            q[e] = (int8_t)(block[e / 4 * 4 * LM_TILE + 4 * row + e % 4] - f->offset);
+            continue;
+        }
         int value = get_bits(block, row, e, f->bits >= 4 ? 4 : 2);
         if (f->bits == 6) value |= get_bits(high, row, e, 2) << 4;
         if (f->bits == 5) value |= get_bits(high, row, e, 1) << 4;
@@ -161,7 +161,7 @@ static void decode(const lm_mat *m, int tile, int row, int k0, int k1, float *ou
     }
     for (int b = k0 / LM_BLOCK; b < k1 / LM_BLOCK; b++) {
         int8_t q[LM_BLOCK];
-        float d[2], min[2];
+        float d[2] = {0}, min[2] = {0};
         lm_mat_block(m, tile, row, b, q, d, min);
         for (int i = 0; i < LM_BLOCK; i++, out += stride) *out = (float)q[i] * d[i / m->format->sub] + min[i / m->format->sub];
     }

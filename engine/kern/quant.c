@@ -256,10 +256,10 @@ static void decode_blocks(int dtype, const uint8_t *b, float *out, int64_t n) {
     lm_levels block;
     for (; n > 0; b += f->bytes, out += f->block, n -= f->block) {
         f->read(b, &block);
-        for (int e = 0; e < f->block; e += f->sub) {
-            float d = f->is_k ? block.d * (float)block.scale[e / f->sub] : block.d;
-            float min = f->is_k ? block.m * (float)block.min[e / f->sub] : -block.m;
-            for (int i = e; i < e + f->sub; i++) {
+        for (int s = 0; s < f->block / f->sub; s++) {
+            float d = f->is_k ? block.d * (float)block.scale[s] : block.d;
+            float min = f->is_k ? block.m * (float)block.min[s] : -block.m;
+            for (int i = s * f->sub; i < (s + 1) * f->sub; i++) {
                 float x = d * (float)lm_format_value(f, block.q[i]);
                 out[i] = f->has_min ? x - min : x;
             }

@@ -392,7 +392,7 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
         lm_err_set(err, LM_ERROR, "%s %lld differs from the keys' %d: not supported", key, (long long)value_dim, h->head_dim);
     }
     if (arch->scales_embd) h->embd_scale = sqrtf((float)h->n_embd);
-    if (!h->attn_scale && h->n_layers == arch->wide_layers) h->attn_scale = 1.0f / sqrtf((float)(h->n_embd / h->n_heads));
+    if (!h->attn_scale && h->n_layers == arch->wide_layers) h->attn_scale = 1.0f / sqrtf((float)h->n_embd / (float)h->n_heads);
     for (int i = 0; i < n_tensors; i++) {
         if (!strcmp(tensors[i].name, "token_embd.weight")) h->n_vocab = (int)LM_MIN(tensors[i].ne[1], 16777217);
         if (!strcmp(tensors[i].name, "position_embd.weight")) h->n_positions = (int)LM_MIN(tensors[i].ne[1], 16777216);

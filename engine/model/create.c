@@ -119,7 +119,7 @@ lm_tensor *lm_design_list(lm_design *d, lm_buf *meta, int *n_tensors, lm_err *er
     if (err->code) return NULL;
     lm_hparams h = sizes(d);
     int n_stored = lm_hparams_n_stored(&h), n = 0;
-    lm_tensor *tensors = lm_calloc((size_t)(n_stored * arch->n_layer + arch->n_top), sizeof *tensors, err);
+    lm_tensor *tensors = lm_calloc((size_t)n_stored * (size_t)arch->n_layer + (size_t)arch->n_top, sizeof *tensors, err);
     for (int layer = -1; layer < n_stored && !err->code; layer++) {
         const lm_tensor_row *rows = layer < 0 ? arch->top : arch->layer;
         for (int r = 0; r < (layer < 0 ? arch->n_top : arch->n_layer) && !err->code; r++) {

@@ -60,7 +60,7 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
     const lm_hparams *h = &m->h;
     lm_pass *p = lm_calloc(1, sizeof *p, err);
     if (!p) return NULL;
-    size_t n = (size_t)LM_MAX(max_rows, max_out), heads = (size_t)(h->n_heads * h->head_dim), kv = (size_t)(h->n_kv_heads * h->head_dim);
+    size_t n = (size_t)LM_MAX(max_rows, max_out), heads = (size_t)h->n_heads * (size_t)h->head_dim, kv = (size_t)h->n_kv_heads * (size_t)h->head_dim;
     size_t blocks = n * (size_t)(widest(h) / LM_BLOCK + 1);
     p->m = m;
     p->kern = lm_kern_get();
@@ -333,7 +333,7 @@ static void cache_item(void *arg, int item) {
     lm_pass *p = arg;
     const lm_hparams *h = &p->m->h;
     stretch s = p->stretches[item];
-    size_t heads = (size_t)(h->n_heads * h->head_dim), kv = (size_t)(h->n_kv_heads * h->head_dim);
+    size_t heads = (size_t)h->n_heads * (size_t)h->head_dim, kv = (size_t)h->n_kv_heads * (size_t)h->head_dim;
     for (int i = s.first; i < s.first + s.n; i++) turn_row(p, i, p->q + (size_t)i * heads, p->k + (size_t)i * kv, p->v + (size_t)i * kv);
     lm_kv_append(p->rows[s.first].kv, p->layer, p->rows[s.first].pos, s.n, p->k + (size_t)s.first * kv, p->v + (size_t)s.first * kv);
 }

@@ -94,7 +94,7 @@ static void append_head(lm_page page, int slot, int n, const float *k, const flo
 
 void lm_kv_append(lm_kv *kv, int layer, int pos, int n, const float *k, const float *v) {
     int head_dim = kv->m->h.head_dim, n_heads = kv->m->h.n_kv_heads;
-    size_t stride = (size_t)(n_heads * head_dim);
+    size_t stride = (size_t)n_heads * (size_t)head_dim;
     for (int end = pos + n, some; pos < end; pos += some, k += (size_t)some * stride, v += (size_t)some * stride) {
         some = LM_MIN(end - pos, LM_PAGE - pos % LM_PAGE);
         for (int head = 0; head < n_heads; head++) {

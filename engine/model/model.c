@@ -113,7 +113,7 @@ static void fill(lm_model *m, const lm_source *src, lm_stop stop, lm_err *err) {
     int *at = lm_alloc(sizeof *at * (size_t)n_slots, err);
     place *places = lm_calloc((size_t)LM_MAX(src->n_tensors, 1), sizeof *places, err);
     m->layer = lm_calloc((size_t)n_layers, sizeof *m->layer, err);
-    if (at) lm_arch_bind(m->arch, &m->h, src->tensors, src->n_tensors, at, err);
+    if (!err->code) lm_arch_bind(m->arch, &m->h, src->tensors, src->n_tensors, at, err);
     for (int s = 0; s < n_slots && !err->code; s++) {
         int layer = s / LM_LAYER_SLOTS, is_top = layer >= n_layers;
         lm_mat *weight = is_top ? &m->top[s - n_layers * LM_LAYER_SLOTS] : &m->layer[layer][s % LM_LAYER_SLOTS];

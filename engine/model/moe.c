@@ -97,12 +97,12 @@ static void multiply_item(void *arg, int item) {
     }
 }
 
-/* The first expert's weights, and where the products go; b may be NULL. */
-static void set_products(lm_moe *s, const lm_mat *a, float *out_a, const lm_mat *b, float *out_b) {
-    s->mats[0] = a, s->outs[0] = out_a;
-    s->mats[1] = b, s->outs[1] = out_b;
-    s->n_mats = b ? 2 : 1;
-    s->tiles = a->n_tiles + (b ? b->n_tiles : 0);
+/* Product i of those to run, which is the last: by the weights whose first expert is w. */
+static void set_product(lm_moe *s, int i, const lm_mat *w, float *out) {
+    s->mats[i] = w;
+    s->outs[i] = out;
+    s->n_mats = i + 1;
+    s->tiles = (i ? s->tiles : 0) + w->n_tiles;
 }
 
 static void run_products(lm_moe *s, lm_stop stop, lm_err *err) {
@@ -214,11 +214,12 @@ int lm_moe_run(lm_moe *s, const lm_mat *w, const float *rows, int n, float *out,
 
     set_input(s, s->x, s->n_embd, &w[LM_GATE_EXPS], 2);
     run_steps(s, gather, n, stop, err);
-    set_products(s, &w[LM_GATE_EXPS], s->gate, &w[LM_UP_EXPS], s->up);
+    set_product(s, 0, &w[LM_GATE_EXPS], s->gate);
+    set_product(s, 1, &w[LM_UP_EXPS], s->up);
     run_products(s, stop, err);
     set_input(s, s->gate, s->n_ff, &w[LM_DOWN_EXPS], 1);
     run_steps(s, activate, s->n_columns, stop, err);
-    set_products(s, &w[LM_DOWN_EXPS], s->x, NULL, NULL);
+    set_product(s, 0, &w[LM_DOWN_EXPS], s->x);
     run_products(s, stop, err);
     run_steps(s, add_up, n, stop, err);
     return !s->is_bad;

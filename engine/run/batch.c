@@ -101,7 +101,7 @@ static void check_prompt(const lm_batch *b, const int32_t *ids, size_t n, lm_err
 
 static void leave_live(lm_batch *b, int i) {
     b->n_live--;
-    memmove(b->live + i, b->live + i + 1, (size_t)(b->n_live - i) * sizeof *b->live);
+    memmove(b->live + i, b->live + i + 1, (size_t)(b->n_live - i) * sizeof(sequence *));
 }
 
 static void leave_queue(lm_batch *b, sequence **at) {
@@ -274,7 +274,7 @@ static void enter_live(lm_batch *b, sequence *s) {
     for (int i = 0; i < b->n_live && s->kv.n_pages; i++) {
         if (b->live[i]->kv.n_pages && b->live[i]->kv.pages[0] == s->kv.pages[0]) at = i + 1;
     }
-    memmove(b->live + at + 1, b->live + at, (size_t)(b->n_live - at) * sizeof *b->live);
+    memmove(b->live + at + 1, b->live + at, (size_t)(b->n_live - at) * sizeof(sequence *));
     b->live[at] = s;
     b->n_live++;
 }

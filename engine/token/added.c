@@ -206,6 +206,7 @@ static void read_token(lm_added *a, lm_tok *t, const lm_tree *tree, const lm_nod
 
 lm_added *lm_added_new(lm_tok *t, const lm_tree *tree, const lm_node *list, int n_pieces, const lm_normal *normal, lm_err *err) {
     lm_added *a = lm_calloc(1, sizeof *a, err);
+    if (!a) return NULL;
     lm_buf texts = {0};
     uint32_t *at = NULL;
     size_t at_cap = 0;
@@ -213,12 +214,12 @@ lm_added *lm_added_new(lm_tok *t, const lm_tree *tree, const lm_node *list, int 
     const lm_node *node = NULL;
     size_t n = 0;
     while (list && (node = lm_tree_child(tree, list, node))) n++;
-    if (a) a->place = lm_calloc(a->n_places = (size_t)t->n + n, sizeof *a->place, err);
+    a->place = lm_calloc(a->n_places = (size_t)t->n + n, sizeof *a->place, err);
     if (list && list->kind != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "tokenizer.json: added_tokens: wanted an array");
     while (list && !err->code && (node = lm_tree_child(tree, list, node))) {
         read_token(a, t, tree, node, &texts, &at, &at_cap, n_pieces, &highest, err);
     }
-    for (int normalized = 0; normalized < 2 && !err->code && a->n; normalized++) {
+    for (int normalized = 0; normalized < 2 && !err->code && at; normalized++) {
         index_tokens(a, normal, &texts, at, normalized, err);
     }
     lm_buf_clear(&texts);

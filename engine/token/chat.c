@@ -352,7 +352,7 @@ void lm_chat_render(const lm_chat *chat, const lm_chat_talk *talk, lm_buf *out, 
         else if (is_role(m, "system")) write_parts(&w, chat->system, m, err);
         else write_parts(&w, carries ? chat->system_user : chat->user, m, err);
     }
-    write_parts(&w, chat->answer, NULL, err);
+    write_parts(&w, chat->answer, &w.system, err);
     lm_buf_clear(&own);
 }
 

@@ -294,7 +294,7 @@ void lm_pipe_open(lm_tok *t, const char *json, size_t n, lm_err *err) {
     int takes_bytes = family == &lm_bpe_json_family && !lm_tree_bool(tree, &tree->nodes[f.model], "byte_fallback", 0, err);
     if (!err->code) p->split = lm_split_new(tree, lm_tokjson_part(&f, LM_TOKJSON_PRE_TOKENIZER), takes_bytes, err);
     if (!err->code) p->by_parts = lm_normal_is_local(p->normal) && lm_split_drops_spaces(p->split);
-    if (is_whole && !err->code) {
+    if (family && !err->code) {
         p->added = lm_added_new(t, tree, added, (int)f.n_pieces, p->normal, err);
         int32_t unknown = lm_tokjson_unknown(t, &f, err);
         if (!err->code) p->by_parts &= !lm_added_has_normalized(p->added);

@@ -404,22 +404,23 @@ static const struct {
 lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, lm_err *err) {
     lm_split *p = lm_calloc(1, sizeof *p, err);
     const lm_node *part = NULL;
+    if (!p) return NULL;
     while ((part = lm_tree_next_part(t, node, part, "pretokenizers", err))) {
         int i = 0;
         while (i < LM_COUNT(g_types) && !lm_tree_is(t, part, "type", g_types[i].type)) i++;
         if (i == LM_COUNT(g_types)) lm_tree_refuse(t, part, "pre-tokenizer", err);
-        if (p && p->n == LM_SPLIT_LEVELS) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d pre-tokenizers", LM_SPLIT_LEVELS);
+        if (p->n == LM_SPLIT_LEVELS) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d pre-tokenizers", LM_SPLIT_LEVELS);
         if (err->code) break;
         stage *s = &p->stages[p->n++];
         s->kind = g_types[i].kind;
         s->behavior = g_types[i].behavior;
         if (g_types[i].read) g_types[i].read(s, t, part, err);
     }
-    for (uint32_t c = 0; c < 128 && p; c++) {
+    for (uint32_t c = 0; c < 128; c++) {
         p->ascii[c] = lm_uni_is_space(c) ? IS_SPACE : lm_uni_is_punctuation(c) ? IS_PUNCTUATION : IN_WORD;
     }
     /* Bytes need no spelling as characters where the model, which comes next, takes them as they are. */
-    for (int i = 0; p && i < p->n; i++) p->stages[i].maps = !(takes_bytes && i + 1 == p->n);
+    for (int i = 0; i < p->n; i++) p->stages[i].maps = !(takes_bytes && i + 1 == p->n);
     if (!err->code) return p;
     lm_split_free(p);
     return NULL;

@@ -95,6 +95,8 @@ static void merge_short(const lm_tok *t, const char *text, uint32_t *at, int n, 
         for (int i = best + 1; i < n; i++) {
             at[i] = at[i + 1];
             id[i] = id[i + 1];
+        }
+        for (int i = best + 1; i + 1 < n; i++) {
             rank[i] = rank[i + 1];
             makes[i] = makes[i + 1];
         }

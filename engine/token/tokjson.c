@@ -145,7 +145,6 @@ static void add_piece(lm_tokjson *f, const lm_buf *text, int64_t id, double scor
         lm_err_set(err, LM_ERROR, "tokenizer.json: model: '%.*s' has id %lld, wanted one from 0 on", (int)LM_MIN(text->n, 60),
                    text->data, (long long)id);
     }
-    if (f->texts.n + text->n > UINT32_MAX / 2) refuse_model("over 2 GiB of pieces", err);
     if (!lm_grow((void **)&f->pieces, f->n_pieces, &f->pieces_cap, 1, sizeof *f->pieces, err)) return;
     f->pieces[f->n_pieces++] = (lm_tokjson_piece){ (uint32_t)f->texts.n, (uint32_t)text->n, (int32_t)id, score };
     lm_buf_append(&f->texts, text->data, text->n, err);
@@ -190,7 +189,6 @@ static void read_merges(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
             if (lm_json_next(j, err) != LM_JSON_END) space = NULL;
         }
         if (!space) lm_err_set(err, LM_ERROR, "tokenizer.json: model: merge %zu: wanted two texts", f->n_merges);
-        if (f->texts.n > UINT32_MAX / 2 || f->n_merges >= INT32_MAX) refuse_model("over 2 GiB of merges", err);
         if (!lm_grow((void **)&f->merges, f->n_merges, &f->merges_cap, 1, sizeof *f->merges, err)) return;
         f->merges[f->n_merges++] = (lm_tokjson_merge){ (uint32_t)at, (uint32_t)left_n, (uint32_t)(f->texts.n - at - left_n) };
     }
@@ -216,6 +214,7 @@ void lm_tokjson_read(lm_tokjson *f, const char *text, size_t n, lm_err *err) {
     lm_json j;
     int kind;
     lm_json_init(&j, text, n);
+    if (n > INT32_MAX) lm_err_set(err, LM_ERROR, "%zu bytes, wanted under 2 GiB", n);
     add_node(&f->tree, &j, LM_JSON_NULL, 0, err);       /* number 0 is none */
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "wanted an object");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {

@@ -119,7 +119,7 @@ static void attend_back(const lm_grad_pass *p, const slot *s, const lm_span_rows
     lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
     int dim = h->head_dim, key_head = head / (h->n_heads / h->n_kv_heads), n_q = g.q1 - g.q0, n_k = g.k1 - g.k0;
-    size_t stride = lm_width_qkv(h), out_stride = lm_width_heads(h), row = (size_t)(seq->first + g.q0), wide = KEYS + PAD;
+    size_t stride = lm_width_qkv(h), out_stride = lm_width_heads(h), row = (size_t)seq->first + (size_t)g.q0, wide = KEYS + PAD;
     const float *q = p->a->qkv + row * stride + (size_t)(head * dim);
     const float *o = p->a->mixed + row * out_stride + (size_t)(head * dim), *d_o = t->d_wide2 + row * out_stride + (size_t)(head * dim);
     float *dq = t->d_wide + row * stride + (size_t)(head * dim);

@@ -17,7 +17,7 @@ static void pool_item(void *arg, int i) {
     const texts_run *r = arg;
     lm_trainer *t = r->t;
     const lm_span_rows *seq = &t->seqs[i];
-    size_t n = (size_t)t->h.n_embd, text = (size_t)(r->first + i);
+    size_t n = (size_t)t->h.n_embd, text = (size_t)r->first + (size_t)i;
     float *out = t->head + text * n;
     int from = t->h.pooling == LM_POOL_LAST ? seq->n - 1 : 0, end = t->h.pooling == LM_POOL_CLS ? 1 : seq->n;
     double squares = 0;
@@ -37,7 +37,7 @@ static void spread_item(void *arg, int i) {
     const texts_run *r = arg;
     lm_trainer *t = r->t;
     const lm_span_rows *seq = &t->seqs[i];
-    size_t n = (size_t)t->h.n_embd, text = (size_t)(r->first + i);
+    size_t n = (size_t)t->h.n_embd, text = (size_t)r->first + (size_t)i;
     const float *v = t->head + text * n;
     float *d = t->d_head + text * n;
     int from = t->h.pooling == LM_POOL_LAST ? seq->n - 1 : 0, end = t->h.pooling == LM_POOL_CLS ? 1 : seq->n;

@@ -99,16 +99,15 @@ static norm_run whole(const lm_trainer *t, const lm_weight *weight, const lm_wei
 }
 
 /*----------------------------------------------------------------------
-** Products with weights side by side (up to 3, some of them absent), their outputs too. */
+** Products with weights side by side (up to 3, of which the last is there), their outputs too. */
 enum { STACK = 3 };
 typedef struct { const lm_weight *w[STACK]; int n; } side;
 
-static side of_three(const lm_weight *a, const lm_weight *b, const lm_weight *c) {
+static side side_of(const lm_weight *a, const lm_weight *b, const lm_weight *last) {
     side s = {0};
-    const lm_weight *all[STACK] = { a, b, c };
-    for (int i = 0; i < STACK; i++) {
-        if (all[i] && all[i]->p) s.w[s.n++] = all[i];
-    }
+    if (a && a->p) s.w[s.n++] = a;
+    if (b && b->p) s.w[s.n++] = b;
+    s.w[s.n++] = last;
     return s;
 }
 
@@ -308,7 +307,7 @@ static void norm_heads(lm_trainer *t, const float *raw, const lm_weight *weight,
 static void qkv_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
-    size_t heads = lm_width_heads(h), kv = lm_width_kv(h), n_vectors = (size_t)(h->n_heads + h->n_kv_heads);
+    size_t heads = lm_width_heads(h), kv = lm_width_kv(h), n_vectors = (size_t)h->n_heads + (size_t)h->n_kv_heads;
     float *q = p->a->qkv + (size_t)row * lm_width_qkv(h), *k = q + heads;
     (void)arg;
     if (p->w[LM_Q_BIAS].p) t->kern->add(q, lm_weight_value(&p->w[LM_Q_BIAS]), (int)heads);
@@ -363,8 +362,8 @@ static void act_back_row(const lm_grad_pass *p, int row, const void *arg) {
 ** The story. */
 static lm_grad_pass pass_of(lm_trainer *t, int layer) { return (lm_grad_pass){ t, layer, t->layer[layer], &t->acts[layer], 0 }; }
 
-static side qkv_of(const lm_grad_pass *p) { return of_three(&p->w[LM_Q], &p->w[LM_K], &p->w[LM_V]); }
-static side up_of(const lm_grad_pass *p) { return of_three(&p->w[LM_GATE], &p->w[LM_UP], NULL); }
+static side qkv_of(const lm_grad_pass *p) { return side_of(&p->w[LM_Q], &p->w[LM_K], &p->w[LM_V]); }
+static side up_of(const lm_grad_pass *p) { return side_of(&p->w[LM_GATE], NULL, &p->w[LM_UP]); }
 
 static void layer_forward(lm_trainer *t, int layer, lm_stop stop, lm_err *err) {
     lm_grad_pass p = pass_of(t, layer);
@@ -373,14 +372,14 @@ static void layer_forward(lm_trainer *t, int layer, lm_stop stop, lm_err *err) {
     forward(&p, qkv_of(&p), p.a->h, p.a->qkv, stop, err);
     lm_grad_rows(&p, qkv_row, NULL, t->n, stop, err);
     lm_attend_forward(&p, stop, err);
-    forward(&p, of_three(&p.w[LM_O], NULL, NULL), p.a->mixed, p.a->attn, stop, err);
+    forward(&p, side_of(NULL, NULL, &p.w[LM_O]), p.a->mixed, p.a->attn, stop, err);
     lm_grad_rows(&p, attn_end_row, &middle, t->n, stop, err);
     if (p.w[LM_ROUTER].p) {
         lm_experts_forward(&p, stop, err);
     } else {
         forward(&p, up_of(&p), p.a->h2, p.a->gu, stop, err);
         lm_grad_rows(&p, act_row, NULL, t->n, stop, err);
-        forward(&p, of_three(&p.w[LM_DOWN], NULL, NULL), p.a->act, p.a->ffn, stop, err);
+        forward(&p, side_of(NULL, NULL, &p.w[LM_DOWN]), p.a->act, p.a->ffn, stop, err);
     }
     lm_grad_rows(&p, ffn_end_row, &end, t->n, stop, err);
     if (t->is_bad) lm_err_set(err, LM_ERROR, "layer %d: activations not finite", layer);
@@ -415,7 +414,7 @@ static void begin_half_backward(const lm_grad_pass *p, const lm_weight *weight, 
 static void ffn_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     size_t n = (size_t)t->h.n_ff, wide = n * (p->w[LM_GATE].p ? 2 : 1);
-    backward(p, of_three(&p->w[LM_DOWN], NULL, NULL), p->a->act, d, t->d_wide2, stop, err);
+    backward(p, side_of(NULL, NULL, &p->w[LM_DOWN]), p->a->act, d, t->d_wide2, stop, err);
     lm_grad_rows(p, act_back_row, NULL, t->n, stop, err);
     if (p->w[LM_UP_BIAS].p) bias_gradient(t, &p->w[LM_UP_BIAS], t->d_wide + wide - n, wide, stop, err);
     backward(p, up_of(p), p->a->h2, t->d_wide, t->dh, stop, err);
@@ -432,7 +431,7 @@ static void layer_backward(lm_trainer *t, int layer, lm_stop stop, lm_err *err) 
     begin_half_backward(&p, &p.w[LM_FFN_NORM], &p.w[LM_FFN_NORM_BIAS], p.a->mid, p.a->stat2, stop, err);
 
     d = end_half_backward(&p, &middle, stop, err);
-    backward(&p, of_three(&p.w[LM_O], NULL, NULL), p.a->mixed, d, t->d_wide2, stop, err);
+    backward(&p, side_of(NULL, NULL, &p.w[LM_O]), p.a->mixed, d, t->d_wide2, stop, err);
     lm_attend_backward(&p, stop, err);
     lm_grad_rows(&p, turn_back_row, NULL, t->n, stop, err);
     if (p.w[LM_Q_NORM].p) qk_norms_backward(&p, stop, err);

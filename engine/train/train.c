@@ -117,7 +117,7 @@ static void plan(lm_trainer *t, const lm_source *src, const lm_train_options *op
     t->layer = lm_calloc((size_t)t->h.n_layers, sizeof *t->layer, err);
     t->params = lm_calloc((size_t)LM_MAX(n_most, 1), sizeof *t->params, err);
     t->trained = lm_calloc((size_t)LM_MAX(n_most, 1), sizeof *t->trained, err);
-    if (at) lm_arch_bind(t->arch, &t->h, src->tensors, src->n_tensors, at, err);
+    if (!err->code) lm_arch_bind(t->arch, &t->h, src->tensors, src->n_tensors, at, err);
     if (err->code) {
         lm_free(at);
         return;
@@ -194,7 +194,7 @@ static void room_for_acts(carver *c, int layer) {
     const lm_hparams *h = &t->h;
     const lm_weight *w = t->layer[layer];
     lm_acts *a = t->acts ? &t->acts[layer] : &(lm_acts){0};
-    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = (uint64_t)(h->n_heads * h->head_dim), kv = (uint64_t)(h->n_kv_heads * h->head_dim);
+    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = (uint64_t)h->n_heads * (uint64_t)h->head_dim, kv = (uint64_t)h->n_kv_heads * (uint64_t)h->head_dim;
     uint64_t pairs = pairs_of(h, n);
     size_t f = sizeof(float);
     if (t->o.recompute && layer > 0) {
@@ -376,7 +376,7 @@ lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options
     }
     if (!err->code) {
         t->acts = lm_calloc((size_t)t->h.n_layers, sizeof *t->acts, err);
-        t->slabs = lm_calloc((size_t)(t->n_params + 32 * t->h.n_layers + 64), sizeof *t->slabs, err);
+        t->slabs = lm_calloc((size_t)t->n_params + 32 * (size_t)t->h.n_layers + 64, sizeof *t->slabs, err);
         carver c = { t, 0, 0, err };
         if (!err->code) room_for_all(&c);
     }
