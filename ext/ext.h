@@ -248,6 +248,7 @@ struct lm_shared {
     lm_model *model;
     const lm_chat *chat;                    /* NULL: none, or one that is not known */
     lm_buf chat_template;                   /* the model's own text */
+    lm_buf adapter;                         /* the name of the adapter in it */
     /* Guarded by share.c's lock: */
     int calls;                              /* running now */
     int connections;                        /* that have it among their uses */

@@ -36,6 +36,7 @@ static void free_shared(lm_shared *s) {
         lm_free(v);
     }
     lm_buf_clear(&s->chat_template);
+    lm_buf_clear(&s->adapter);
     lm_model_free(s->model);
     lm_free(s);
 }
@@ -276,6 +277,7 @@ static lm_shared *read_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *r
     s->calls = 1;
     s->chat = base->chat;
     lm_buf_append(&s->chat_template, base->chat_template.data, base->chat_template.n, err);
+    lm_buf_append(&s->adapter, name, strlen(name), err);
     lm_adapter_digest(rows, base->digest, s->digest);
     s->model = err->code ? NULL : lm_model_adapt(base->model, &rows->a, err);
     if (!err->code) return s;

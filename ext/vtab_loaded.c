@@ -1,20 +1,20 @@
 /* vtab_loaded.c: the models in memory, one row each.
-**     CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels)
+**     CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels, adapter)
 **     SELECT model, bytes FROM lm_loaded;
 ** Its connecting and disconnecting also mark when a connection may keep statements (conn.c). model is the
-** name under which this connection uses it, NULL if it does not. */
+** name under which this connection uses it or, of an adapted one, its base; NULL if it does not. */
 #include "ext.h"
 
 #include <stdio.h>
 
-enum { COL_MODEL, COL_DIGEST, COL_BYTES, COL_CONNECTIONS, COL_KERNELS };
+enum { COL_MODEL, COL_DIGEST, COL_BYTES, COL_CONNECTIONS, COL_KERNELS, COL_ADAPTER };
 
-typedef struct { char name[208], digest[2 * LM_DIGEST_BYTES + 1]; sqlite3_int64 bytes; int connections; } loaded_row;
+typedef struct { char name[208], adapter[208], digest[2 * LM_DIGEST_BYTES + 1]; sqlite3_int64 bytes; int connections; } loaded_row;
 typedef struct { sqlite3_vtab_cursor base; loaded_row *rows; int n, at; lm_err err; } loaded_cursor;
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
     (void)n_args, (void)args, (void)error;
-    int rc = lm_vtab_new(db, aux, "CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels)", sizeof(lm_vtab), out);
+    int rc = lm_vtab_new(db, aux, "CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels, adapter)", sizeof(lm_vtab), out);
     if (rc == SQLITE_OK) ((lm_conn *)aux)->anchored = 1;
     return rc;
 }
@@ -54,8 +54,9 @@ static void collect(void *arg, const lm_shared *s) {
     for (int i = 0; i < LM_DIGEST_BYTES; i++) snprintf(row->digest + 2 * i, 3, "%02x", s->digest[i]);
     const lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
     for (int i = 0; i < c->n_uses; i++) {
-        if (c->uses[i].model == s) snprintf(row->name, sizeof row->name, "%s", c->uses[i].name);
+        if (c->uses[i].model == (s->base ? s->base : s)) snprintf(row->name, sizeof row->name, "%s", c->uses[i].name);
     }
+    snprintf(row->adapter, sizeof row->adapter, "%.*s", (int)s->adapter.n, s->adapter.n ? s->adapter.data : "");
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {
@@ -81,6 +82,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
     case COL_DIGEST: lm_result_text(ctx, row->digest, strlen(row->digest)); break;
     case COL_BYTES: sqlite3_result_int64(ctx, row->bytes); break;
     case COL_CONNECTIONS: sqlite3_result_int(ctx, row->connections); break;
+    case COL_ADAPTER: if (*row->adapter) lm_result_text(ctx, row->adapter, strlen(row->adapter)); break;
     case COL_KERNELS: sqlite3_result_text(ctx, lm_kernels(), -1, SQLITE_STATIC); break;
     }
     return SQLITE_OK;
