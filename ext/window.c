@@ -51,7 +51,7 @@ static const verb *verb_of(sqlite3_context *ctx) { return ((const function *)sql
 
 /* The frame of this partition, made when wanted. */
 static frame *frame_of(sqlite3_context *ctx, int make, lm_err *err) {
-    frame **kept = sqlite3_aggregate_context(ctx, make ? sizeof *kept : 0);
+    frame **kept = sqlite3_aggregate_context(ctx, make ? sizeof(frame *) : 0);
     if (kept && !*kept && make) *kept = lm_calloc(1, sizeof **kept, err);
     if (make && (!kept || !*kept)) lm_err_set(err, LM_NOMEM, "out of memory");
     if (make && !err->code) (*kept)->verb = verb_of(ctx);
