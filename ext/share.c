@@ -170,6 +170,18 @@ static void read_chat(lm_conn *c, const lm_found *f, lm_shared *s, lm_err *err) 
     sqlite3_finalize(stmt);
 }
 
+/* The budget is short: idle models go, and what the others keep of prompts. Return 0 when there was nothing to give. */
+static int give_room(void) {
+    int n = 0;
+    lock();
+    lm_shared *idle = trim(0);
+    for (lm_shared *s = g_models; s; s = s->next) n += lm_model_forget(s->model);
+    unlock();
+    n += idle != NULL;
+    free_chain(idle);
+    return n;
+}
+
 /* Read and check the model. Return a new copy, or one that is there with the same digest. */
 static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
@@ -190,14 +202,9 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
     if (!s) return NULL;
     s->calls = 1;
     s->model = lm_store_build(c, f, s->digest, err);
-    if (err->code == LM_NOMEM) {
-        /* The budget is short: idle models go, then once more. */
-        lock();
-        lm_shared *idle = trim(0);
-        unlock();
-        if (idle) *err = (lm_err){0};
-        free_chain(idle);
-        if (!err->code) s->model = lm_store_build(c, f, s->digest, err);
+    if (err->code == LM_NOMEM && give_room()) {
+        *err = (lm_err){0};
+        s->model = lm_store_build(c, f, s->digest, err);
     }
     if (s->model) read_chat(c, f, s, err);
     if (err->code) {

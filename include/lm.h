@@ -375,6 +375,7 @@ const lm_tok *lm_model_tok(const lm_model *m);
 int lm_model_n_ctx(const lm_model *m);
 int lm_model_is_encoder(const lm_model *m);                     /* it embeds, and generates nothing */
 uint64_t lm_model_bytes(const lm_model *m);                     /* packed weights and tokenizer */
+int lm_model_forget(lm_model *m);                               /* give up what is kept of prompts; 0: there was nothing */
 
 /*----------------------------------------------------------------------
 ** Adapters (Hu et al. 2021): for some matrices W of a model's layers, W x + alpha / rank * B (A x) in the place of W x. */

@@ -151,7 +151,7 @@ lm_model *lm_model_open(const lm_source *src, lm_tok *tok, lm_stop stop, lm_err 
 
 void lm_model_free(lm_model *m) {
     if (!m) return;
-    while (lm_prefix_shrink(m)) {}
+    lm_model_forget(m);
     for (int i = 0; i < m->n_slabs; i++) lm_free(m->slabs[i]);
     lm_free(m->slabs);
     lm_free(m->low);

@@ -77,10 +77,16 @@ int lm_prefix_shrink(lm_model *m) {
     return dropped;
 }
 
+int lm_model_forget(lm_model *m) {
+    int n = 0;
+    while (lm_prefix_shrink(m)) n++;
+    return n > 0;
+}
+
 void lm_prefix_limit(lm_model *m, uint64_t n_bytes) {
     m->prefix.is_limited = 1;
     m->prefix.most = n_bytes;
-    if (!n_bytes) while (lm_prefix_shrink(m)) {}
+    if (!n_bytes) lm_model_forget(m);
 }
 
 static int most_nodes(const lm_kv *kv) {
