@@ -14,22 +14,27 @@ static void corrupt(const lm_adapter_rows *r, const char *what, lm_err *err) {
 int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adapter_rows *out, lm_err *err) {
     *out = (lm_adapter_rows){0};
     if (err->code || !lm_store_has_training(c, model->schema, err)) return 0;
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, edit, base_digest, rank, alpha, targets, info FROM \"%w\".lm_adapter WHERE model = ? AND name = ?",
-                                         model->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        c, err,
+        "SELECT id, edit, base_digest, rank, alpha, targets, info FROM \"%w\".lm_adapter WHERE model = ? AND name = ?",
+        model->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, model->id);
     if (stmt) sqlite3_bind_text(stmt, 2, name, -1, SQLITE_STATIC);
     int there = stmt && lm_conn_step(c, stmt, err);
     if (there) {
         const void *edit = sqlite3_column_blob(stmt, 1);
         int edit_n = sqlite3_column_bytes(stmt, 1);
-        const char *digest = (const char *)sqlite3_column_text(stmt, 2), *targets = (const char *)sqlite3_column_text(stmt, 5);
+        const char *digest = (const char *)sqlite3_column_text(stmt, 2),
+                   *targets = (const char *)sqlite3_column_text(stmt, 5);
         const char *info = (const char *)sqlite3_column_text(stmt, 6);
         double rank = sqlite3_column_double(stmt, 3), alpha = sqlite3_column_double(stmt, 4);
         out->id = sqlite3_column_int64(stmt, 0);
         if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
-        if (!digest || strlen(digest) != 2 * LM_DIGEST_BYTES) corrupt(out, "base_digest: expected 64 hexadecimal digits", err);
+        if (!digest || strlen(digest) != 2 * LM_DIGEST_BYTES)
+            corrupt(out, "base_digest: expected 64 hexadecimal digits", err);
         else memcpy(out->base_digest, digest, sizeof out->base_digest);
-        if (!(rank >= 1 && rank <= 1024 && rank == floor(rank))) corrupt(out, "rank: expected a whole number from 1 to 1024", err);
+        if (!(rank >= 1 && rank <= 1024 && rank == floor(rank)))
+            corrupt(out, "rank: expected a whole number from 1 to 1024", err);
         else out->a.rank = (int)rank;
         if (!(alpha > 0 && alpha <= 1e6)) corrupt(out, "alpha: expected more than 0, at most 1e6", err);
         out->a.alpha = alpha;
@@ -42,12 +47,17 @@ int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adap
 
 void lm_adapter_missing(lm_conn *c, const lm_found *model, const char *name, lm_err *err) {
     lm_buf have = {0};
-    sqlite3_stmt *stmt = lm_store_has_training(c, model->schema, err)
-                       ? lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_adapter WHERE model = ? ORDER BY name LIMIT 10", model->schema) : NULL;
+    sqlite3_stmt *stmt =
+        lm_store_has_training(c, model->schema, err)
+            ? lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_adapter WHERE model = ? ORDER BY name LIMIT 10",
+                              model->schema)
+            : NULL;
     if (stmt) sqlite3_bind_int64(stmt, 1, model->id);
-    while (stmt && lm_conn_step(c, stmt, err)) lm_buf_print(&have, err, "%s%.60s", have.n ? ", " : "", sqlite3_column_text(stmt, 0));
+    while (stmt && lm_conn_step(c, stmt, err))
+        lm_buf_print(&have, err, "%s%.60s", have.n ? ", " : "", sqlite3_column_text(stmt, 0));
     sqlite3_finalize(stmt);
-    lm_err_set(err, LM_ERROR, "model %.60s has no adapter %.60s (have: %.*s)", model->name, name, have.n ? (int)have.n : 4, have.n ? have.data : "none");
+    lm_err_set(err, LM_ERROR, "model %.60s has no adapter %.60s (have: %.*s)", model->name, name,
+               have.n ? (int)have.n : 4, have.n ? have.data : "none");
     lm_buf_clear(&have);
 }
 
@@ -63,10 +73,13 @@ static void add_tensor(lm_adapter_rows *r, sqlite3_stmt *stmt, lm_err *err) {
     memcpy(t.name, name, strlen(name) + 1);
     lm_shape_read(&t, shape, (size_t)sqlite3_column_bytes(stmt, 1), &bad);
     lm_tensor_measure(&t, &bad);
-    if (bad.code) lm_err_set(err, bad.code, "lm_adapter, id %lld: tensor %s: shape: %.160s", (long long)r->id, t.name, bad.msg);
+    if (bad.code)
+        lm_err_set(err, bad.code, "lm_adapter, id %lld: tensor %s: shape: %.160s", (long long)r->id, t.name, bad.msg);
     const void *data = sqlite3_column_blob(stmt, 2);
-    if (!err->code && (!data || sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != t.n_bytes)) {
-        lm_err_set(err, LM_ERROR, "lm_adapter, id %lld: tensor %s: expected a BLOB of %lld bytes", (long long)r->id, t.name, (long long)t.n_bytes);
+    if (!err->code
+        && (!data || sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != t.n_bytes)) {
+        lm_err_set(err, LM_ERROR, "lm_adapter, id %lld: tensor %s: expected a BLOB of %lld bytes", (long long)r->id,
+                   t.name, (long long)t.n_bytes);
     }
     if (err->code) return;
     lm_tensor *tensors = lm_realloc((void *)a->tensors, sizeof *tensors * (size_t)(a->n_tensors + 1), err);
@@ -79,13 +92,18 @@ static void add_tensor(lm_adapter_rows *r, sqlite3_stmt *stmt, lm_err *err) {
     tensors[a->n_tensors] = t;
     all[a->n_tensors++] = copy;
     for (int64_t i = 0; i < t.n_params && !err->code; i++) {
-        if (!isfinite(copy[i])) lm_err_set(err, LM_ERROR, "lm_adapter, id %lld: tensor %s: element %lld is not finite", (long long)r->id, t.name, (long long)i);
+        if (!isfinite(copy[i]))
+            lm_err_set(err, LM_ERROR, "lm_adapter, id %lld: tensor %s: element %lld is not finite", (long long)r->id,
+                       t.name, (long long)i);
     }
 }
 
 void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_err *err) {
     lm_stop stop = lm_conn_stop(c);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT name, shape, data FROM \"%w\".lm_adapter_tensor WHERE adapter = ? ORDER BY name", model->schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(c, err,
+                        "SELECT name, shape, data FROM \"%w\".lm_adapter_tensor WHERE adapter = ? ORDER BY name",
+                        model->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->id);
     while (stmt && lm_conn_step(c, stmt, err)) {
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
@@ -105,12 +123,16 @@ void lm_adapter_clear(lm_adapter_rows *r) {
 }
 
 /* An existing row stays, with its info; so does its id. */
-static sqlite3_int64 write_row(lm_conn *c, const lm_found *model, const char *name, const lm_adapter_rows *r, lm_err *err) {
+static sqlite3_int64 write_row(lm_conn *c, const lm_found *model, const char *name, const lm_adapter_rows *r,
+                               lm_err *err) {
     sqlite3_int64 n_params = 0, id = 0;
     for (int i = 0; i < r->a.n_tensors; i++) n_params += r->a.tensors[i].n_params;
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "INSERT INTO \"%w\".lm_adapter(model, name, base_digest, rank, alpha, targets, n_params, edit)"
-                                         " VALUES (?, ?, ?, ?, ?, ?, ?, randomblob(8)) ON CONFLICT(model, name) DO UPDATE SET base_digest = excluded.base_digest,"
-                                         " rank = excluded.rank, alpha = excluded.alpha, targets = excluded.targets, n_params = excluded.n_params", model->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        c, err,
+        "INSERT INTO \"%w\".lm_adapter(model, name, base_digest, rank, alpha, targets, n_params, edit)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, randomblob(8)) ON CONFLICT(model, name) DO UPDATE SET base_digest = excluded.base_digest,"
+        " rank = excluded.rank, alpha = excluded.alpha, targets = excluded.targets, n_params = excluded.n_params",
+        model->schema);
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, model->id);
         sqlite3_bind_text(stmt, 2, name, -1, SQLITE_STATIC);
@@ -132,7 +154,8 @@ static sqlite3_int64 write_row(lm_conn *c, const lm_found *model, const char *na
 
 void lm_adapter_write(lm_conn *c, const lm_found *model, const char *name, const lm_adapter_rows *r, lm_err *err) {
     sqlite3_int64 id = write_row(c, model, name, r, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "DELETE FROM \"%w\".lm_adapter_tensor WHERE adapter = ?", model->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "DELETE FROM \"%w\".lm_adapter_tensor WHERE adapter = ?",
+                                         model->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, id);
     lm_write_step(c, stmt, err);
     sqlite3_finalize(stmt);

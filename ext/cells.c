@@ -13,12 +13,16 @@ struct lm_piece { sqlite3_int64 id; int64_t at, n; };  /* a chunk, and which of 
 
 static void read_pieces(lm_cells *s, lm_err *err) {
     int64_t total = 0;
-    sqlite3_stmt *stmt = lm_conn_prepare(s->c, err, "SELECT id, CASE typeof(data) WHEN 'blob' THEN length(data) END FROM \"%w\".lm_chunk"
-                                         " WHERE tensor = ? ORDER BY seq", s->f.schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(s->c, err,
+                        "SELECT id, CASE typeof(data) WHEN 'blob' THEN length(data) END FROM \"%w\".lm_chunk"
+                        " WHERE tensor = ? ORDER BY seq",
+                        s->f.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, s->tensor);
     while (stmt && lm_conn_step(s->c, stmt, err)) {
         if ((s->n_pieces & (s->n_pieces - 1)) == 0) {
-            struct lm_piece *grown = lm_realloc(s->pieces, sizeof *grown * (size_t)(s->n_pieces ? 2 * s->n_pieces : 1), err);
+            struct lm_piece *grown = lm_realloc(s->pieces,
+                                                sizeof *grown * (size_t)(s->n_pieces ? 2 * s->n_pieces : 1), err);
             if (!grown) break;
             s->pieces = grown;
         }
@@ -28,8 +32,8 @@ static void read_pieces(lm_cells *s, lm_err *err) {
     }
     sqlite3_finalize(stmt);
     if (!err->code && total != s->t.n_bytes) {
-        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: its chunks have %lld bytes, expected %lld", s->f.name, s->t.name,
-                   (long long)total, (long long)s->t.n_bytes);
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: its chunks have %lld bytes, expected %lld", s->f.name,
+                   s->t.name, (long long)total, (long long)s->t.n_bytes);
     }
 }
 
@@ -52,7 +56,8 @@ void lm_cells_open_row(lm_cells *s, lm_conn *c, lm_found *f, sqlite3_stmt *row, 
 static void unknown(const lm_cells *s, const char *name, lm_err *err) {
     char nearest[LM_NAME_MAX + 1] = "";
     int least = 99, count = 0;
-    sqlite3_stmt *stmt = lm_conn_prepare(s->c, err, "SELECT name FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id", s->f.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(s->c, err, "SELECT name FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id",
+                                         s->f.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, s->f.id);
     for (; stmt && lm_conn_step(s->c, stmt, err); count++) {
         const char *other = lm_column_text(stmt, 0, err);
@@ -61,12 +66,16 @@ static void unknown(const lm_cells *s, const char *name, lm_err *err) {
         strcpy(nearest, other);
     }
     sqlite3_finalize(stmt);
-    lm_err_set(err, LM_ERROR, "model %.60s has no tensor %.63s: nearest of its %d is %s (SELECT tensor FROM lm_parameters lists them)",
-               s->f.name, name, count, nearest);
+    lm_err_set(
+        err, LM_ERROR,
+        "model %.60s has no tensor %.63s: nearest of its %d is %s (SELECT tensor FROM lm_parameters lists them)",
+        s->f.name, name, count, nearest);
 }
 
 void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        c, err, "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? AND name = ?",
+        f->schema);
     *s = (lm_cells){ .open_piece = -1 };
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, f->id);
@@ -130,7 +139,8 @@ static void read_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_
             s->open_piece = -1;
             continue;
         }
-        if (rc != SQLITE_OK) lm_err_set(err, lm_conn_code(rc), "model %.60s: tensor %s: %s", s->f.name, s->t.name, sqlite3_errstr(rc));
+        if (rc != SQLITE_OK)
+            lm_err_set(err, lm_conn_code(rc), "model %.60s: tensor %s: %s", s->f.name, s->t.name, sqlite3_errstr(rc));
         dst += some;
         offset += some;
         n -= some;
@@ -164,7 +174,8 @@ static void write_bytes(lm_cells *s, int64_t offset, const void *bytes, int n, l
     if (rc == SQLITE_OK) rc = sqlite3_blob_write(blob, bytes, n, (int)(offset - p->at));
     if (rc != SQLITE_OK) lm_conn_fail(s->c, err);
     sqlite3_blob_close(blob);
-    if (!s->drop_digest) s->drop_digest = lm_conn_prepare(s->c, err, "DELETE FROM \"%w\".lm_digest WHERE chunk = ?", s->f.schema);
+    if (!s->drop_digest)
+        s->drop_digest = lm_conn_prepare(s->c, err, "DELETE FROM \"%w\".lm_digest WHERE chunk = ?", s->f.schema);
     if (!s->drop_digest) return;
     sqlite3_bind_int64(s->drop_digest, 1, p->id);
     lm_conn_step(s->c, s->drop_digest, err);
@@ -173,7 +184,9 @@ static void write_bytes(lm_cells *s, int64_t offset, const void *bytes, int n, l
 
 /* As the triggers do. */
 static void stamp(lm_cells *s, lm_err *err) {
-    if (!s->set_edit) s->set_edit = lm_conn_prepare(s->c, err, "UPDATE \"%w\".lm_model SET digest = NULL, edit = ? WHERE id = ?", s->f.schema);
+    if (!s->set_edit)
+        s->set_edit = lm_conn_prepare(s->c, err, "UPDATE \"%w\".lm_model SET digest = NULL, edit = ? WHERE id = ?",
+                                      s->f.schema);
     if (!s->set_edit) return;
     sqlite3_randomness(sizeof s->f.edit, s->f.edit);
     sqlite3_bind_blob(s->set_edit, 1, s->f.edit, sizeof s->f.edit, SQLITE_STATIC);
@@ -186,9 +199,11 @@ void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {
     float x = (float)value;
     uint8_t bytes[sizeof(float)];
     if (sqlite3_stricmp(s->f.schema, "main")) {
-        lm_err_set(err, LM_ERROR, "model %.60s is in %.60s: only weights of models in main can be written", s->f.name, s->f.schema);
+        lm_err_set(err, LM_ERROR, "model %.60s is in %.60s: only weights of models in main can be written", s->f.name,
+                   s->f.schema);
     } else if (s->type->block > 1) {
-        lm_err_set(err, LM_ERROR, "tensor %s is %s: only f32, f16 and bf16 can be written (lm_import takes \"dtype\":\"f16\")",
+        lm_err_set(err, LM_ERROR,
+                   "tensor %s is %s: only f32, f16 and bf16 can be written (lm_import takes \"dtype\":\"f16\")",
                    s->t.name, s->type->name);
     } else if (index < 0 || index >= s->t.n_params) {
         lm_err_set(err, LM_ERROR, "tensor %s has no element %lld", s->t.name, (long long)index);

@@ -68,7 +68,10 @@ int lm_conn_code(int rc) {
 
 void lm_conn_fail(lm_conn *c, lm_err *err) {
     int code = lm_conn_code(sqlite3_extended_errcode(c->db));
-    lm_err_set(err, code, "%s", code == LM_NOMEM ? "out of memory" : code == LM_INTERRUPT ? "interrupted" : sqlite3_errmsg(c->db));
+    lm_err_set(err, code, "%s",
+               code == LM_NOMEM       ? "out of memory"
+               : code == LM_INTERRUPT ? "interrupted"
+                                      : sqlite3_errmsg(c->db));
 }
 
 static sqlite3_stmt *prepare(lm_conn *c, const char *sql, lm_err *err) {
@@ -134,7 +137,8 @@ void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, l
 
 void lm_conn_alone(lm_conn *c, const char *function, lm_err *err) {
     if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_work; RELEASE lm_work", NULL, NULL, NULL) == SQLITE_OK) return;
-    if (sqlite3_errcode(c->db) == SQLITE_BUSY) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
+    if (sqlite3_errcode(c->db) == SQLITE_BUSY)
+        lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
     lm_conn_fail(c, err);
 }
 

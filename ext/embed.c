@@ -34,7 +34,8 @@ int lm_vector_options_null(const lm_vector_options *o, const lm_err *err) {
 
 int lm_vector_size(const lm_shared *s, const lm_vector_options *o, lm_err *err) {
     int most = lm_model_n_embd(s->model);
-    if (o->dimensions > most) lm_err_set(err, LM_ERROR, "option \"dimensions\": %d, the model has %d", o->dimensions, most);
+    if (o->dimensions > most)
+        lm_err_set(err, LM_ERROR, "option \"dimensions\": %d, the model has %d", o->dimensions, most);
     return o->dimensions ? o->dimensions : most;
 }
 
@@ -54,7 +55,8 @@ typedef struct {
     uint32_t *unique;                   /* by piece: which of the engine's texts it is */
 } job;
 
-static void encode(lm_conn *c, const lm_tok *tok, lm_text text, int add_special, size_t limit, lm_ids *ids, lm_err *err) {
+static void encode(lm_conn *c, const lm_tok *tok, lm_text text, int add_special, size_t limit, lm_ids *ids,
+                   lm_err *err) {
     lm_tok_options how = { .add_special = add_special };
     lm_tok_encode(tok, text.text, text.n, &how, limit, lm_conn_stop(c), ids, err);
 }
@@ -73,7 +75,9 @@ void lm_frame_find(lm_conn *c, const lm_shared *s, lm_frame *f, lm_err *err) {
     while (!err->code && f->lead < f->ids.n && framed.n == bare.n + f->ids.n &&
            memcmp(framed.data + f->lead, bare.data, bare.n * sizeof *bare.data)) f->lead++;
     f->room = lm_model_n_text(s->model) - (int)f->ids.n;
-    if (f->room < 1) lm_err_set(err, LM_ERROR, "the model takes %d tokens a text, of which special ones are %zu", lm_model_n_text(s->model), f->ids.n);
+    if (f->room < 1)
+        lm_err_set(err, LM_ERROR, "the model takes %d tokens a text, of which special ones are %zu",
+                   lm_model_n_text(s->model), f->ids.n);
     lm_ids_clear(&bare);
     lm_ids_clear(&framed);
 }
@@ -107,9 +111,13 @@ static void add_text(job *j, int i, lm_text text, lm_err *own_err, lm_err *err) 
     if (!ids.n && !j->frame.ids.n) {
         lm_err_set(own_err, LM_ERROR, "a text without tokens, and the model adds none of its own");
     } else if (ids.n > room && is_on_long(j->o, "error")) {
-        lm_err_set(own_err, LM_ERROR, "the text has more than the %zu tokens that the model takes (\"on_long\" can cut it, or take the mean)", room);
+        lm_err_set(
+            own_err, LM_ERROR,
+            "the text has more than the %zu tokens that the model takes (\"on_long\" can cut it, or take the mean)",
+            room);
     } else if (ids.n > room && is_on_long(j->o, "mean")) {
-        for (size_t at = 0; at < ids.n && !err->code; at += room) add_piece(j, i, ids.data + at, at + room < ids.n ? room : ids.n - at, err);
+        for (size_t at = 0; at < ids.n && !err->code; at += room)
+            add_piece(j, i, ids.data + at, at + room < ids.n ? room : ids.n - at, err);
     } else if (!err->code) {
         add_piece(j, i, ids.data, ids.n < room ? ids.n : room, err);
     }
@@ -126,7 +134,10 @@ static int compare_pieces(const void *arg, uint32_t a, uint32_t b) {
 
 static int model_pooling(const job *j) {
     const char *word = j->o->pooling;
-    return !word ? lm_model_pooling(j->s->model) : !strcmp(word, "mean") ? LM_POOL_MEAN : !strcmp(word, "cls") ? LM_POOL_CLS : LM_POOL_LAST;
+    return !word                   ? lm_model_pooling(j->s->model)
+           : !strcmp(word, "mean") ? LM_POOL_MEAN
+           : !strcmp(word, "cls")  ? LM_POOL_CLS
+                                   : LM_POOL_LAST;
 }
 
 /* Compute the pieces, each different one once. Return their vectors, to be found by unique. */
@@ -155,7 +166,8 @@ static void average(const job *j, size_t first, size_t end, const float *vectors
     for (size_t p = first; p < end; p++) total += (double)j->pieces[p].n_own;
     for (int i = 0; i < size; i++) {
         double sum = 0;
-        for (size_t p = first; p < end; p++) sum += (double)j->pieces[p].n_own * (double)vectors[(size_t)j->unique[p] * (size_t)size + (size_t)i];
+        for (size_t p = first; p < end; p++)
+            sum += (double)j->pieces[p].n_own * (double)vectors[(size_t)j->unique[p] * (size_t)size + (size_t)i];
         out[i] = (float)(sum / total);
         squares += (double)out[i] * (double)out[i];
     }
@@ -163,8 +175,8 @@ static void average(const job *j, size_t first, size_t end, const float *vectors
     for (int i = 0; i < size && j->o->normalize; i++) out[i] = (float)(out[i] * scale);
 }
 
-void lm_vectors(lm_conn *c, const lm_shared *s, const lm_vector_options *o, const lm_text *texts, int n, float *out, int *n_tokens,
-                lm_err *errs, lm_err *err) {
+void lm_vectors(lm_conn *c, const lm_shared *s, const lm_vector_options *o, const lm_text *texts, int n, float *out,
+                int *n_tokens, lm_err *errs, lm_err *err) {
     job j = { .c = c, .s = s, .o = o };
     int size = lm_vector_size(s, o, err);
     lm_frame_find(c, s, &j.frame, err);

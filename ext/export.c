@@ -11,7 +11,10 @@ typedef struct { const char *path; int overwrite; lm_gguf_writer *writer; } expo
 static void write_file(void *arg, const lm_stored *m, lm_err *err) {
     export *e = arg;
     const lm_source *src = &m->source;
-    lm_gguf_content content = { { m->meta, m->arrays->data }, { m->meta_n, m->arrays->n }, src->tensors, src->n_tensors };
+    lm_gguf_content content = { { m->meta, m->arrays->data },
+                                { m->meta_n, m->arrays->n },
+                                src->tensors,
+                                src->n_tensors };
     e->writer = lm_gguf_create(e->path, e->overwrite, &content, err);
     uint8_t *piece = lm_alloc(PIECE, err);
     for (int i = 0; i < src->n_tensors && !err->code; i++) {
@@ -32,7 +35,9 @@ static void check_path(lm_conn *c, const char *path, lm_err *err) {
     if (stat(path, &target)) return;
     for (int i = 0; (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
         const char *file = sqlite3_db_filename(c->db, schema);
-        if (!file || !*file || stat(file, &database) || database.st_dev != target.st_dev || database.st_ino != target.st_ino) continue;
+        if (!file || !*file || stat(file, &database) || database.st_dev != target.st_dev
+            || database.st_ino != target.st_ino)
+            continue;
         lm_err_set(err, LM_ERROR, "%.100s is the open database %.60s", path, schema);
     }
 }

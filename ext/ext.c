@@ -23,10 +23,12 @@ int lm_register(lm_conn *c, const char *name, int min_args, int max_args, int fl
 }
 
 static int (*const registers[])(lm_conn *) = {
-    lm_vtab_loaded_register, lm_vtab_stream_register, lm_vtab_tokens_register, lm_vtab_parameters_register,
-    lm_vtab_weights_register, lm_vtab_vocab_register, lm_vtab_index_register, lm_vtab_embed_each_register, lm_vtab_generate_each_register,
-    lm_vtab_split_register, lm_vtab_train_register, lm_window_register, lm_func_score_register, lm_func_quantize_register, lm_vtab_logprobs_register,
-    lm_func_merge_register, lm_func_generate_register, lm_func_embed_register, lm_func_token_register, lm_func_model_register, lm_func_create_register, lm_func_info_register,
+    lm_vtab_loaded_register,        lm_vtab_stream_register,   lm_vtab_tokens_register,   lm_vtab_parameters_register,
+    lm_vtab_weights_register,       lm_vtab_vocab_register,    lm_vtab_index_register,    lm_vtab_embed_each_register,
+    lm_vtab_generate_each_register, lm_vtab_split_register,    lm_vtab_train_register,    lm_window_register,
+    lm_func_score_register,         lm_func_quantize_register, lm_vtab_logprobs_register, lm_func_merge_register,
+    lm_func_generate_register,      lm_func_embed_register,    lm_func_token_register,    lm_func_model_register,
+    lm_func_create_register,        lm_func_info_register,
 };
 
 #ifndef SQLITE_CORE

@@ -76,7 +76,9 @@ static void read_texts(lm_conn *c, const vocab_options *o, lm_vocab *v, lm_err *
         texts += sqlite3_column_bytes(stmt, column) > 0;
     }
     sqlite3_finalize(stmt);
-    if (!texts) lm_err_set(err, LM_ERROR, "lm_create: the query gives no text to learn a vocabulary from (%lld rows)", (long long)row);
+    if (!texts)
+        lm_err_set(err, LM_ERROR, "lm_create: the query gives no text to learn a vocabulary from (%lld rows)",
+                   (long long)row);
 }
 
 /* o NULL: of bytes alone. */
@@ -93,8 +95,11 @@ static void copy_vocab(lm_conn *c, const char *name, lm_buf *out, lm_err *err) {
     static const char prefix[] = "tokenizer.", chat[] = "tokenizer.chat_template";
     lm_found f = {0};
     lm_store_find(c, name, "generate|embed", &f, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT m.meta, t.data FROM \"%w\".lm_model m JOIN \"%w\".lm_tokenizer t ON t.model = m.id"
-                                         " WHERE m.id = ?", f.schema, f.schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(c, err,
+                        "SELECT m.meta, t.data FROM \"%w\".lm_model m JOIN \"%w\".lm_tokenizer t ON t.model = m.id"
+                        " WHERE m.id = ?",
+                        f.schema, f.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, f.id);
     if (stmt && !lm_conn_step(c, stmt, err)) lm_err_set(err, LM_ERROR, "model %.60s has no tokenizer to copy", f.name);
     for (int part = 0; part < 2 && !err->code; part++) {
@@ -117,7 +122,8 @@ static void make_vocab(lm_conn *c, const char *json, lm_buf *meta, lm_err *err) 
     if (!json || !strcmp(json, "\"bytes\"")) {
         learn_vocab(c, NULL, meta, err);
     } else if (*json != '{' || !o.query == !o.model) {
-        lm_err_set(err, LM_ERROR, "option \"vocab\": expected \"bytes\", {\"query\": …, \"size\": …} or {\"model\": …}");
+        lm_err_set(err, LM_ERROR,
+                   "option \"vocab\": expected \"bytes\", {\"query\": …, \"size\": …} or {\"model\": …}");
     } else if (o.query) {
         learn_vocab(c, &o, meta, err);
     } else {
@@ -146,7 +152,8 @@ static void check_size(const lm_tensor *tensors, int n, lm_err *err) {
     uint64_t limit = lm_mem_limit();
     for (int i = 0; i < n; i++) n_bytes += tensors[i].n_bytes;
     if (limit && (uint64_t)n_bytes > limit) {
-        lm_err_set(err, LM_ERROR, "lm_create: a model of %lld bytes is more than memory_limit %llu", (long long)n_bytes, (unsigned long long)limit);
+        lm_err_set(err, LM_ERROR, "lm_create: a model of %lld bytes is more than memory_limit %llu",
+                   (long long)n_bytes, (unsigned long long)limit);
     }
 }
 

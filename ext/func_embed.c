@@ -55,7 +55,8 @@ typedef struct { float *own; int n; } vector;
 
 static void read_blob(sqlite3_value *value, vector *out, lm_err *err) {
     int n = sqlite3_value_bytes(value);
-    if (!n || n % (int)sizeof(float)) lm_err_set(err, LM_ERROR, "lm_similarity: a vector is float32 numbers, %d bytes are none", n);
+    if (!n || n % (int)sizeof(float))
+        lm_err_set(err, LM_ERROR, "lm_similarity: a vector is float32 numbers, %d bytes are none", n);
     const void *bytes = lm_value_blob(value, err);
     out->own = lm_alloc((size_t)n, err);                            /* a copy: a BLOB may stand at any address */
     if (out->own) memcpy(out->own, bytes, (size_t)n);

@@ -1,14 +1,16 @@
 /* func_generate.c: generate(prompt[, options]) and lm_chat(messages[, options]). */
 #include "ext.h"
 
-static void run(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *answer, lm_err *err) {
+static void run(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *answer,
+                lm_err *err) {
     lm_token token;
     if (o->render) {
         lm_prompt_text(s, o, prompt, answer, err);
         return;
     }
     lm_batch *b = lm_prompt_start(c, s, o, prompt, 0, err);
-    while (b && lm_batch_next(b, lm_conn_stop(c), &token, err) > 0) lm_buf_append(answer, token.piece, token.piece_n, err);
+    while (b && lm_batch_next(b, lm_conn_stop(c), &token, err) > 0)
+        lm_buf_append(answer, token.piece, token.piece_n, err);
     lm_batch_free(b);
 }
 

@@ -27,8 +27,10 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
     lm_conn_check_begun(c, "lm_config", "main", err);
     if (is_set) lm_result_text(ctx, name.text, name.n);
     lm_store_create(c, "main", err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"
-                                         : "DELETE FROM main.lm_setting WHERE key = ?1");
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(c, err,
+                        is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"
+                               : "DELETE FROM main.lm_setting WHERE key = ?1");
     if (stmt) {
         sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
         if (is_set) sqlite3_bind_text(stmt, 2, name.text, (int)name.n, SQLITE_STATIC);
@@ -67,7 +69,9 @@ static void config(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (n_args > 1 && !err.code) lm_mem_limit_set((uint64_t)n);
         sqlite3_result_int64(ctx, (sqlite3_int64)lm_mem_limit());
     } else {
-        lm_err_set(&err, LM_ERROR, "lm_config: no setting %.60s (have: threads, memory_limit, generate_model, embed_model)", key.text);
+        lm_err_set(&err, LM_ERROR,
+                   "lm_config: no setting %.60s (have: threads, memory_limit, generate_model, embed_model)",
+                   key.text);
     }
     if (err.code) lm_result_error(ctx, &err);
 }
@@ -97,10 +101,13 @@ static void debug(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_buf json = {0};
     char cpu[128];
     cpu_name(cpu);
-    lm_buf_print(&json, &err, "{\"version\":\"%s\",\"commit\":\"%s\",\"sqlite\":\"%s\",\"cpu\":", LM_VERSION, LM_COMMIT, sqlite3_libversion());
+    lm_buf_print(&json, &err, "{\"version\":\"%s\",\"commit\":\"%s\",\"sqlite\":\"%s\",\"cpu\":", LM_VERSION,
+                 LM_COMMIT, sqlite3_libversion());
     lm_json_quote(&json, cpu, strlen(cpu), &err);
-    lm_buf_print(&json, &err, ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":[\"%s\"]}",
-                 lm_kernels(), lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak(), lm_libraries());
+    lm_buf_print(&json, &err,
+                 ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":[\"%s\"]}",
+                 lm_kernels(), lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak(),
+                 lm_libraries());
     if (err.code) lm_result_error(ctx, &err);
     else lm_result_text(ctx, json.data, json.n);
     lm_buf_clear(&json);

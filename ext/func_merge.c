@@ -42,13 +42,15 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     for (uint8_t *out = dst; at < end && !err->code; at += count, out += count * as->bytes) {
         count = end - at < STRETCH ? end - at : STRETCH;
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-        m->from->read(m->from->arg, i, at / type->block * type->bytes, m->raw, (size_t)(count / type->block * type->bytes), err);
+        m->from->read(m->from->arg, i, at / type->block * type->bytes, m->raw,
+                      (size_t)(count / type->block * type->bytes), err);
         if (err->code) return;
         type->decode(m->raw, m->floats, count);
         lm_adapter_add(&m->rows.a, from->name, at, count, m->floats);
         for (int64_t k = 0; k < count && !err->code; k++) {
             if (fabsf(m->floats[k]) < as->limit) continue;
-            lm_err_set(err, LM_ERROR, "lm_merge: tensor %s: element %lld is %g, more than %s holds", to->name, (long long)(at + k), (double)m->floats[k], as->name);
+            lm_err_set(err, LM_ERROR, "lm_merge: tensor %s: element %lld is %g, more than %s holds", to->name,
+                       (long long)(at + k), (double)m->floats[k], as->name);
         }
         if (!err->code) as->encode(m->floats, out, count);
     }
@@ -76,7 +78,9 @@ static void build(void *arg, const lm_stored *stored, lm_err *err) {
     m->floats = lm_alloc(STRETCH * sizeof(float), err);
     lm_adapter_check(m->from, &m->rows.a, err);
     if (!err->code) plan_tensors(m, err);
-    if (!err->code) lm_import_made(m->c, &(lm_made){ "lm_merge", meta, m->tensors, m->from->n_tensors, read_tensor, m }, m->schema, m->name, err);
+    if (!err->code)
+        lm_import_made(m->c, &(lm_made){ "lm_merge", meta, m->tensors, m->from->n_tensors, read_tensor, m },
+                       m->schema, m->name, err);
     lm_meta_free(meta);
     lm_buf_clear(&all);
     lm_free(m->tensors);
@@ -87,8 +91,11 @@ static void build(void *arg, const lm_stored *stored, lm_err *err) {
 /* What it was made of, and the adapter's format of labels. */
 static void write_info(const merge *m, const lm_found *base, const char *adapter, lm_err *err) {
     const lm_buf *info = &m->rows.info;
-    sqlite3_stmt *stmt = lm_conn_prepare(m->c, err, "UPDATE \"%w\".lm_model SET info = json_patch(json_set(info, '$.base', ?1, '$.adapter', ?2), coalesce(?3, '{}')),"
-                                         " source = 'lm_merge' WHERE name = ?4", m->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        m->c, err,
+        "UPDATE \"%w\".lm_model SET info = json_patch(json_set(info, '$.base', ?1, '$.adapter', ?2), coalesce(?3, '{}')),"
+        " source = 'lm_merge' WHERE name = ?4",
+        m->schema);
     if (stmt) {
         sqlite3_bind_text(stmt, 1, base->name, -1, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 2, adapter, -1, SQLITE_STATIC);
@@ -111,7 +118,9 @@ static void merge_all(merge *m, const lm_found *base, const char *adapter, lm_er
     if (!err->code) {
         lm_hex(digest, text);
         if (strcmp(text, m->rows.base_digest)) {
-            lm_err_set(err, LM_ERROR, "adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", adapter, base->name);
+            lm_err_set(err, LM_ERROR,
+                       "adapter %.60s: model %.60s is not the one that it was trained for: its digest is another",
+                       adapter, base->name);
         }
     }
     if (!err->code) write_info(m, base, adapter, err);
@@ -127,8 +136,12 @@ static void call(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     merge_options o = {0};
     lm_options_read(table, &o, n_args > 3 ? args[3] : NULL, NULL, &err);
     int has_model = lm_value_text(args[0], &model, "model", &err);
-    if (lm_value_text(args[1], &adapter, "adapter", &err) && lm_value_text(args[2], &name, "new name", &err) && !err.code) {
-        merge m = { .c = c, .schema = o.schema ? o.schema : "main", .name = name.text, .as = o.dtype ? lm_dtype_find_name(o.dtype) : NULL };
+    if (lm_value_text(args[1], &adapter, "adapter", &err) && lm_value_text(args[2], &name, "new name", &err)
+        && !err.code) {
+        merge m = { .c = c,
+                    .schema = o.schema ? o.schema : "main",
+                    .name = name.text,
+                    .as = o.dtype ? lm_dtype_find_name(o.dtype) : NULL };
         if (strlen(name.text) != name.n) lm_err_set(&err, LM_ERROR, "new name: a NUL stands inside it");
         lm_store_check_schema(c, m.schema, &err);
         if (!err.code) lm_store_find(c, has_model ? model.text : NULL, "generate", &f, &err);

@@ -68,7 +68,8 @@ static void export(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
 }
 
 /* Run call on the model that the argument names, or on every model when it is NULL or left out. */
-static void each_model(lm_conn *c, int n_args, sqlite3_value **args, void (*call)(lm_conn *, const lm_found *, lm_err *), lm_err *err) {
+static void each_model(lm_conn *c, int n_args, sqlite3_value **args,
+                       void (*call)(lm_conn *, const lm_found *, lm_err *), lm_err *err) {
     lm_text name;
     lm_found f;
     if (n_args && lm_value_text(args[0], &name, "model", err)) {

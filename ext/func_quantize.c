@@ -22,8 +22,10 @@ static const lm_option quantize_table[] = {
 
 /* What the formats of that list are in general.file_type, other programs' number for what a file is mostly made of; -1: not in it. */
 static int file_type(const lm_dtype *type) {
-    static const struct { int dtype, type; } types[] = { { LM_F32, 0 }, { LM_F16, 1 }, { LM_Q4_0, 2 }, { LM_Q8_0, 7 }, { LM_Q5_0, 8 },
-        { LM_Q4_K, 15 }, { LM_Q5_K, 17 }, { LM_Q6_K, 18 }, { LM_BF16, 32 } };
+    static const struct {
+        int dtype, type;
+    } types[] = { { LM_F32, 0 },   { LM_F16, 1 },   { LM_Q4_0, 2 },  { LM_Q8_0, 7 }, { LM_Q5_0, 8 },
+                  { LM_Q4_K, 15 }, { LM_Q5_K, 17 }, { LM_Q6_K, 18 }, { LM_BF16, 32 } };
     for (int i = 0; i < LM_COUNT(types); i++) if (types[i].dtype == type->id) return types[i].type;
     return -1;
 }
@@ -52,8 +54,11 @@ static const lm_dtype *better(const lm_dtype *as) {
 
 /* A width that has no whole blocks of 256, or of 32, gets the nearest format that fits. */
 static int fitting(const lm_dtype *as, int64_t width) {
-    static const struct { int k, other; } others[] = { { LM_Q4_K, LM_Q5_0 }, { LM_Q5_K, LM_Q5_1 }, { LM_Q6_K, LM_Q8_0 } };
-    for (int i = 0; i < LM_COUNT(others) && width % 256; i++) if (as->id == others[i].k) as = lm_dtype_find(others[i].other);
+    static const struct {
+        int k, other;
+    } others[] = { { LM_Q4_K, LM_Q5_0 }, { LM_Q5_K, LM_Q5_1 }, { LM_Q6_K, LM_Q8_0 } };
+    for (int i = 0; i < LM_COUNT(others) && width % 256; i++)
+        if (as->id == others[i].k) as = lm_dtype_find(others[i].other);
     return width % as->block ? LM_F16 : as->id;
 }
 
@@ -99,7 +104,8 @@ static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x,
     float limit = as->block > 1 ? HALF_MAX : as->limit;
     for (int64_t e = 0; e < n; e++) {
         if (fabsf(x[e]) < limit) continue;
-        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, %s holds numbers under %g", to->name, (long long)(at + e), (double)x[e], as->name, (double)limit);
+        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, %s holds numbers under %g", to->name,
+                   (long long)(at + e), (double)x[e], as->name, (double)limit);
         return;
     }
 }
@@ -113,7 +119,8 @@ static void encode_stretch(job *j, lm_err *err) {
     j->first = j->end;
     j->end += n / as->block * as->bytes;
     if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-    j->from->read(j->from->arg, j->open, at / type->block * type->bytes, type == as ? j->blocks : j->raw, (size_t)(n / type->block * type->bytes), err);
+    j->from->read(j->from->arg, j->open, at / type->block * type->bytes, type == as ? j->blocks : j->raw,
+                  (size_t)(n / type->block * type->bytes), err);
     if (type == as || err->code) return;
     type->decode(j->raw, j->floats, n);
     check_range(to, as, j->floats, n, at, err);
@@ -145,7 +152,12 @@ static void write_texts(lm_conn *c, lm_model *m, lm_ids *texts, lm_err *err) {
     lm_token token;
     lm_batch *b = lm_batch_new(m, err);
     for (int i = 0; i < TEXTS && b; i++) {
-        lm_gen_options o = { .max_tokens = room < TOKENS ? room : TOKENS, .temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = (uint64_t)i, .ignore_eog = 1 };
+        lm_gen_options o = { .max_tokens = room < TOKENS ? room : TOKENS,
+                             .temperature = 1,
+                             .top_p = 1,
+                             .repeat_penalty = 1,
+                             .seed = (uint64_t)i,
+                             .ignore_eog = 1 };
         lm_ids_append(&texts[i], start, err);
         lm_batch_add(b, &start, 1, &o, err);
     }
@@ -172,9 +184,12 @@ static void write_info(job *j, lm_err *err) {
     double kl = 0;
     if (!a || !b) lm_err_set(err, LM_NOMEM, "out of memory");
     else if (j->wants_kl && !err->code) kl = compare(j->c, a, b, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(j->c, err, "UPDATE \"%w\".lm_model SET info = json_patch(json_patch("
-                                         "coalesce((SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND json_valid(info)), '{}'), info),"
-                                         " json_object('bpw', round(n_bytes * 8.0 / n_params, 3), 'kl', ?2, 'base', ?3)) WHERE name = ?4", j->schema, j->f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        j->c, err,
+        "UPDATE \"%w\".lm_model SET info = json_patch(json_patch("
+        "coalesce((SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND json_valid(info)), '{}'), info),"
+        " json_object('bpw', round(n_bytes * 8.0 / n_params, 3), 'kl', ?2, 'base', ?3)) WHERE name = ?4",
+        j->schema, j->f->schema);
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, j->f->id);
         if (j->wants_kl) sqlite3_bind_double(stmt, 2, kl);
@@ -195,7 +210,9 @@ static void build(void *arg, const lm_stored *stored, lm_err *err) {
     j->raw = lm_alloc(STRETCH * sizeof *j->floats, err);            /* no format needs more */
     j->floats = lm_alloc(STRETCH * sizeof *j->floats, err);
     j->blocks = lm_alloc(STRETCH * sizeof *j->floats, err);
-    if (!err->code) lm_import_made(j->c, &(lm_made){ "lm_quantize", meta, j->to, j->from->n_tensors, read_blocks, j }, j->schema, j->name, err);
+    if (!err->code)
+        lm_import_made(j->c, &(lm_made){ "lm_quantize", meta, j->to, j->from->n_tensors, read_blocks, j }, j->schema,
+                       j->name, err);
     lm_meta_free(meta);
     lm_free(j->raw);
     lm_free(j->floats);
@@ -216,7 +233,8 @@ static void quantize_all(job *j, lm_err *err) {
 
 static const lm_dtype *find_dtype(lm_text name, lm_err *err) {
     const lm_dtype *type = strlen(name.text) == name.n ? lm_dtype_find_name(name.text) : NULL;
-    if (!type || file_type(type) < 0) lm_err_set(err, LM_ERROR, "lm_quantize: no dtype %.40s (have: %s)", name.text, dtypes);
+    if (!type || file_type(type) < 0)
+        lm_err_set(err, LM_ERROR, "lm_quantize: no dtype %.40s (have: %s)", name.text, dtypes);
     return type;
 }
 
@@ -228,8 +246,14 @@ static void quantize(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     quantize_options o = { .kl = 1 };
     lm_options_read(quantize_table, &o, n_args > 3 ? args[3] : NULL, NULL, &err);
     int has_model = lm_value_text(args[0], &model, "model", &err);
-    if ((lm_value_text(args[1], &dtype, "dtype", &err) & lm_value_text(args[2], &name, "new_name", &err)) && !err.code) {
-        job j = { .c = c, .f = &f, .schema = o.schema ? o.schema : "main", .name = name.text, .wants_kl = o.kl, .open = -1 };
+    if ((lm_value_text(args[1], &dtype, "dtype", &err) & lm_value_text(args[2], &name, "new_name", &err))
+        && !err.code) {
+        job j = { .c = c,
+                  .f = &f,
+                  .schema = o.schema ? o.schema : "main",
+                  .name = name.text,
+                  .wants_kl = o.kl,
+                  .open = -1 };
         j.as = find_dtype(dtype, &err);
         if (!err.code) j.head = o.head ? lm_dtype_find_name(o.head) : better(j.as);
         if (strlen(name.text) != name.n) lm_err_set(&err, LM_ERROR, "new_name: a NUL stands inside it");

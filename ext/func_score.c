@@ -46,7 +46,9 @@ typedef struct {
 static void put_start(const job *j, lm_ids *ids, lm_err *err) {
     const lm_tok *tok = lm_model_tok(j->s->model);
     int32_t start = lm_tok_bos(tok) >= 0 ? lm_tok_bos(tok) : lm_tok_eos(tok);
-    if (start < 0) lm_err_set(err, LM_ERROR, "nothing stands before the completion, and the model has no token that begins a text");
+    if (start < 0)
+        lm_err_set(err, LM_ERROR,
+                   "nothing stands before the completion, and the model has no token that begins a text");
     lm_ids_append(ids, start, err);
     if (err->code) return;
     memmove(ids->data + 1, ids->data, (ids->n - 1) * sizeof *ids->data);
@@ -61,7 +63,8 @@ static void add_prompt(job *j, lm_text prompt, lm_err *err) {
     size_t first = alone.n;
     for (int i = 0; i < n && !err->code; i++) {
         size_t alike = 0;
-        lm_prompt_ids(j->c, j->s, j->o, prompt, (lm_text){ j->completions->items[i], j->completions->ns[i] }, &ids[i], err);
+        lm_prompt_ids(j->c, j->s, j->o, prompt, (lm_text){ j->completions->items[i], j->completions->ns[i] }, &ids[i],
+                      err);
         while (alike < first && alike < ids[i].n && ids[i].data[alike] == alone.data[alike]) alike++;
         first = alike;
     }
@@ -69,7 +72,8 @@ static void add_prompt(job *j, lm_text prompt, lm_err *err) {
     for (int i = 0; i < n && !err->code; i++) {
         if (is_bare) put_start(j, &ids[i], err);
         if (ids[i].n > (size_t)n_ctx) {
-            lm_err_set(err, LM_ERROR, "the prompt and the completion have %zu tokens, the model's context is %d", ids[i].n, n_ctx);
+            lm_err_set(err, LM_ERROR, "the prompt and the completion have %zu tokens, the model's context is %d",
+                       ids[i].n, n_ctx);
         }
         if (!err->code) lm_scorer_add(j->scorer, ids[i].data, ids[i].n, 0, first + (size_t)is_bare, err);
     }
@@ -121,7 +125,8 @@ static void logprob(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     sqlite3_value *options = n_args > 2 ? args[2] : NULL;
     size_t n;
     lm_options_read(logprob_table, &o, options, NULL, &err);
-    int there = lm_value_text(args[0], &prompt, "prompt", &err) & lm_value_text(args[1], &completion, "completion", &err);
+    int there = lm_value_text(args[0], &prompt, "prompt", &err)
+                & lm_value_text(args[1], &completion, "completion", &err);
     if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, &err);
     if (s) {
         double sum = 0;
@@ -169,7 +174,8 @@ static void read_choices(lm_texts *out, lm_text json, const char *what, lm_err *
 }
 
 /* Choose among choices by the ln p of their completions behind the first prompt, less that behind the second if there are two. */
-static void choose(job *j, const score_options *o, const lm_text *prompts, int n_prompts, const lm_texts *choices, lm_buf *out, lm_err *err) {
+static void choose(job *j, const score_options *o, const lm_text *prompts, int n_prompts, const lm_texts *choices,
+                   lm_buf *out, lm_err *err) {
     int n = choices->n, best = 0;
     score_prompts(j, prompts, n_prompts, err);
     if (err->code) return;
@@ -206,7 +212,8 @@ typedef struct {
 static int read_texts(lm_json *j, frame *f, lm_err *err) {
     int n = 0;
     for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
-        int is_before = !strcmp(j->key.data, "before"), is_text = kind == LM_JSON_TEXT && (is_before || !strcmp(j->key.data, "after"));
+        int is_before = !strcmp(j->key.data, "before"),
+            is_text = kind == LM_JSON_TEXT && (is_before || !strcmp(j->key.data, "after"));
         if (is_text) lm_buf_append(is_before ? &f->before : &f->after, j->string.data, j->string.n, err);
         else lm_json_skip(j, kind, err);
         n += is_text;
@@ -219,8 +226,12 @@ static void read_label_format(lm_conn *c, const char *model, const char *adapter
     lm_found found;
     lm_err own = {0};
     lm_store_find(c, model, "generate", &found, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, adapter ? "SELECT info FROM \"%w\".lm_adapter WHERE model = ?1 AND name = ?2 AND info IS NOT NULL"
-                                         : "SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND info IS NOT NULL", found.schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(c, err,
+                        adapter
+                            ? "SELECT info FROM \"%w\".lm_adapter WHERE model = ?1 AND name = ?2 AND info IS NOT NULL"
+                            : "SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND info IS NOT NULL",
+                        found.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, found.id);
     if (stmt && adapter) sqlite3_bind_text(stmt, 2, adapter, -1, SQLITE_STATIC);
     const char *text = stmt && lm_conn_step(c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
@@ -240,7 +251,8 @@ static void read_label_format(lm_conn *c, const char *model, const char *adapter
         lm_json_clear(&j);
         if (own.code == LM_ERROR) lm_err_set(err, LM_ERROR, "model %.60s: info is not JSON", found.name);
         else if (own.code) *err = own;
-        else if (n_texts < 2) lm_err_set(err, LM_ERROR, "model %.60s: info: label_format: before and after must be texts", found.name);
+        else if (n_texts < 2)
+            lm_err_set(err, LM_ERROR, "model %.60s: info: label_format: before and after must be texts", found.name);
     }
     sqlite3_finalize(stmt);
     lm_found_clear(&found);
@@ -283,7 +295,8 @@ static void put_in_frame(const frame *f, lm_text text, lm_buf *out, lm_err *err)
 }
 
 /* lm_choose, or with a frame lm_classify: text is what is asked about, prior what stands in its place for comparison. */
-static void answer(lm_conn *c, const lm_shared *s, const score_options *o, const frame *f, lm_text text, const lm_texts *choices, lm_buf *out, lm_err *err) {
+static void answer(lm_conn *c, const lm_shared *s, const score_options *o, const frame *f, lm_text text,
+                   const lm_texts *choices, lm_buf *out, lm_err *err) {
     lm_buf asked[2] = {{0}};
     lm_generate_options g = o->g;
     lm_text prompts[2] = { text, { o->prior ? o->prior : "", o->prior ? strlen(o->prior) : 0 } };
@@ -312,7 +325,8 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
     const char *known = NULL, *what = is_classify ? "labels" : "choices";
     size_t n = 0;
     lm_options_read(choose_table, &o, options, NULL, &err);
-    int there = lm_value_text(args[0], &text, is_classify ? "text" : "prompt", &err) & lm_value_text(args[1], &json, what, &err);
+    int there = lm_value_text(args[0], &text, is_classify ? "text" : "prompt", &err)
+                & lm_value_text(args[1], &json, what, &err);
     if (there && !err.code) read_choices(&choices, json, what, &err);
     if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, &err);
     if (s && is_classify) {
@@ -357,7 +371,8 @@ void lm_raw_options_read(lm_raw_options *o, sqlite3_value *json, lm_err *err) {
 
 void lm_raw_options_clear(lm_raw_options *o) { lm_options_clear(raw_table, o); }
 
-lm_scorer *lm_raw_start(lm_conn *c, const lm_shared *s, const lm_raw_options *o, lm_text text, int details, lm_ids *ids, size_t *lead, lm_err *err) {
+lm_scorer *lm_raw_start(lm_conn *c, const lm_shared *s, const lm_raw_options *o, lm_text text, int details,
+                        lm_ids *ids, size_t *lead, lm_err *err) {
     lm_score_options so = { .window = o->window, .stride = o->stride, .details = details };
     lm_tok_options how = { .parse_special = o->parse_special };
     lm_scorer *scorer = lm_scorer_new(s->model, &so, err);

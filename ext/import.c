@@ -26,8 +26,12 @@ static void close_source(source *f) {
     lm_hf_close(f->hf);
 }
 
-static const lm_meta *source_meta(const source *f) { return f->made ? f->made->meta : f->hf ? lm_hf_meta(f->hf) : lm_gguf_meta(f->gguf); }
-static int source_n_tensors(const source *f) { return f->made ? f->made->n_tensors : f->hf ? lm_hf_n_tensors(f->hf) : lm_gguf_n_tensors(f->gguf); }
+static const lm_meta *source_meta(const source *f) {
+    return f->made ? f->made->meta : f->hf ? lm_hf_meta(f->hf) : lm_gguf_meta(f->gguf);
+}
+static int source_n_tensors(const source *f) {
+    return f->made ? f->made->n_tensors : f->hf ? lm_hf_n_tensors(f->hf) : lm_gguf_n_tensors(f->gguf);
+}
 static const lm_tensor *source_tensor(const source *f, int i) {
     return f->made ? &f->made->tensors[i] : f->hf ? lm_hf_tensor(f->hf, i) : lm_gguf_tensor(f->gguf, i);
 }
@@ -81,7 +85,8 @@ static int64_t chunk_bytes(const lm_tensor *t) {
 ** stay: a little noise there sends a token to another expert. */
 static lm_tensor stored_tensor(const import *im, int i, lm_err *err) {
     lm_tensor t = *source_tensor(&im->from, i);
-    if (im->as && t.n_dims > 1 && !strstr(t.name, ".ffn_gate_inp.")) t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
+    if (im->as && t.n_dims > 1 && !strstr(t.name, ".ffn_gate_inp."))
+        t.dtype = t.ne[0] % im->as->block ? LM_F16 : im->as->id;
     lm_tensor_measure(&t, err);
     return t;
 }
@@ -89,8 +94,8 @@ static lm_tensor stored_tensor(const import *im, int i, lm_err *err) {
 static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x, int64_t n, int64_t at, lm_err *err) {
     for (int64_t e = 0; e < n && !err->code; e++) {
         if (fabsf(x[e]) < as->limit || (!isfinite(x[e]) && as->block == 1)) continue;
-        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than %s holds: import it as f32", to->name, (long long)(at + e),
-                   (double)x[e], as->name);
+        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than %s holds: import it as f32", to->name,
+                   (long long)(at + e), (double)x[e], as->name);
     }
 }
 
@@ -102,8 +107,10 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
     int64_t at = offset / as->bytes * as->block, end = (offset + n) / as->bytes * as->block;
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
-        source_read(&im->from, i, at / type->block * type->bytes, im->raw, (size_t)(count / type->block * type->bytes), err);
-        if (!err->code) lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
+        source_read(&im->from, i, at / type->block * type->bytes, im->raw,
+                    (size_t)(count / type->block * type->bytes), err);
+        if (!err->code)
+            lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
         if (err->code) return;
         if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         type->decode(im->raw, im->floats, count);
@@ -113,7 +120,8 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
     }
 }
 
-static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 tensor, int64_t offset, int64_t n, int seq, lm_err *err) {
+static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 tensor, int64_t offset, int64_t n,
+                         int seq, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     if (t->dtype == source_tensor(&im->from, i)->dtype) source_read(&im->from, i, offset, im->buffer, (size_t)n, err);
     else convert(im, i, t, offset, n, err);
@@ -167,12 +175,14 @@ static void check_vocabulary(const import *im, const lm_tok *tok, lm_err *err) {
     for (int i = 0; tok && i < source_n_tensors(&im->from); i++) {
         const lm_tensor *t = source_tensor(&im->from, i);
         if (strcmp(t->name, "token_embd.weight") || lm_tok_count(tok) <= t->ne[1]) continue;
-        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %lld rows", lm_tok_count(tok), (long long)t->ne[1]);
+        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %lld rows", lm_tok_count(tok),
+                   (long long)t->ne[1]);
     }
 }
 
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
-static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams, lm_err *err) {
+static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams,
+                         lm_err *err) {
     const lm_meta *meta = source_meta(&im->from);
     lm_buf scalars = {0}, arrays = {0};
     size_t license_n = 0, base_n;
@@ -182,8 +192,11 @@ static void import_model(import *im, const char *name, const char *path, const c
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_model(name, arch, task, hparams, meta, n_params, n_active,"
-                                         " n_bytes, license, source) VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?)", im->schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(im->c, err,
+                        "INSERT INTO \"%w\".lm_model(name, arch, task, hparams, meta, n_params, n_active,"
+                        " n_bytes, license, source) VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?)",
+                        im->schema);
     if (stmt) {
         sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 2, arch, -1, SQLITE_STATIC);
@@ -203,7 +216,8 @@ static void import_model(import *im, const char *name, const char *path, const c
     lm_root_text(&im->root, kind);
     lm_root_part(&im->root, arrays.data, arrays.n);
     if (arrays.n) {
-        stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tokenizer(model, kind, data) VALUES (?, ?, ?)", im->schema);
+        stmt = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tokenizer(model, kind, data) VALUES (?, ?, ?)",
+                               im->schema);
         if (stmt) {
             sqlite3_bind_int64(stmt, 1, im->model);
             sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
@@ -223,9 +237,12 @@ static void import_finish(import *im, lm_err *err) {
     char text[2 * LM_DIGEST_BYTES + 1];
     lm_digest_end(&im->root, digest);
     lm_hex(digest, text);
-    sqlite3_stmt *stmt = lm_conn_prepare(im->c, err, "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?5, n_bytes = ?2, digest = ?3,"
-                                         " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
-                                         " WHERE id = ?4", im->schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(im->c, err,
+                        "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?5, n_bytes = ?2, digest = ?3,"
+                        " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
+                        " WHERE id = ?4",
+                        im->schema);
     if (!stmt) return;
     sqlite3_bind_int64(stmt, 1, im->n_params);
     sqlite3_bind_int64(stmt, 2, im->n_bytes);
@@ -242,7 +259,8 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE name = ?", schema);
     if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
     if (stmt && lm_conn_step(c, stmt, err)) {
-        lm_err_set(err, LM_ERROR, "model %.60s exists already (DELETE FROM lm_model WHERE name = '%.60s' removes it)", name, name);
+        lm_err_set(err, LM_ERROR, "model %.60s exists already (DELETE FROM lm_model WHERE name = '%.60s' removes it)",
+                   name, name);
     }
     sqlite3_finalize(stmt);
 }
@@ -260,10 +278,14 @@ static void import_all(import *im, lm_err *err) {
         lm_store_create(im->c, im->schema, err);
         check_name(im->c, im->schema, im->name, err);
         if (!err->code) import_model(im, im->name, im->path, arch, &hparams, err);
-        im->add_tensor = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
-                                         " VALUES (?, ?, ?, ?, ?, ?)", im->schema);
-        im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)", im->schema);
-        im->add_digest = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_digest(chunk, digest) VALUES (?, ?)", im->schema);
+        im->add_tensor = lm_conn_prepare(im->c, err,
+                                         "INSERT INTO \"%w\".lm_tensor(model, name, dtype, shape, n_params, n_bytes)"
+                                         " VALUES (?, ?, ?, ?, ?, ?)",
+                                         im->schema);
+        im->add_chunk = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_chunk(tensor, seq, data) VALUES (?, ?, ?)",
+                                        im->schema);
+        im->add_digest = lm_conn_prepare(im->c, err, "INSERT INTO \"%w\".lm_digest(chunk, digest) VALUES (?, ?)",
+                                         im->schema);
         im->buffer = lm_alloc(LM_CHUNK_BYTES, err);
         if (im->as) im->raw = lm_alloc(STRETCH * sizeof(float), err);       /* no format needs more */
         if (im->as) im->floats = lm_alloc(STRETCH * sizeof(float), err);
@@ -293,7 +315,7 @@ static void import_whole(import *im, const char *function, lm_err *err) {
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
-    import im = { .c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
+import im = {.c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) :NULL };
     im.from = open_source(path, err);
     import_whole(&im, "lm_import", err);
     close_source(&im.from);

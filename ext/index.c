@@ -64,10 +64,12 @@ static void append_option(lm_buf *json, const char *arg, lm_err *err) {
     lm_buf_append(json, json->n ? "," : "{", 1, err);
     lm_json_quote(json, name, n, err);
     lm_buf_append(json, ":", 1, err);
-    if (*append_value(json, skip_space(s + 1), err)) lm_err_set(err, LM_ERROR, "option \"%.*s\": expected one value: %.60s", (int)n, name, arg);
+    if (*append_value(json, skip_space(s + 1), err))
+        lm_err_set(err, LM_ERROR, "option \"%.*s\": expected one value: %.60s", (int)n, name, arg);
 }
 
-void lm_index_open(lm_index *x, lm_conn *c, const char *schema, const char *name, int n_args, const char *const *args, lm_err *err) {
+void lm_index_open(lm_index *x, lm_conn *c, const char *schema, const char *name, int n_args, const char *const *args,
+                   lm_err *err) {
     lm_buf json = {0};
     *x = (lm_index){ .c = c, .schema = sqlite3_mprintf("%s", schema), .name = sqlite3_mprintf("%s", name) };
     lm_vector_options_init(&x->o.vector);
@@ -76,7 +78,8 @@ void lm_index_open(lm_index *x, lm_conn *c, const char *schema, const char *name
     lm_buf_append(&json, json.n ? "}" : "{}", json.n ? 1 : 2, err);
     if (!err->code) lm_options_parse(table, &x->o, (lm_text){ json.data, json.n }, NULL, err);
     lm_buf_clear(&json);
-    if (!x->o.content || !x->o.column) lm_err_set(err, LM_ERROR, "lm_index needs content = 'a table' and column = 'its text'");
+    if (!x->o.content || !x->o.column)
+        lm_err_set(err, LM_ERROR, "lm_index needs content = 'a table' and column = 'its text'");
 }
 
 void lm_index_clear(lm_index *x) {
@@ -156,7 +159,8 @@ static void find_key(lm_index *x, lm_err *err) {
         int d = name ? lm_distance(x->o.column, name) : 99;
         if (name && !sqlite3_stricmp(name, x->o.column)) has_body = 1;
         if (d < least) least = d, sqlite3_free(nearest), nearest = lm_text_copy(name, err);
-        if (sqlite3_column_int(stmt, 5) && ++n_keys == 1 && type && !sqlite3_stricmp(type, "INTEGER")) key = lm_text_copy(name, err);
+        if (sqlite3_column_int(stmt, 5) && ++n_keys == 1 && type && !sqlite3_stricmp(type, "INTEGER"))
+            key = lm_text_copy(name, err);
     }
     sqlite3_finalize(stmt);
     /* A primary key with an index of its own is not the rowid: WITHOUT ROWID, or declared DESC. */
@@ -167,8 +171,11 @@ static void find_key(lm_index *x, lm_err *err) {
     }
     sqlite3_finalize(stmt);
     if (!n_columns) lm_err_set(err, LM_ERROR, "no table %.60s in %.60s, where the index is", x->o.content, x->schema);
-    else if (!has_body) lm_err_set(err, LM_ERROR, "%.60s has no column %.60s: did you mean %.60s?", x->o.content, x->o.column, nearest);
-    else if (!key || n_keys != 1) lm_err_set(err, LM_ERROR, "%.60s must be a table with an INTEGER PRIMARY KEY", x->o.content);
+    else if (!has_body)
+        lm_err_set(err, LM_ERROR, "%.60s has no column %.60s: did you mean %.60s?", x->o.content, x->o.column,
+                   nearest);
+    else if (!key || n_keys != 1)
+        lm_err_set(err, LM_ERROR, "%.60s must be a table with an INTEGER PRIMARY KEY", x->o.content);
     sqlite3_free(nearest);
     sqlite3_free(x->key);
     x->key = key;
@@ -184,15 +191,20 @@ static void need_vec(const lm_index *x, lm_err *err) {
     lm_err own = {0};
     sqlite3_stmt *stmt = err->code ? NULL : lm_conn_prepare(x->c, &own, "SELECT vec_version()");
     if (is_answer(&own, err)) {
-        lm_err_set(err, LM_ERROR, "lm_index needs sqlite-vec, which is not loaded: get it by \"pip install sqlite-vec\" or \"npm install"
-                   " sqlite-vec\" and load its vec0 first (.load vec0, sqlite_vec.load(db))");
+        lm_err_set(
+            err, LM_ERROR,
+            "lm_index needs sqlite-vec, which is not loaded: get it by \"pip install sqlite-vec\" or \"npm install"
+            " sqlite-vec\" and load its vec0 first (.load vec0, sqlite_vec.load(db))");
     }
     sqlite3_finalize(stmt);
 }
 
 static int has_triggers(const lm_index *x, lm_err *err) {
-    sqlite3_stmt *stmt = lm_index_prepare(x, "SELECT count(*) FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE"
-                                          " NOCASE AND name COLLATE NOCASE IN (?2 || '_ai', ?2 || '_au', ?2 || '_ad')", err);
+    sqlite3_stmt *stmt = lm_index_prepare(
+        x,
+        "SELECT count(*) FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE"
+        " NOCASE AND name COLLATE NOCASE IN (?2 || '_ai', ?2 || '_au', ?2 || '_ad')",
+        err);
     if (stmt) sqlite3_bind_text(stmt, 1, x->o.content, -1, SQLITE_STATIC);
     if (stmt) sqlite3_bind_text(stmt, 2, x->name, -1, SQLITE_STATIC);
     int n = lm_conn_step(x->c, stmt, err) ? sqlite3_column_int(stmt, 0) : 0;
@@ -210,8 +222,11 @@ static void drop_triggers(const lm_index *x, lm_err *err) {
 static void create_triggers(const lm_index *x, lm_err *err) {
     exec(x, "CREATE TRIGGER {ai} AFTER INSERT ON {table} BEGIN " TOUCH("new") "END", err);
     exec(x, "CREATE TRIGGER {ad} AFTER DELETE ON {table} BEGIN " TOUCH("old") "END", err);
-    exec(x, "CREATE TRIGGER {au} AFTER UPDATE ON {table} WHEN old.{key} <> new.{key} OR old.{body} IS NOT new.{body} COLLATE BINARY"
-         " OR typeof(old.{body}) <> typeof(new.{body}) BEGIN " TOUCH("old") TOUCH("new") "END", err);
+    exec(
+        x,
+        "CREATE TRIGGER {au} AFTER UPDATE ON {table} WHEN old.{key} <> new.{key} OR old.{body} IS NOT new.{body} COLLATE BINARY"
+        " OR typeof(old.{body}) <> typeof(new.{body}) BEGIN " TOUCH("old") TOUCH("new") "END",
+        err);
 }
 
 static void write_config(const lm_index *x, const char *key, const char *text, sqlite3_int64 number, lm_err *err) {
@@ -231,9 +246,14 @@ void lm_index_create(lm_index *x, lm_err *err) {
     int size = s ? lm_vector_size(s, &x->o.vector, err) : 0;
     if (s) lm_hex(s->digest, digest);
     lm_share_end(s);
-    char *sql = sqlite3_mprintf("CREATE VIRTUAL TABLE {vec} USING vec0(embedding float[%d] distance_metric=cosine)", size);
+    char *sql = sqlite3_mprintf("CREATE VIRTUAL TABLE {vec} USING vec0(embedding float[%d] distance_metric=cosine)",
+                                size);
     if (!sql) lm_err_set(err, LM_NOMEM, "out of memory");
-    if (!err->code) exec(x, "CREATE TABLE {outbox}(key INTEGER PRIMARY KEY); CREATE TABLE {config}(key TEXT PRIMARY KEY, value) WITHOUT ROWID", err);
+    if (!err->code)
+        exec(
+            x,
+            "CREATE TABLE {outbox}(key INTEGER PRIMARY KEY); CREATE TABLE {config}(key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+            err);
     if (!err->code) exec(x, sql, err);
     sqlite3_free(sql);
     write_config(x, "format", NULL, FORMAT, err);
@@ -251,14 +271,17 @@ void lm_index_drop(lm_index *x, lm_err *err) {
 
 /* vec0 (0.1.9) takes a new name without giving it to its own tables: they are renamed first. */
 void lm_index_rename(lm_index *x, const char *name, lm_err *err) {
-    static const char *const tables[] = { "_config", "_outbox", "_vec_info", "_vec_chunks", "_vec_rowids", "_vec_vector_chunks00", "_vec" };
+    static const char *const tables[] = { "_config",     "_outbox",     "_vec_info",
+                                          "_vec_chunks", "_vec_rowids", "_vec_vector_chunks00",
+                                          "_vec" };
     char *old_name = x->name, *new_name = sqlite3_mprintf("%s", name);
     if (!new_name) lm_err_set(err, LM_NOMEM, "out of memory");
     need_vec(x, err);
     if (!err->code) find_key(x, err);
     drop_triggers(x, err);
     for (int i = 0; i < LM_COUNT(tables); i++) {
-        lm_conn_exec(x->c, err, "ALTER TABLE \"%w\".\"%w%s\" RENAME TO \"%w%s\"", x->schema, old_name, tables[i], name, tables[i]);
+        lm_conn_exec(x->c, err, "ALTER TABLE \"%w\".\"%w%s\" RENAME TO \"%w%s\"", x->schema, old_name, tables[i],
+                     name, tables[i]);
     }
     if (!err->code) x->name = new_name;
     create_triggers(x, err);
@@ -273,7 +296,8 @@ static void look(lm_index *x, lm_err *err) {
     if (!err->code) find_key(x, err);
     sqlite3_int64 format = get_int(x, "SELECT value FROM {config} WHERE key = 'format'", err);
     if (!err->code && format != FORMAT) {
-        lm_err_set(err, LM_ERROR, "%.60s has format %lld, this version of sqlite-lm knows format %d", x->name, (long long)format, FORMAT);
+        lm_err_set(err, LM_ERROR, "%.60s has format %lld, this version of sqlite-lm knows format %d", x->name,
+                   (long long)format, FORMAT);
     }
 }
 
@@ -285,7 +309,8 @@ static int has_lost_places(const lm_index *x, lm_err *err) {
 }
 
 static void restore_places(const lm_index *x, lm_err *err) {
-    if (has_lost_places(x, err)) exec(x, "UPDATE {places} SET _rowid_ = -1 - rowid; UPDATE {places} SET _rowid_ = rowid", err);
+    if (has_lost_places(x, err))
+        exec(x, "UPDATE {places} SET _rowid_ = -1 - rowid; UPDATE {places} SET _rowid_ = rowid", err);
 }
 
 #define HOW_TO(command) "INSERT INTO %.60s(%.60s) VALUES('" command "')"
@@ -294,8 +319,8 @@ static lm_shared *begin(lm_index *x, int is_rebuild, int *size, lm_err *err) {
     char digest[2 * LM_DIGEST_BYTES + 1];
     look(x, err);
     if (!err->code && !is_rebuild && !has_triggers(x, err)) {
-        lm_err_set(err, LM_ERROR, "%.60s: the triggers on %.60s that keep it in step are gone: " HOW_TO("rebuild"), x->name, x->o.content,
-                   x->name, x->name);
+        lm_err_set(err, LM_ERROR, "%.60s: the triggers on %.60s that keep it in step are gone: " HOW_TO("rebuild"),
+                   x->name, x->o.content, x->name, x->name);
     }
     lm_shared *s = err->code ? NULL : lm_share_begin(x->c, x->o.vector.model, "embed", err);
     *size = s ? lm_vector_size(s, &x->o.vector, err) : 0;
@@ -306,10 +331,12 @@ static lm_shared *begin(lm_index *x, int is_rebuild, int *size, lm_err *err) {
     sqlite3_finalize(stmt);
     sqlite3_int64 dimensions = get_int(x, "SELECT value FROM {config} WHERE key = 'dimensions'", err);
     if (!err->code && dimensions != *size) {
-        lm_err_set(err, LM_ERROR, "%.60s holds vectors of %lld dimensions, the model now gives %d: drop it and create it again", x->name,
-                   (long long)dimensions, *size);
+        lm_err_set(err, LM_ERROR,
+                   "%.60s holds vectors of %lld dimensions, the model now gives %d: drop it and create it again",
+                   x->name, (long long)dimensions, *size);
     } else if (!err->code && !same && !is_rebuild) {
-        lm_err_set(err, LM_ERROR, "%.60s was made with another model than the one in use now: " HOW_TO("rebuild"), x->name, x->name, x->name);
+        lm_err_set(err, LM_ERROR, "%.60s was made with another model than the one in use now: " HOW_TO("rebuild"),
+                   x->name, x->name, x->name);
     } else if (!err->code && !same) {
         write_config(x, "digest", digest, 0, err);
     }
@@ -388,14 +415,16 @@ static int walk_next(walk *w, lm_err *err) {
     walk_read(w, err);
     for (int i = 0; i < w->n && !err->code; i++) {
         w->texts[i] = (lm_text){0};
-        if (sqlite3_value_type(w->bodies[i]) != SQLITE_BLOB && !lm_value_text(w->bodies[i], &w->texts[i], "", err)) w->texts[i].text = NULL;
+        if (sqlite3_value_type(w->bodies[i]) != SQLITE_BLOB && !lm_value_text(w->bodies[i], &w->texts[i], "", err))
+            w->texts[i].text = NULL;
     }
     if (w->n) lm_vectors(w->x->c, w->s, &w->x->o.vector, w->texts, w->n, w->vectors, NULL, w->errs, err);
     for (int i = 0; i < w->n && !err->code; i++) {
         lm_err *own = &w->errs[i];
         int has_text = w->texts[i].text != NULL;
         if (sqlite3_value_type(w->bodies[i]) == SQLITE_BLOB) lm_err_set(own, LM_ERROR, "a BLOB, not text");
-        if (has_text && !own->code && !has_direction(walk_vector(w, i), w->size)) lm_err_set(own, LM_ERROR, "its vector has no direction");
+        if (has_text && !own->code && !has_direction(walk_vector(w, i), w->size))
+            lm_err_set(own, LM_ERROR, "its vector has no direction");
         w->has_vector[i] = has_text && !own->code;
     }
     return err->code ? 0 : w->n;
@@ -453,10 +482,15 @@ static void work(lm_index *x, int what, lm_err *err) {
         drop_triggers(x, err);
         create_triggers(x, err);
     }
-    if (is_rebuild) exec(x, "DELETE FROM {vec}; DELETE FROM {outbox}; INSERT INTO {outbox}(key) SELECT {key} FROM {content}", err);
+    if (is_rebuild)
+        exec(x, "DELETE FROM {vec}; DELETE FROM {outbox}; INSERT INTO {outbox}(key) SELECT {key} FROM {content}",
+             err);
     if (what == LM_INDEX_SYNC) {         /* REPLACE removes rows of other keys without a word, unless recursive_triggers is on */
-        exec(x, "INSERT INTO {outbox}(key) SELECT v.rowid FROM {vec} v WHERE NOT EXISTS (SELECT 1 FROM {content} c WHERE c.{key} = v.rowid)"
-             " AND NOT EXISTS (SELECT 1 FROM {outbox} o WHERE o.key = v.rowid)", err);
+        exec(
+            x,
+            "INSERT INTO {outbox}(key) SELECT v.rowid FROM {vec} v WHERE NOT EXISTS (SELECT 1 FROM {content} c WHERE c.{key} = v.rowid)"
+            " AND NOT EXISTS (SELECT 1 FROM {outbox} o WHERE o.key = v.rowid)",
+            err);
     }
     if (!err->code) drain(x, s, size, err);
     lm_share_end(s);
@@ -478,7 +512,11 @@ static int carry_out(lm_index *x, int what, lm_err *err) {
     sqlite3_free(sql);
     switch (rc & 0xff) {
     case SQLITE_OK: break;
-    case SQLITE_BUSY: case SQLITE_LOCKED: case SQLITE_READONLY: case SQLITE_CANTOPEN: case SQLITE_AUTH: can_write = 0; break;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_READONLY:
+    case SQLITE_CANTOPEN:
+    case SQLITE_AUTH: can_write = 0; break;
     default:
         if (inner.code) *err = inner;
         else lm_conn_fail(x->c, err);
@@ -515,7 +553,8 @@ static void check(lm_index *x, lm_err *err) {
         }
     }
     if (n_faults) {
-        lm_err_set(err, LM_ERROR, "%.60s: %d rows of %.60s are not indexed as they stand, first %s", x->name, n_faults, x->o.content, first);
+        lm_err_set(err, LM_ERROR, "%.60s: %d rows of %.60s are not indexed as they stand, first %s", x->name,
+                   n_faults, x->o.content, first);
     }
     walk_free(w);
     sqlite3_finalize(stored);
@@ -525,7 +564,8 @@ static void check(lm_index *x, lm_err *err) {
 void lm_index_command(lm_index *x, const char *word, lm_err *err) {
     int is_check = !strcmp(word, "integrity-check"), what = !strcmp(word, "rebuild") ? LM_INDEX_REBUILD : LM_INDEX_SYNC;
     if (!is_check && strcmp(word, "sync") && strcmp(word, "rebuild")) {
-        lm_err_set(err, LM_ERROR, "%.60s: unknown command \"%.40s\" (have: sync, rebuild, integrity-check)", x->name, word);
+        lm_err_set(err, LM_ERROR, "%.60s: unknown command \"%.40s\" (have: sync, rebuild, integrity-check)", x->name,
+                   word);
     }
     if (x->work) {
         lm_err *inner = x->inner;
@@ -583,7 +623,8 @@ static void heap_sort(heap *h) {
 ** Searching. */
 #define COUNTS "EXISTS (SELECT 1 FROM {content} c WHERE c.{key} = v.rowid) AND NOT EXISTS (SELECT 1 FROM {outbox} o WHERE o.key = v.rowid)"
 
-static const char nearest_sql[] = "SELECT v.rowid, v.distance, " COUNTS " FROM {vec} v WHERE v.embedding MATCH ?1 AND v.k = ?2";
+static const char nearest_sql[] = "SELECT v.rowid, v.distance, " COUNTS
+                                  " FROM {vec} v WHERE v.embedding MATCH ?1 AND v.k = ?2";
 static const char every_sql[] = "SELECT v.rowid, vec_distance_cosine(v.embedding, ?1), 1 FROM {vec} v WHERE " COUNTS;
 
 /* Fill the heap from the `most` nearest vectors (0: from all, which vec0 cannot sort). Return whether they are enough: rows that do not count, and
@@ -632,8 +673,8 @@ static void read_query(const lm_index *x, const lm_shared *s, sqlite3_value *val
         if (lm_value_text(value, &text, "MATCH", err)) lm_vectors(x->c, s, &o, &text, 1, out, NULL, &own, err);
         if (own.code) lm_err_set(err, own.code, "MATCH: %.200s", own.msg);
     } else if (sqlite3_value_bytes(value) != size * (int)sizeof *out) {
-        lm_err_set(err, LM_ERROR, "MATCH: expected text, or a vector of %d float32 (%d bytes), got %d bytes", size, size * (int)sizeof *out,
-                   sqlite3_value_bytes(value));
+        lm_err_set(err, LM_ERROR, "MATCH: expected text, or a vector of %d float32 (%d bytes), got %d bytes", size,
+                   size * (int)sizeof *out, sqlite3_value_bytes(value));
     } else {
         const void *bytes = lm_value_blob(value, err);
         if (bytes) memcpy(out, bytes, (size_t)size * sizeof *out);
@@ -653,12 +694,16 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     if (!err->code) read_query(x, s, query, vector, size, err);
     sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT 1001)", err);
     int is_lost = has_lost_places(x, err);
-    if ((pending || is_lost) && !err->code && !lm_conn_must_begin(x->c, x->schema) && carry_out(x, LM_INDEX_DRAIN, err)) pending = is_lost = 0;
+    if ((pending || is_lost) && !err->code && !lm_conn_must_begin(x->c, x->schema)
+        && carry_out(x, LM_INDEX_DRAIN, err))
+        pending = is_lost = 0;
     if (pending > PENDING_MAX || is_lost) {
-        lm_err_set(err, LM_ERROR, "%.60s: %s, and this search cannot write: run sync where one can, " HOW_TO("sync"), x->name,
-                   is_lost ? "its vectors must be put in their places" : "over 1000 rows wait to be indexed", x->name, x->name);
+        lm_err_set(err, LM_ERROR, "%.60s: %s, and this search cannot write: run sync where one can, " HOW_TO("sync"),
+                   x->name, is_lost ? "its vectors must be put in their places" : "over 1000 rows wait to be indexed",
+                   x->name, x->name);
     }
-    for (int i = 0; i < LM_COUNT(most) && !settled && !err->code; i++) settled = collect(x, vector, size, most[i], &h, err);
+    for (int i = 0; i < LM_COUNT(most) && !settled && !err->code; i++)
+        settled = collect(x, vector, size, most[i], &h, err);
     if (pending) add_pending(x, s, vector, size, &h, err);
     see_interrupt(x, err);
     heap_sort(&h);

@@ -4,8 +4,9 @@
 
 #include <stdio.h>
 
-static const char *const type_names[] = { "an integer", "a number", "true or false", "a text", "a text or an array of texts",
-                                          "a text or an object" };
+static const char *const type_names[] = {
+    "an integer", "a number", "true or false", "a text", "a text or an array of texts", "a text or an object"
+};
 
 int lm_distance(const char *a, const char *b) {
     int row[64], n = (int)strlen(b);
@@ -43,9 +44,11 @@ static void unknown(const lm_option *table, const char *name, lm_err *err) {
 
 static void wrong(const lm_option *o, lm_err *err) {
     if (o->type == LM_OPT_INT || o->type == LM_OPT_REAL) {
-        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s from %.10g to %.10g", o->name, type_names[o->type], o->min, o->max);
+        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s from %.10g to %.10g", o->name, type_names[o->type],
+                   o->min, o->max);
     } else if (o->words) {
-        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s%s", o->name, o->type == LM_OPT_BOOL ? "true, false or " : "one of ", o->words);
+        lm_err_set(err, LM_ERROR, "option \"%s\": expected %s%s", o->name,
+                   o->type == LM_OPT_BOOL ? "true, false or " : "one of ", o->words);
     } else {
         lm_err_set(err, LM_ERROR, "option \"%s\": expected %s", o->name, type_names[o->type]);
     }
@@ -120,7 +123,8 @@ static void read_value(lm_json *j, int kind, const lm_option *o, void *into, lm_
         if (ok) *(int *)at = kind == LM_JSON_BOOL ? (int)j->integer : LM_OPT_WORD;
         break;
     case LM_OPT_TEXT:
-        ok = kind == LM_JSON_TEXT && strlen(j->string.data) == j->string.n && (!o->words || is_among(o->words, j->string.data));
+        ok = kind == LM_JSON_TEXT && strlen(j->string.data) == j->string.n
+             && (!o->words || is_among(o->words, j->string.data));
         if (ok) *(char **)at = copy((lm_text){ j->string.data, j->string.n }, err);
         break;
     case LM_OPT_TEXTS:
@@ -152,7 +156,8 @@ void lm_options_parse(const lm_option *table, void *into, lm_text text, uint64_t
     lm_json j;
     lm_json_init(&j, text.text, text.n);
     int kind = lm_json_next(&j, err);
-    if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "options: expected a JSON object such as {\"%s\": …}", table->name);
+    if (kind != LM_JSON_OBJECT)
+        lm_err_set(err, LM_ERROR, "options: expected a JSON object such as {\"%s\": …}", table->name);
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
         const lm_option *o = table;
         while (o->name && (strlen(o->name) != j.key.n || strcmp(o->name, j.key.data))) o++;

@@ -17,7 +17,9 @@
     { "on_error", LM_OPT_TEXT, AT(on_error), 0, 0, "error|null" }, { "adapter", LM_OPT_TEXT, AT(adapter), 0, 0, NULL }
 
 static const lm_option generate_table[] = { OPTIONS, { NULL, 0, 0, 0, 0, NULL } };
-static const lm_option chat_table[] = { OPTIONS, { "render", LM_OPT_BOOL, AT(render), 0, 0, NULL }, { NULL, 0, 0, 0, 0, NULL } };
+static const lm_option chat_table[] = { OPTIONS,
+                                        { "render", LM_OPT_BOOL, AT(render), 0, 0, NULL },
+                                        { NULL, 0, 0, 0, 0, NULL } };
 
 enum { SEED_ROW = 7 };
 
@@ -42,19 +44,28 @@ static const lm_chat *choose_chat(const lm_shared *s, const lm_generate_options 
     const lm_chat *chat = s->chat;
     if (o->template && !strcmp(o->template, "none")) {
         chat = NULL;
-        if (o->is_chat) lm_err_set(err, LM_ERROR, "option \"template\": messages need one (have: auto, %s)", lm_chat_families());
+        if (o->is_chat)
+            lm_err_set(err, LM_ERROR, "option \"template\": messages need one (have: auto, %s)", lm_chat_families());
     } else if (o->template && strcmp(o->template, "auto")) {
         chat = lm_chat_find(o->template);
-        if (!chat) lm_err_set(err, LM_ERROR, "option \"template\": no family %.40s (have: auto, none, %s)", o->template, lm_chat_families());
+        if (!chat)
+            lm_err_set(err, LM_ERROR, "option \"template\": no family %.40s (have: auto, none, %s)", o->template,
+                       lm_chat_families());
     } else if (!chat && s->chat_template.n) {
-        lm_err_set(err, LM_ERROR, "the model's chat template is of no known family: give option \"template\" (none, %s)", lm_chat_families());
+        lm_err_set(err, LM_ERROR,
+                   "the model's chat template is of no known family: give option \"template\" (none, %s)",
+                   lm_chat_families());
     }
-    if (!chat && o->is_chat) lm_err_set(err, LM_ERROR, "the model has no chat template: give option \"template\" (%s)", lm_chat_families());
+    if (!chat && o->is_chat)
+        lm_err_set(err, LM_ERROR, "the model has no chat template: give option \"template\" (%s)",
+                   lm_chat_families());
     if (!chat && o->system) lm_err_set(err, LM_ERROR, "option \"system\" needs a chat template, and there is none");
     return chat;
 }
 
-int lm_prompt_is_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err) { return choose_chat(s, o, err) != NULL; }
+int lm_prompt_is_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err) {
+    return choose_chat(s, o, err) != NULL;
+}
 
 /*----------------------------------------------------------------------
 ** Conversations: an array of {"role", "content"}. */
@@ -80,24 +91,32 @@ static size_t add_text(conversation *t, const char *text, size_t n, lm_err *err)
 }
 
 /* A JSON string may have a NUL in it. */
-static int is_word(const lm_buf *text, const char *word) { return text->n == strlen(word) && !memcmp(text->data, word, text->n); }
+static int is_word(const lm_buf *text, const char *word) {
+    return text->n == strlen(word) && !memcmp(text->data, word, text->n);
+}
 
 static void read_message(conversation *t, lm_json *j, lm_err *err) {
     size_t role = 0, role_n = 0, content = 0, content_n = 0;
     int has_role = 0, has_content = 0, index = (int)(t->n - t->n_before);
     for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
         int is_role = is_word(&j->key, "role"), is_content = is_word(&j->key, "content");
-        if (!is_role && !is_content) lm_err_set(err, LM_ERROR, "messages: message %d: unknown key \"%.40s\" (have: role, content)", index, j->key.data);
-        else if (kind != LM_JSON_TEXT) lm_err_set(err, LM_ERROR, "messages: message %d: %s: expected a text", index, j->key.data);
+        if (!is_role && !is_content)
+            lm_err_set(err, LM_ERROR, "messages: message %d: unknown key \"%.40s\" (have: role, content)", index,
+                       j->key.data);
+        else if (kind != LM_JSON_TEXT)
+            lm_err_set(err, LM_ERROR, "messages: message %d: %s: expected a text", index, j->key.data);
         if (err->code) return;
         size_t at = add_text(t, j->string.data, j->string.n, err);
         if (is_role) has_role = 1, role = at, role_n = j->string.n;
         else has_content = 1, content = at, content_n = j->string.n;
-        if (is_role && !is_word(&j->string, "system") && !is_word(&j->string, "user") && !is_word(&j->string, "assistant")) {
-            lm_err_set(err, LM_ERROR, "messages: message %d: role \"%.40s\": expected system, user or assistant", index, j->string.data);
+        if (is_role && !is_word(&j->string, "system") && !is_word(&j->string, "user")
+            && !is_word(&j->string, "assistant")) {
+            lm_err_set(err, LM_ERROR, "messages: message %d: role \"%.40s\": expected system, user or assistant",
+                       index, j->string.data);
         }
     }
-    if (!has_role || !has_content) lm_err_set(err, LM_ERROR, "messages: message %d: %s is missing", index, has_role ? "content" : "role");
+    if (!has_role || !has_content)
+        lm_err_set(err, LM_ERROR, "messages: message %d: %s is missing", index, has_role ? "content" : "role");
     add_message(t, role, role_n, content, content_n, err);
 }
 
@@ -106,9 +125,11 @@ static void read_messages(conversation *t, lm_text json, lm_err *err) {
     int kind;
     t->n_before = t->n;
     lm_json_init(&j, json.text, json.n);
-    if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "messages: expected a JSON array of {\"role\", \"content\"}");
+    if (lm_json_next(&j, err) != LM_JSON_ARRAY)
+        lm_err_set(err, LM_ERROR, "messages: expected a JSON array of {\"role\", \"content\"}");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
-        if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "messages: expected a JSON array of {\"role\", \"content\"}");
+        if (kind != LM_JSON_OBJECT)
+            lm_err_set(err, LM_ERROR, "messages: expected a JSON array of {\"role\", \"content\"}");
         else read_message(t, &j, err);
     }
     lm_json_next(&j, err);
@@ -144,11 +165,12 @@ static void clear_messages(conversation *t) {
 ** Prompts */
 
 /* Write out a conversation in the form of chat. */
-static void render(const lm_shared *s, const lm_chat *chat, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_spans *spans,
-                   lm_err *err) {
+static void render(const lm_shared *s, const lm_chat *chat, const lm_generate_options *o, lm_text prompt,
+                   lm_buf *text, lm_spans *spans, lm_err *err) {
     const lm_tok *tok = lm_model_tok(s->model);
     conversation t = {0};
-    lm_chat_talk talk = { .template_text = s->chat_template.data, .template_n = s->chat == chat ? s->chat_template.n : 0 };
+    lm_chat_talk talk = { .template_text = s->chat_template.data,
+                          .template_n = s->chat == chat ? s->chat_template.n : 0 };
     talk.bos = lm_tok_text(tok, lm_tok_bos(tok), &talk.bos_n);
     talk.eos = lm_tok_text(tok, lm_tok_eos(tok), &talk.eos_n);
     gather_messages(&t, o, prompt, err);
@@ -166,7 +188,8 @@ void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text pr
     lm_spans_clear(&spans);
 }
 
-void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_text answer, lm_ids *ids, lm_err *err) {
+void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_text answer,
+                   lm_ids *ids, lm_err *err) {
     const lm_chat *chat = choose_chat(s, o, err);
     const lm_tok *tok = lm_model_tok(s->model);
     /* Far more than any context, so that the error for a text that is too long can count it. */
@@ -187,14 +210,21 @@ void lm_prompt_ids(lm_conn *c, const lm_shared *s, const lm_generate_options *o,
     lm_spans_clear(&spans);
 }
 
-int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob, lm_batch *b,
-                  int *n_prompt, lm_err *err) {
+int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
+                  lm_batch *b, int *n_prompt, lm_err *err) {
     lm_ids ids = {0};
     int seq = -1;
     lm_stop stop = lm_conn_stop(c);
-    lm_gen_options g = { .max_tokens = o->max_tokens, .temperature = o->temperature, .top_k = o->top_k, .top_p = o->top_p,
-                         .min_p = o->min_p, .repeat_penalty = o->repeat_penalty, .seed = (uint64_t)o->seed,
-                         .stops = (const char *const *)o->stop.items, .stop_ns = o->stop.ns, .n_stops = o->stop.n,
+    lm_gen_options g = { .max_tokens = o->max_tokens,
+                         .temperature = o->temperature,
+                         .top_k = o->top_k,
+                         .top_p = o->top_p,
+                         .min_p = o->min_p,
+                         .repeat_penalty = o->repeat_penalty,
+                         .seed = (uint64_t)o->seed,
+                         .stops = (const char *const *)o->stop.items,
+                         .stop_ns = o->stop.ns,
+                         .n_stops = o->stop.n,
                          .want_logprob = want_logprob };
     if (!o->has_seed) sqlite3_randomness(sizeof g.seed, &g.seed);
     lm_prompt_ids(c, s, o, prompt, (lm_text){ "", 0 }, &ids, err);
@@ -205,8 +235,8 @@ int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, 
     return seq;
 }
 
-lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt, int want_logprob,
-                          lm_err *err) {
+lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_options *o, lm_text prompt,
+                          int want_logprob, lm_err *err) {
     lm_batch *b = lm_batch_new(s->model, err);
     if (b && lm_prompt_add(c, s, o, prompt, want_logprob, b, NULL, err) >= 0) return b;
     lm_batch_free(b);

@@ -4,7 +4,8 @@
 ** second statement would be a tail, which is refused. */
 #include "ext.h"
 
-sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_columns, const char *columns, lm_err *err) {
+sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_columns, const char *columns,
+                            lm_err *err) {
     sqlite3_stmt *stmt = NULL;
     const char *tail = NULL;
     if (strlen(query.text) != query.n) lm_err_set(err, LM_ERROR, "%s: the query has a NUL inside it", name);
@@ -12,14 +13,16 @@ sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_c
     char *sql = err->code ? NULL : sqlite3_mprintf("SELECT * FROM (\n%.*s\n)", (int)query.n, query.text);
     if (!sql) lm_err_set(err, LM_NOMEM, "out of memory");
     if (!err->code && sqlite3_prepare_v2(c->db, sql, -1, &stmt, &tail) != SQLITE_OK) {
-        if (sqlite3_errcode(c->db) == SQLITE_ERROR) lm_err_set(err, LM_ERROR, "%s: the query: %s", name, sqlite3_errmsg(c->db));
+        if (sqlite3_errcode(c->db) == SQLITE_ERROR)
+            lm_err_set(err, LM_ERROR, "%s: the query: %s", name, sqlite3_errmsg(c->db));
         lm_conn_fail(c, err);
     }
     if (!err->code && (!stmt || tail[strspn(tail, " \t\r\n;")] || !sqlite3_stmt_readonly(stmt))) {
         lm_err_set(err, LM_ERROR, "%s: the query must be one SELECT", name);
     }
     if (!err->code && n_columns && sqlite3_column_count(stmt) != n_columns) {
-        lm_err_set(err, LM_ERROR, "%s: the query gives %d columns, expected %d: %s", name, sqlite3_column_count(stmt), n_columns, columns);
+        lm_err_set(err, LM_ERROR, "%s: the query gives %d columns, expected %d: %s", name, sqlite3_column_count(stmt),
+                   n_columns, columns);
     }
     sqlite3_free(sql);
     if (!err->code) return stmt;
@@ -30,7 +33,9 @@ sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_c
 void lm_each_open(lm_each *e, const char *name, sqlite3_value *query, const char *columns, lm_err *err) {
     lm_text text;
     if (e->was_filtered) {
-        lm_err_set(err, LM_ERROR, "%s would run again for each row of a join: WITH e AS MATERIALIZED (SELECT * FROM %s(…)) SELECT …", name, name);
+        lm_err_set(err, LM_ERROR,
+                   "%s would run again for each row of a join: WITH e AS MATERIALIZED (SELECT * FROM %s(…)) SELECT …",
+                   name, name);
     }
     e->was_filtered = 1;
     e->at_end = 1;

@@ -122,7 +122,9 @@ static void add_use(lm_conn *c, const lm_found *f, lm_shared *s, lm_err *err) {
         if (!grown) return;
         c->uses = grown;
         use = &c->uses[c->n_uses];
-        *use = (lm_use){ .schema = sqlite3_mprintf("%s", f->schema), .name = sqlite3_mprintf("%s", f->name), .id = f->id };
+        *use = (lm_use){ .schema = sqlite3_mprintf("%s", f->schema),
+                         .name = sqlite3_mprintf("%s", f->name),
+                         .id = f->id };
         if (!use->schema || !use->name) {
             sqlite3_free(use->schema);
             sqlite3_free(use->name);
@@ -149,7 +151,8 @@ static int stated_digest(lm_conn *c, const lm_found *f, uint8_t digest[LM_DIGEST
     if (stmt) sqlite3_bind_int64(stmt, 1, f->id);
     const char *text = stmt && lm_conn_step(c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
     if (text && sqlite3_column_bytes(stmt, 0) != 2 * LM_DIGEST_BYTES) text = NULL;
-    for (unsigned byte; text && n < LM_DIGEST_BYTES && sscanf(text + 2 * n, "%2x", &byte) == 1; n++) digest[n] = (uint8_t)byte;
+    for (unsigned byte; text && n < LM_DIGEST_BYTES && sscanf(text + 2 * n, "%2x", &byte) == 1; n++)
+        digest[n] = (uint8_t)byte;
     sqlite3_finalize(stmt);
     return n == LM_DIGEST_BYTES;
 }
@@ -272,11 +275,14 @@ lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_er
 ** no connection: between calls they are idle. */
 
 /* Read the adapter's rows beside base, a use of which the new copy takes. */
-static lm_shared *read_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *rows, const char *name, lm_shared *base, lm_err *err) {
+static lm_shared *read_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *rows, const char *name,
+                               lm_shared *base, lm_err *err) {
     char digest[2 * LM_DIGEST_BYTES + 1];
     lm_hex(base->digest, digest);
     if (strcmp(digest, rows->base_digest)) {
-        lm_err_set(err, LM_ERROR, "adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", name, f->name);
+        lm_err_set(err, LM_ERROR,
+                   "adapter %.60s: model %.60s is not the one that it was trained for: its digest is another", name,
+                   f->name);
     }
     lm_adapter_read(c, f, rows, err);
     lm_shared *s = lm_calloc(1, sizeof *s, err);
@@ -298,7 +304,8 @@ static lm_shared *read_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *r
     return NULL;
 }
 
-static lm_shared *begin_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *rows, const char *name, lm_shared *base, lm_err *err) {
+static lm_shared *begin_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *rows, const char *name,
+                                lm_shared *base, lm_err *err) {
     lm_found key = { .id = rows->id };
     char *where = place_of(c, f->schema), *place = where ? sqlite3_mprintf("%s\nadapter", where) : NULL;
     lm_shared *s = NULL;

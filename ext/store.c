@@ -63,7 +63,9 @@ static const char schema_sql[] =
 int lm_store_exists(lm_conn *c, const char *schema, lm_err *err) {
     if (sqlite3_table_column_metadata(c->db, schema, "lm_model", NULL, NULL, NULL, NULL, NULL, NULL) != SQLITE_OK) {
         /* The connection may not have seen yet what another one created: a query looks. */
-        sqlite3_stmt *look = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".sqlite_master WHERE type = 'table' AND name = 'lm_model'", schema);
+        sqlite3_stmt *look =
+            lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".sqlite_master WHERE type = 'table' AND name = 'lm_model'",
+                            schema);
         int there = look && lm_conn_step(c, look, err);
         sqlite3_finalize(look);
         if (!there) return 0;
@@ -72,7 +74,8 @@ int lm_store_exists(lm_conn *c, const char *schema, lm_err *err) {
     sqlite3_int64 format = stmt && lm_conn_step(c, stmt, err) ? sqlite3_column_int64(stmt, 0) : 0;
     sqlite3_finalize(stmt);
     if (!err->code && format != LM_FORMAT) {
-        lm_err_set(err, LM_ERROR, "%.60s: models are stored in format %lld, this version of sqlite-lm knows format %d", schema,
+        lm_err_set(err, LM_ERROR,
+                   "%.60s: models are stored in format %lld, this version of sqlite-lm knows format %d", schema,
                    (long long)format, LM_FORMAT);
     }
     return !err->code;
@@ -87,7 +90,9 @@ void lm_store_check_schema(lm_conn *c, const char *schema, lm_err *err) {
 }
 
 int lm_store_has_training(lm_conn *c, const char *schema, lm_err *err) {
-    sqlite3_stmt *look = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".sqlite_master WHERE type = 'table' AND name = 'lm_run'", schema);
+    sqlite3_stmt *look =
+        lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".sqlite_master WHERE type = 'table' AND name = 'lm_run'",
+                        schema);
     int there = look && lm_conn_step(c, look, err);
     sqlite3_finalize(look);
     return there;
@@ -136,8 +141,10 @@ static lm_lookup *get_lookup(lm_conn *c, const char *schema, lm_err *err) {
     }
     if (!lm_store_exists(c, schema, err)) return NULL;
     lm_lookup l = { .schema = sqlite3_mprintf("%s", schema) };
-    char *model = sqlite3_mprintf("SELECT id, edit, name FROM \"%w\".lm_model WHERE name = ?1 UNION ALL"
-                                  " SELECT id, edit, name FROM \"%w\".lm_model WHERE ?1 IS NULL AND task = ?2 LIMIT 2", schema, schema);
+    char *model =
+        sqlite3_mprintf("SELECT id, edit, name FROM \"%w\".lm_model WHERE name = ?1 UNION ALL"
+                        " SELECT id, edit, name FROM \"%w\".lm_model WHERE ?1 IS NULL AND task = ?2 LIMIT 2",
+                        schema, schema);
     char *setting = sqlite3_mprintf("SELECT value FROM \"%w\".lm_setting WHERE key = ?1 || '_model'", schema);
     lm_lookup *grown = lm_realloc(c->lookups, sizeof *grown * (size_t)(c->n_lookups + 1), err);
     if (grown) c->lookups = grown;
@@ -216,9 +223,12 @@ static void list_models(lm_conn *c, lm_buf *out, lm_err *err) {
     const char *schema;
     for (int i = 0; (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
         if (!lm_store_exists(c, schema, err)) continue;
-        sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_model WHERE name IS NOT NULL ORDER BY name LIMIT 20", schema);
+        sqlite3_stmt *stmt =
+            lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_model WHERE name IS NOT NULL ORDER BY name LIMIT 20",
+                            schema);
         while (stmt && lm_conn_step(c, stmt, err)) {
-            lm_buf_print(out, err, "%s%s%s%.60s", out->n ? ", " : "", i ? schema : "", i ? "." : "", sqlite3_column_text(stmt, 0));
+            lm_buf_print(out, err, "%s%s%s%.60s", out->n ? ", " : "", i ? schema : "", i ? "." : "",
+                         sqlite3_column_text(stmt, 0));
         }
         sqlite3_finalize(stmt);
     }
@@ -228,16 +238,23 @@ static void not_found(lm_conn *c, const char *name, const char *task, int severa
     lm_buf have = {0};
     list_models(c, &have, err);
     if (name) {
-        lm_err_set(err, LM_ERROR, "no such model: %.60s (have: %.*s)", name, have.n ? (int)have.n : 4, have.n ? have.data : "none");
+        lm_err_set(err, LM_ERROR, "no such model: %.60s (have: %.*s)", name, have.n ? (int)have.n : 4,
+                   have.n ? have.data : "none");
     } else if (several) {
-        lm_err_set(err, LM_ERROR, "which model? Name one in the options, {\"model\":\"…\"}, or set lm_config('%s_model', …) (have: %.*s)",
-                   task, (int)have.n, have.data);
+        lm_err_set(
+            err, LM_ERROR,
+            "which model? Name one in the options, {\"model\":\"…\"}, or set lm_config('%s_model', …) (have: %.*s)",
+            task, (int)have.n, have.data);
     } else if (!strcmp(task, "embed") && have.n) {
-        lm_err_set(err, LM_ERROR, "no model for embeddings: import one with lm_import('folder/'), or name a generating one in the options,"
-                   " {\"model\":\"…\"} (have: %.*s)", (int)have.n, have.data);
+        lm_err_set(
+            err, LM_ERROR,
+            "no model for embeddings: import one with lm_import('folder/'), or name a generating one in the options,"
+            " {\"model\":\"…\"} (have: %.*s)",
+            (int)have.n, have.data);
     } else {
         lm_err_set(err, LM_ERROR, "no model to %s with: import one with lm_import('%s') (have: %.*s)", task,
-                   strcmp(task, "embed") ? "file.gguf" : "folder/", have.n ? (int)have.n : 4, have.n ? have.data : "none");
+                   strcmp(task, "embed") ? "file.gguf" : "folder/", have.n ? (int)have.n : 4,
+                   have.n ? have.data : "none");
     }
     lm_buf_clear(&have);
 }
@@ -254,7 +271,8 @@ static int find_for(lm_conn *c, const char *name, const char *task, lm_found *ou
     }
     for (int i = 0; name && !count && !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
         size_t n = strlen(schema);
-        if (!sqlite3_strnicmp(schema, name, (int)n) && name[n] == '.') count += find_in(c, schema, name + n + 1, task, out, err);
+        if (!sqlite3_strnicmp(schema, name, (int)n) && name[n] == '.')
+            count += find_in(c, schema, name + n + 1, task, out, err);
     }
     if (!count && by_default) not_found(c, name, task, 0, err);
     sqlite3_free(by_default);
@@ -368,11 +386,15 @@ void lm_shape_read(lm_tensor *t, const char *text, size_t n, lm_err *err) {
 }
 
 void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int at, lm_err *err) {
-    const char *name = lm_column_text(stmt, at, err), *dtype = lm_column_text(stmt, at + 1, err), *shape = lm_column_text(stmt, at + 2, err);
+    const char *name = lm_column_text(stmt, at, err), *dtype = lm_column_text(stmt, at + 1, err),
+               *shape = lm_column_text(stmt, at + 2, err);
     size_t name_n = (size_t)sqlite3_column_bytes(stmt, at);
     int is_name = name && name_n && name_n <= LM_NAME_MAX && lm_tensor_is_name(name, name_n);
     if (!is_name || !dtype || !shape || !lm_dtype_find_name(dtype)) {
-        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad %s", model, is_name ? name : "?", !is_name ? "name" : !shape ? "shape" : "dtype");
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %.60s: bad %s", model, is_name ? name : "?",
+                   !is_name ? "name"
+                   : !shape ? "shape"
+                            : "dtype");
         return;
     }
     *t = (lm_tensor){ .dtype = lm_dtype_find_name(dtype)->id };
@@ -385,14 +407,19 @@ void lm_tensor_row_read(lm_tensor *t, const char *model, sqlite3_stmt *stmt, int
         *err = (lm_err){0};
         lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: shape: %s", model, name, what);
     }
-    if (!err->code && (sqlite3_column_int64(stmt, at + 3) != t->n_params || sqlite3_column_int64(stmt, at + 4) != t->n_bytes)) {
-        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s: n_params or n_bytes is not what its shape and dtype make: %lld, %lld", model, name,
-                   (long long)t->n_params, (long long)t->n_bytes);
+    if (!err->code
+        && (sqlite3_column_int64(stmt, at + 3) != t->n_params || sqlite3_column_int64(stmt, at + 4) != t->n_bytes)) {
+        lm_err_set(err, LM_ERROR,
+                   "model %.60s: tensor %s: n_params or n_bytes is not what its shape and dtype make: %lld, %lld",
+                   model, name, (long long)t->n_params, (long long)t->n_bytes);
     }
 }
 
 static void read_tensor_rows(reader *r, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id", r->f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        r->c, err,
+        "SELECT id, name, dtype, shape, n_params, n_bytes FROM \"%w\".lm_tensor WHERE model = ? ORDER BY id",
+        r->f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
     while (stmt && lm_conn_step(r->c, stmt, err)) {
         if (r->n_tensors == r->capacity) {
@@ -413,7 +440,8 @@ static void read_tensor_rows(reader *r, lm_err *err) {
 
 /* Read the tokenizer's row into the root digest and append its arrays to out. */
 static void read_tokenizer(reader *r, lm_buf *out, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT kind, data FROM \"%w\".lm_tokenizer WHERE model = ?", r->f->schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT kind, data FROM \"%w\".lm_tokenizer WHERE model = ?",
+                                         r->f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->f->id);
     int there = stmt && lm_conn_step(r->c, stmt, err);
     const char *kind = there ? lm_column_text(stmt, 0, err) : "";
@@ -425,7 +453,8 @@ static void read_tokenizer(reader *r, lm_buf *out, lm_err *err) {
     sqlite3_finalize(stmt);
 }
 
-static lm_tok *build_tokenizer(const lm_found *f, const void *meta_bytes, size_t meta_n, const lm_buf *arrays_bytes, lm_err *err) {
+static lm_tok *build_tokenizer(const lm_found *f, const void *meta_bytes, size_t meta_n, const lm_buf *arrays_bytes,
+                               lm_err *err) {
     lm_tok *tok = NULL;
     if (!arrays_bytes->n) return NULL;
     lm_meta *meta = lm_meta_new(meta_bytes, meta_n, err);
@@ -448,9 +477,11 @@ static void check_totals(const reader *r, sqlite3_stmt *row, const void *meta_by
         n_bytes += r->tensors[i].n_bytes;
     }
     int64_t n_active = meta ? lm_arch_n_active(meta, r->tensors, r->n_tensors) : 0;
-    if (sqlite3_column_int64(row, 4) != n_params || sqlite3_column_int64(row, 5) != n_active || sqlite3_column_int64(row, 6) != n_bytes) {
-        lm_err_set(err, LM_ERROR, "model %.60s: n_params, n_active or n_bytes is not what its tensors make: %lld, %lld, %lld", r->f->name,
-                   (long long)n_params, (long long)n_active, (long long)n_bytes);
+    if (sqlite3_column_int64(row, 4) != n_params || sqlite3_column_int64(row, 5) != n_active
+        || sqlite3_column_int64(row, 6) != n_bytes) {
+        lm_err_set(err, LM_ERROR,
+                   "model %.60s: n_params, n_active or n_bytes is not what its tensors make: %lld, %lld, %lld",
+                   r->f->name, (long long)n_params, (long long)n_active, (long long)n_bytes);
     }
     lm_meta_free(meta);
 }
@@ -471,13 +502,20 @@ static void read_rows(reader *r, sqlite3_stmt *row, uint8_t digest[LM_DIGEST_BYT
     lm_root_part(&r->root, meta, meta_n);
     read_tokenizer(r, &arrays, err);
     read_tensor_rows(r, err);
-    r->chunks = lm_conn_prepare(r->c, err, "SELECT c.seq, c.data, d.digest FROM \"%w\".lm_chunk c LEFT JOIN \"%w\".lm_digest d ON d.chunk = c.id"
-                                " WHERE c.tensor = ? ORDER BY c.seq", r->f->schema, r->f->schema);
+    r->chunks = lm_conn_prepare(
+        r->c, err,
+        "SELECT c.seq, c.data, d.digest FROM \"%w\".lm_chunk c LEFT JOIN \"%w\".lm_digest d ON d.chunk = c.id"
+        " WHERE c.tensor = ? ORDER BY c.seq",
+        r->f->schema, r->f->schema);
     if (!err->code && r->use) {
-        lm_stored stored_rows = { { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r }, meta, meta_n, &arrays };
+        lm_stored stored_rows = { { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r },
+                                  meta,
+                                  meta_n,
+                                  &arrays };
         r->use(r->use_arg, &stored_rows, err);
     } else {
-        for (int i = 0; i < r->n_tensors && !err->code; i++) read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
+        for (int i = 0; i < r->n_tensors && !err->code; i++)
+            read_tensor(r, i, 0, NULL, (size_t)r->tensors[i].n_bytes, err);
     }
     lm_buf_clear(&arrays);
     if (err->code) return;
@@ -486,7 +524,8 @@ static void read_rows(reader *r, sqlite3_stmt *row, uint8_t digest[LM_DIGEST_BYT
     lm_digest_end(&r->root, digest);
     lm_hex(digest, text);
     if (stored && strcmp(stored, text)) {
-        lm_err_set(err, LM_ERROR, "model %.60s: its rows do not match its digest: they were changed behind SQL's back", r->f->name);
+        lm_err_set(err, LM_ERROR,
+                   "model %.60s: its rows do not match its digest: they were changed behind SQL's back", r->f->name);
     }
 }
 
@@ -495,7 +534,9 @@ static void read_model(lm_conn *c, const lm_found *f, reader r, uint8_t digest[L
     r.f = f;
     r.tensor = -1;
     /* This statement stays open throughout: it holds the read transaction that keeps all the rows of one time. */
-    sqlite3_stmt *row = lm_conn_prepare(c, err, "SELECT arch, hparams, meta, digest, n_params, n_active, n_bytes FROM \"%w\".lm_model WHERE id = ?", f->schema);
+    sqlite3_stmt *row = lm_conn_prepare(
+        c, err, "SELECT arch, hparams, meta, digest, n_params, n_active, n_bytes FROM \"%w\".lm_model WHERE id = ?",
+        f->schema);
     if (row) sqlite3_bind_int64(row, 1, f->id);
     if (row && lm_conn_step(c, row, err)) read_rows(&r, row, digest, err);
     else lm_err_set(err, LM_ERROR, "model %.60s is gone", f->name);

@@ -36,16 +36,20 @@ static size_t split_labels(const lm_samples *d, uint32_t *all, size_t n_val, uin
 void lm_samples_split(lm_samples *d, double fraction, uint64_t seed, lm_err *err) {
     uint32_t *all = lm_alloc(d->n * sizeof *all, err), *left = lm_calloc((size_t)d->labels.n + 1, sizeof *left, err);
     size_t n_val = (size_t)(fraction * (double)d->n + 0.5), least = d->is_pair ? LM_PAIRS_MIN : 1;
-    if (fraction > 0 && d->n < 2) lm_err_set(err, LM_ERROR, "lm_train: option \"val_fraction\": one row cannot be split");
+    if (fraction > 0 && d->n < 2)
+        lm_err_set(err, LM_ERROR, "lm_train: option \"val_fraction\": one row cannot be split");
     if (fraction > 0 && n_val < least) n_val = least;
-    if (d->n < n_val + least) lm_err_set(err, LM_ERROR, "lm_train: %d rows (%s) are too few to learn from%s", (int)d->n, d->kind, fraction > 0 ? " and to validate" : "");
+    if (d->n < n_val + least)
+        lm_err_set(err, LM_ERROR, "lm_train: %d rows (%s) are too few to learn from%s", (int)d->n, d->kind,
+                   fraction > 0 ? " and to validate" : "");
     d->train = lm_alloc(d->n * sizeof *d->train, err);
     d->val = lm_alloc(n_val * sizeof *d->val, err);
     if (!err->code) {
         for (size_t i = 0; i < d->n; i++) all[i] = (uint32_t)i;
         if (n_val) shuffle(all, d->n, seed, UINT64_MAX);
         if (n_val && d->labels.n) n_val = split_labels(d, all, n_val, left);
-        if (fraction > 0 && !n_val) lm_err_set(err, LM_ERROR, "lm_train: option \"val_fraction\": no label has two rows");
+        if (fraction > 0 && !n_val)
+            lm_err_set(err, LM_ERROR, "lm_train: option \"val_fraction\": no label has two rows");
         memcpy(d->val, all, n_val * sizeof *all);
         memcpy(d->train, all + n_val, (d->n - n_val) * sizeof *all);
         d->n_val = n_val;
@@ -88,7 +92,8 @@ void lm_packed_set(lm_packed *p, const lm_samples *d, const uint32_t *order, siz
     p->n = (int)n;
 }
 
-void lm_packed_step(const lm_packed *p, const lm_samples *d, lm_trainer *t, double rate, lm_train_result *out, lm_stop stop, lm_err *err) {
+void lm_packed_step(const lm_packed *p, const lm_samples *d, lm_trainer *t, double rate, lm_train_result *out,
+                    lm_stop stop, lm_err *err) {
     lm_train_batch batch = { p->ids.data, p->weights, p->lengths, p->n };
     lm_pair_batch pairs = { p->ids.data, p->lengths, p->n };
     *out = (lm_train_result){0};
@@ -96,7 +101,8 @@ void lm_packed_step(const lm_packed *p, const lm_samples *d, lm_trainer *t, doub
     else lm_trainer_step(t, &batch, rate, out, stop, err);
 }
 
-void lm_packed_loss(const lm_packed *p, const lm_samples *d, lm_trainer *t, lm_train_result *out, lm_stop stop, lm_err *err) {
+void lm_packed_loss(const lm_packed *p, const lm_samples *d, lm_trainer *t, lm_train_result *out, lm_stop stop,
+                    lm_err *err) {
     lm_train_batch batch = { p->ids.data, p->weights, p->lengths, p->n };
     lm_pair_batch pairs = { p->ids.data, p->lengths, p->n };
     *out = (lm_train_result){0};

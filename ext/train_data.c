@@ -23,7 +23,8 @@ typedef struct {
 static void column_text(row_reader *r, int i, lm_text *out, lm_err *err) {
     *out = (lm_text){ "", 0 };
     if (sqlite3_column_type(r->stmt, i) == SQLITE_BLOB) {
-        lm_err_set(err, LM_ERROR, "%s: row %lld: %s is a BLOB, expected a text", name, (long long)r->d->n_rows, sqlite3_column_name(r->stmt, i));
+        lm_err_set(err, LM_ERROR, "%s: row %lld: %s is a BLOB, expected a text", name, (long long)r->d->n_rows,
+                   sqlite3_column_name(r->stmt, i));
     }
     if (err->code) return;
     out->text = (const char *)sqlite3_column_text(r->stmt, i);
@@ -54,7 +55,8 @@ static void add_sample(row_reader *r, const int32_t *ids, size_t n, size_t n_giv
 /* The row's ids must be one sample. */
 static void add_row(row_reader *r, size_t n_given, int label, lm_err *err) {
     if (r->ids.n > (size_t)r->most) {
-        lm_err_set(err, LM_ERROR, "%s: row %lld has %llu tokens, %s is %d", name, (long long)r->d->n_rows, (unsigned long long)r->ids.n, r->most_is, r->most);
+        lm_err_set(err, LM_ERROR, "%s: row %lld has %llu tokens, %s is %d", name, (long long)r->d->n_rows,
+                   (unsigned long long)r->ids.n, r->most_is, r->most);
     }
     add_sample(r, r->ids.data, r->ids.n, n_given, label, err);
 }
@@ -96,7 +98,8 @@ static int label_number(lm_samples *d, lm_text label, lm_err *err) {
     for (int i = 0; i < l->n; i++) {
         if (l->ns[i] == label.n && !memcmp(l->items[i], label.text, label.n)) return i;
     }
-    if (l->n == 4096) lm_err_set(err, LM_ERROR, "%s: more than %d different labels: is %.40s one?", name, l->n, label.text);
+    if (l->n == 4096)
+        lm_err_set(err, LM_ERROR, "%s: more than %d different labels: is %.40s one?", name, l->n, label.text);
     lm_texts_append(l, label, err);
     return l->n - 1;
 }
@@ -141,10 +144,12 @@ static void read_ids(row_reader *r, lm_err *err) {
     int kind;
     column_text(r, 0, &text, err);
     lm_json_init(&j, text.text, text.n);
-    if (!err->code && lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "%s: row %lld: expected a JSON array of token ids", name, (long long)r->d->n_rows);
+    if (!err->code && lm_json_next(&j, err) != LM_JSON_ARRAY)
+        lm_err_set(err, LM_ERROR, "%s: row %lld: expected a JSON array of token ids", name, (long long)r->d->n_rows);
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
         if (kind != LM_JSON_INT || j.integer < 0 || j.integer >= lm_tok_count(r->tok)) {
-            lm_err_set(err, LM_ERROR, "%s: row %lld: expected whole numbers from 0 to %d", name, (long long)r->d->n_rows, lm_tok_count(r->tok) - 1);
+            lm_err_set(err, LM_ERROR, "%s: row %lld: expected whole numbers from 0 to %d", name,
+                       (long long)r->d->n_rows, lm_tok_count(r->tok) - 1);
         } else {
             lm_ids_append(&r->ids, (int32_t)j.integer, err);
         }
@@ -187,14 +192,19 @@ static int is_named(const char *column, const char *const names[3]) {
 
 /* What rows are meant to be, by their columns' number and names. */
 static const row_kind *guess(sqlite3_stmt *stmt, int is_encoder, lm_err *err) {
-    static const char *const labels[] = { "label", "class", "category" }, *const completions[] = { "completion", "answer", "response" };
+    static const char *const labels[] = { "label", "class", "category" }, *const completions[] = { "completion",
+                                                                                                   "answer",
+                                                                                                   "response" };
     int n = sqlite3_column_count(stmt);
     const char *last = sqlite3_column_name(stmt, n - 1);
     if (is_encoder && n == 2) return find_kind("pair");
     if (n == 1) return find_kind(last && !sqlite3_stricmp(last, "ids") ? "ids" : "text");
     if (n == 2 && is_named(last, labels)) return find_kind("label");
     if (n == 2 && is_named(last, completions)) return find_kind("completion");
-    lm_err_set(err, LM_ERROR, "%s: what are the query's %d columns? Name them text; text, label; or prompt, completion; or give option \"rows\"", name, n);
+    lm_err_set(
+        err, LM_ERROR,
+        "%s: what are the query's %d columns? Name them text; text, label; or prompt, completion; or give option \"rows\"",
+        name, n);
     return NULL;
 }
 
@@ -224,7 +234,12 @@ static void hash_samples(lm_samples *d) {
 }
 
 void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_learn_options *o, lm_err *err) {
-    row_reader r = { .d = d, .c = c, .s = s, .tok = lm_model_tok(s->model), .most = lm_model_n_ctx(s->model), .most_is = "the model's context" };
+    row_reader r = { .d = d,
+                     .c = c,
+                     .s = s,
+                     .tok = lm_model_tok(s->model),
+                     .most = lm_model_n_ctx(s->model),
+                     .most_is = "the model's context" };
     const row_kind *kind = o->rows ? find_kind(o->rows) : NULL;
     int is_encoder = lm_model_is_encoder(s->model);
     lm_stop stop = lm_conn_stop(c);
@@ -232,12 +247,17 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
     if (is_encoder) r.most = lm_model_n_text(s->model);
     if (o->batch_tokens < r.most) r.most = o->batch_tokens, r.most_is = "batch_tokens";
     check_model(&r, o, err);
-    if (!err->code) r.stmt = lm_query_open(c, name, (lm_text){ o->query, strlen(o->query) }, kind ? kind->n_columns : 0, kind ? kind->columns : "", err);
+    if (!err->code)
+        r.stmt = lm_query_open(c, name, (lm_text){ o->query, strlen(o->query) }, kind ? kind->n_columns : 0,
+                               kind ? kind->columns : "", err);
     if (r.stmt && !kind) kind = guess(r.stmt, is_encoder, err);
     if (kind) d->kind = kind->kind;
     d->is_pair = kind && kind->read == read_pair;
     if (kind && is_encoder && !d->is_pair) {
-        lm_err_set(err, LM_ERROR, "%s: the model is an encoder, which predicts no next token: give pairs of texts that belong together (rows \"pair\")", name);
+        lm_err_set(
+            err, LM_ERROR,
+            "%s: the model is an encoder, which predicts no next token: give pairs of texts that belong together (rows \"pair\")",
+            name);
     }
     if (d->is_pair && o->batch_tokens / (2 * LM_PAIRS_MIN) < r.most) r.most = o->batch_tokens / (2 * LM_PAIRS_MIN);
     while (kind && lm_conn_step(c, r.stmt, err)) {
@@ -250,7 +270,8 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
     sqlite3_finalize(r.stmt);
     lm_ids_clear(&r.ids);
     if (!err->code && !d->n) {
-        lm_err_set(err, LM_ERROR, "%s: the query gives nothing to learn from (%lld rows, %lld with a NULL)", name, (long long)d->n_rows, (long long)d->n_nulls);
+        lm_err_set(err, LM_ERROR, "%s: the query gives nothing to learn from (%lld rows, %lld with a NULL)", name,
+                   (long long)d->n_rows, (long long)d->n_nulls);
     }
     if (d->n > UINT32_MAX) lm_err_set(err, LM_ERROR, "%s: more than %u sequences", name, UINT32_MAX);
     if (!err->code) hash_samples(d);

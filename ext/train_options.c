@@ -56,12 +56,14 @@ static const lm_option lora_table[] = {
 static void read_lora(lm_learn_options *o, lm_err *err) {
     lm_lora_options *l = &o->lora;
     l->rank = 8;
-    if (o->lora_json && *o->lora_json != '{') lm_err_set(err, LM_ERROR, "option \"lora\": expected an object such as {\"rank\":8}");
+    if (o->lora_json && *o->lora_json != '{')
+        lm_err_set(err, LM_ERROR, "option \"lora\": expected an object such as {\"rank\":8}");
     else if (o->lora_json) lm_options_parse(lora_table, l, (lm_text){ o->lora_json, strlen(o->lora_json) }, NULL, err);
     if (l->alpha == 0) l->alpha = l->rank;
     for (int i = 0; i < l->targets.n; i++) lm_buf_print(&o->targets, err, "%s%s", i ? "," : "", l->targets.items[i]);
     if (o->targets.n) lm_buf_append(&o->targets, "", 1, err);
-    if (o->lora_json && !o->adapter) lm_err_set(err, LM_ERROR, "option \"lora\": which adapter is it to be? Name it in option \"adapter\"");
+    if (o->lora_json && !o->adapter)
+        lm_err_set(err, LM_ERROR, "option \"lora\": which adapter is it to be? Name it in option \"adapter\"");
 }
 
 static void default_word(char **at, const char *word, lm_err *err) {
@@ -72,14 +74,23 @@ static void default_word(char **at, const char *word, lm_err *err) {
 }
 
 void lm_learn_options_read(lm_learn_options *o, lm_text json, lm_err *err) {
-    *o = (lm_learn_options){ .batch_tokens = 4096, .lr = 3e-4, .warmup = 0.05, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
-                             .clip = 1, .checkpoint_every = -1 };
+    *o = (lm_learn_options){ .batch_tokens = 4096,
+                             .lr = 3e-4,
+                             .warmup = 0.05,
+                             .weight_decay = 0.1,
+                             .beta1 = 0.9,
+                             .beta2 = 0.95,
+                             .eps = 1e-8,
+                             .clip = 1,
+                             .checkpoint_every = -1 };
     lm_options_parse(table, o, json, &o->given, err);
     default_word(&o->decay, "matrices", err);
     default_word(&o->schedule, "cosine", err);
     if (!o->epochs && !o->max_steps) o->epochs = 3;
-    if (o->patience && o->val_fraction == 0) lm_err_set(err, LM_ERROR, "option \"patience\" needs \"val_fraction\": which part of the rows is to judge");
-    if (o->eval_every && o->val_fraction == 0) lm_err_set(err, LM_ERROR, "option \"eval_every\" needs \"val_fraction\": which part of the rows is to judge");
+    if (o->patience && o->val_fraction == 0)
+        lm_err_set(err, LM_ERROR, "option \"patience\" needs \"val_fraction\": which part of the rows is to judge");
+    if (o->eval_every && o->val_fraction == 0)
+        lm_err_set(err, LM_ERROR, "option \"eval_every\" needs \"val_fraction\": which part of the rows is to judge");
     if (!err->code) read_lora(o, err);
 }
 
@@ -93,11 +104,17 @@ static void print_value(const lm_option *row, const lm_learn_options *o, lm_buf 
     const void *at = (const char *)o + row->at;
     const char *text = row->type == LM_OPT_TEXT || row->type == LM_OPT_JSON ? *(char *const *)at : NULL;
     switch (row->type) {
-    case LM_OPT_INT: lm_buf_print(out, err, "%lld", row->max > INT32_MAX ? (long long)*(const sqlite3_int64 *)at : *(const int *)at); break;
+    case LM_OPT_INT:
+        lm_buf_print(out, err, "%lld",
+                     row->max > INT32_MAX ? (long long)*(const sqlite3_int64 *)at : *(const int *)at);
+        break;
     case LM_OPT_REAL: lm_buf_print(out, err, "%.17g", *(const double *)at); break;
     case LM_OPT_TEXT: lm_json_quote(out, text, strlen(text), err); break;
-    default: lm_buf_print(out, err, "{\"rank\":%d,\"alpha\":%.17g%s%s%s}", o->lora.rank, o->lora.alpha, o->targets.n ? ",\"targets\":\"" : "",
-                          o->targets.n ? o->targets.data : "", o->targets.n ? "\"" : ""); break;
+    default:
+        lm_buf_print(out, err, "{\"rank\":%d,\"alpha\":%.17g%s%s%s}", o->lora.rank, o->lora.alpha,
+                     o->targets.n ? ",\"targets\":\"" : "", o->targets.n ? o->targets.data : "",
+                     o->targets.n ? "\"" : "");
+        break;
     }
 }
 
@@ -125,8 +142,9 @@ static void check_same(const lm_option *row, const lm_learn_options *now, const 
     if (is_set(row, now)) print_value(row, now, &a, err);
     if (is_set(row, had)) print_value(row, had, &b, err);
     if (!err->code && (a.n != b.n || (a.n && memcmp(a.data, b.data, a.n)))) {
-        lm_err_set(err, LM_ERROR, "option \"%s\": %.*s, but the run that is to be resumed has %.*s", row->name, a.n ? (int)(a.n < 60 ? a.n : 60) : 4,
-                   a.n ? a.data : "none", b.n ? (int)(b.n < 60 ? b.n : 60) : 4, b.n ? b.data : "none");
+        lm_err_set(err, LM_ERROR, "option \"%s\": %.*s, but the run that is to be resumed has %.*s", row->name,
+                   a.n ? (int)(a.n < 60 ? a.n : 60) : 4, a.n ? a.data : "none", b.n ? (int)(b.n < 60 ? b.n : 60) : 4,
+                   b.n ? b.data : "none");
     }
     lm_buf_clear(&a);
     lm_buf_clear(&b);

@@ -25,32 +25,50 @@ static double now(void) {
 static lm_train_options trainer_options(const lm_run *r) {
     const lm_learn_options *o = &r->o;
     int part = o->batch_tokens < PART_TOKENS ? o->batch_tokens : PART_TOKENS;
-    return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part, .recompute = o->recompute,
-                               .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"), .clip = o->clip, .dropout = o->dropout,
-                               .seed = (uint64_t)o->seed, .lora_rank = r->is_whole ? 0 : o->lora.rank, .lora_alpha = o->lora.alpha,
-                               .lora_targets = o->targets.n ? o->targets.data : NULL, .balance = BALANCE };
+    return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part,
+                               .recompute = o->recompute,
+                               .beta1 = o->beta1,
+                               .beta2 = o->beta2,
+                               .eps = o->eps,
+                               .weight_decay = o->weight_decay,
+                               .decay_all = !strcmp(o->decay, "all"),
+                               .clip = o->clip,
+                               .dropout = o->dropout,
+                               .seed = (uint64_t)o->seed,
+                               .lora_rank = r->is_whole ? 0 : o->lora.rank,
+                               .lora_alpha = o->lora.alpha,
+                               .lora_targets = o->targets.n ? o->targets.data : NULL,
+                               .balance = BALANCE };
 }
 
 static void check_plain(const lm_run *r, const lm_source *src, lm_err *err) {
     for (int i = 0; r->is_whole && i < src->n_tensors; i++) {
         const lm_dtype *type = lm_dtype_find(src->tensors[i].dtype);
         if (type->block == 1) continue;
-        lm_err_set(err, LM_ERROR, "lm_train: model %.60s: tensor %s is %s, which cannot move by small steps: train an adapter (\"adapter\":\"name\","
-                   "\"lora\":{\"rank\":8}), or import the model as f16 or f32", r->model.name, src->tensors[i].name, type->name);
+        lm_err_set(
+            err, LM_ERROR,
+            "lm_train: model %.60s: tensor %s is %s, which cannot move by small steps: train an adapter (\"adapter\":\"name\","
+            "\"lora\":{\"rank\":8}), or import the model as f16 or f32",
+            r->model.name, src->tensors[i].name, type->name);
     }
 }
 
 /* The trainer's own figure, a copy of the best, and the buffer. Where there is no room, activations are computed twice instead of kept. */
 static void check_memory(const lm_run *r, const lm_source *src, lm_train_options *o, lm_err *err) {
     uint64_t limit = lm_mem_limit(), used = lm_mem_used(), best = 0;
-    for (int i = 0; r->data.n_val && r->is_whole && i < src->n_tensors; i++) best += (uint64_t)src->tensors[i].n_params * sizeof(float);
+    for (int i = 0; r->data.n_val && r->is_whole && i < src->n_tensors; i++)
+        best += (uint64_t)src->tensors[i].n_params * sizeof(float);
     uint64_t more = best + (r->is_whole ? LM_CHUNK_BYTES : 0), bytes = lm_trainer_bytes(src, o, err) + more;
     if (!limit || err->code || used + bytes <= limit) return;
     o->recompute = 1;
     bytes = lm_trainer_bytes(src, o, err) + more;
     if (used + bytes > limit) {
-        lm_err_set(err, LM_ERROR, "lm_train: memory_limit %llu bytes: training takes %llu more than the %llu in use (16 bytes a parameter,%s activations of"
-                   " %d tokens)", (unsigned long long)limit, (unsigned long long)bytes, (unsigned long long)used, best ? " 4 for the best," : "", o->batch_tokens);
+        lm_err_set(
+            err, LM_ERROR,
+            "lm_train: memory_limit %llu bytes: training takes %llu more than the %llu in use (16 bytes a parameter,%s activations of"
+            " %d tokens)",
+            (unsigned long long)limit, (unsigned long long)bytes, (unsigned long long)used,
+            best ? " 4 for the best," : "", o->batch_tokens);
     }
 }
 
@@ -66,7 +84,8 @@ static void make_trainer(void *arg, const lm_stored *m, lm_err *err) {
 static void make_best(lm_run *r, lm_err *err) {
     int n = lm_trainer_n_tensors(r->trainer);
     r->best = lm_calloc((size_t)n, sizeof *r->best, err);
-    for (int i = 0; r->best && i < n; i++) r->best[i] = lm_alloc((size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float), err);
+    for (int i = 0; r->best && i < n; i++)
+        r->best[i] = lm_alloc((size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float), err);
 }
 
 /* Read the rows, with the model's tokenizer and template, and split them. */
@@ -80,7 +99,8 @@ static void read_rows(lm_run *r, lm_err *err) {
     if (err->code) return;
     lm_hex(r->data.digest, digest);
     if (r->o.resume && strcmp(digest, r->data_digest)) {
-        lm_err_set(err, LM_ERROR, "lm_train: option \"resume\": the query gives other rows than those that the run began with");
+        lm_err_set(err, LM_ERROR,
+                   "lm_train: option \"resume\": the query gives other rows than those that the run began with");
     }
     memcpy(r->data_digest, digest, sizeof digest);
     lm_hex(r->model_digest, digest);
@@ -104,7 +124,9 @@ static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
         }
     }
     if (n > most) n = most;
-    if (r->state.step >= n) lm_err_set(err, LM_ERROR, "lm_run, id %lld: step %lld, but the run has %lld steps", (long long)r->id, (long long)r->state.step, (long long)n);
+    if (r->state.step >= n)
+        lm_err_set(err, LM_ERROR, "lm_run, id %lld: step %lld, but the run has %lld steps", (long long)r->id,
+                   (long long)r->state.step, (long long)n);
     return n;
 }
 
@@ -112,7 +134,8 @@ static void set_schedule(lm_run *r, lm_err *err) {
     r->order = lm_alloc(r->data.n_train * sizeof *r->order, err);
     r->order_epoch = -1;
     sqlite3_int64 n = err->code ? 0 : count_steps(r, err);
-    r->schedule = (lm_schedule){ r->o.lr, (int64_t)(r->o.warmup * (double)n + 0.5), n, !strcmp(r->o.schedule, "cosine") };
+    r->schedule = (lm_schedule){ r->o.lr, (int64_t)(r->o.warmup * (double)n + 0.5), n,
+                                 !strcmp(r->o.schedule, "cosine") };
 }
 
 /* What rows were taken for is one of the options that are kept. */
@@ -146,7 +169,8 @@ void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {
     keep_kind(r, err);
     if (!err->code && !r->o.resume) lm_learn_options_print(&r->o, &r->options, err);
     if (!err->code) lm_store_use(c, &r->model, make_trainer, r, digest, err);
-    if (!err->code && memcmp(digest, r->model_digest, sizeof digest)) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed meanwhile", r->model.name);
+    if (!err->code && memcmp(digest, r->model_digest, sizeof digest))
+        lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed meanwhile", r->model.name);
     if (!err->code && r->data.n_val) make_best(r, err);
     if (!err->code) set_schedule(r, err);
     if (err->code) return;
@@ -205,8 +229,14 @@ static void take_step(lm_run *r, lm_err *err) {
     s->seconds += seconds;
     s->sum += (float)result.loss;
     s->n_sum++;
-    r->row = (lm_run_row){ .step = s->step, .epoch = s->epoch + 1, .tokens = s->tokens, .loss = result.loss, .lr = rate, .grad_norm = result.grad_norm,
-                           .tokens_per_s = (double)r->packed.ids.n / seconds, .seconds = s->seconds };
+    r->row = (lm_run_row){ .step = s->step,
+                           .epoch = s->epoch + 1,
+                           .tokens = s->tokens,
+                           .loss = result.loss,
+                           .lr = rate,
+                           .grad_norm = result.grad_norm,
+                           .tokens_per_s = (double)r->packed.ids.n / seconds,
+                           .seconds = s->seconds };
     if ((size_t)s->at < d->n_train) return;
     s->at = 0;
     s->epoch++;
@@ -229,7 +259,8 @@ static double measure(lm_run *r, lm_err *err) {
 
 static void keep_best(lm_run *r) {
     for (int i = 0; i < lm_trainer_n_tensors(r->trainer); i++) {
-        memcpy(r->best[i], lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE), (size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float));
+        memcpy(r->best[i], lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE),
+               (size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float));
     }
     r->best_is_new = 1;
 }
@@ -263,7 +294,8 @@ static void add_row(lm_run *r, lm_err *err) {
 }
 
 static void end(lm_run *r, const char *why, int is_done, lm_err *err) {
-    if (r->state.best_step && r->state.best_step != r->state.step) add_event(r, "%s: the weights are those of step %lld", why, (long long)r->state.best_step);
+    if (r->state.best_step && r->state.best_step != r->state.step)
+        add_event(r, "%s: the weights are those of step %lld", why, (long long)r->state.best_step);
     else add_event(r, "%s", why);
     add_row(r, err);
     if (!err->code) lm_run_finish(r, is_done, err);
@@ -281,7 +313,8 @@ void lm_run_next(lm_run *r, lm_err *err) {
     int is_last = s->step == n_steps, is_epoch = s->at == 0;
     int is_due = r->o.eval_every ? s->step % r->o.eval_every == 0 : is_epoch;
     if (r->best && (is_last || is_due)) evaluate(r, err);
-    int has_time = r->o.max_seconds == 0 || s->seconds < r->o.max_seconds, has_patience = !r->o.patience || s->n_worse < r->o.patience;
+    int has_time = r->o.max_seconds == 0 || s->seconds < r->o.max_seconds,
+        has_patience = !r->o.patience || s->n_worse < r->o.patience;
     int is_point = r->o.checkpoint_every < 0 ? is_epoch : r->o.checkpoint_every && s->step % r->o.checkpoint_every == 0;
     if (err->code) return;
     if (is_last) end(r, "done", 1, err);

@@ -19,9 +19,12 @@ static const int whats[] = { LM_TRAIN_VALUE, LM_TRAIN_M, LM_TRAIN_V };
 ** The run's row */
 /* The counters, all but the last brace. */
 static void print_state(const lm_run_state *s, lm_buf *out, lm_err *err) {
-    lm_buf_print(out, err, "{\"tokens\":%lld,\"seconds\":%.9g,\"best_step\":%lld,\"best_loss\":%.9g,\"n_worse\":%lld,\"sum\":%.9g,\"n_sum\":%lld,"
-                 "\"last_mean\":%.9g,\"last_loss\":%.9g", (long long)s->tokens, s->seconds, (long long)s->best_step, (double)s->best_loss,
-                 (long long)s->n_worse, (double)s->sum, (long long)s->n_sum, (double)s->last_mean, (double)s->last_loss);
+    lm_buf_print(
+        out, err,
+        "{\"tokens\":%lld,\"seconds\":%.9g,\"best_step\":%lld,\"best_loss\":%.9g,\"n_worse\":%lld,\"sum\":%.9g,\"n_sum\":%lld,"
+        "\"last_mean\":%.9g,\"last_loss\":%.9g",
+        (long long)s->tokens, s->seconds, (long long)s->best_step, (double)s->best_loss, (long long)s->n_worse,
+        (double)s->sum, (long long)s->n_sum, (double)s->last_mean, (double)s->last_loss);
 }
 
 /* The digest of all that decides how the run goes on: what its row says, but for the seconds, and the checkpoint's numbers. */
@@ -75,7 +78,8 @@ static void read_state(lm_run *r, const char *text, size_t n, lm_err *err) {
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
-    if (n_seen != LM_COUNT(integers) + LM_COUNT(reals) + 1) lm_err_set(err, LM_ERROR, "a counter or the digest is missing");
+    if (n_seen != LM_COUNT(integers) + LM_COUNT(reals) + 1)
+        lm_err_set(err, LM_ERROR, "a counter or the digest is missing");
     if (err->code) return;
     s->best_loss = (float)best_loss;
     s->sum = (float)sum;
@@ -83,9 +87,13 @@ static void read_state(lm_run *r, const char *text, size_t n, lm_err *err) {
     s->last_loss = (float)last_loss;
 }
 
-static const void *column_stamp(sqlite3_stmt *stmt, int i) { return sqlite3_column_bytes(stmt, i) == 8 ? sqlite3_column_blob(stmt, i) : NULL; }
+static const void *column_stamp(sqlite3_stmt *stmt, int i) {
+    return sqlite3_column_bytes(stmt, i) == 8 ? sqlite3_column_blob(stmt, i) : NULL;
+}
 
-static void bind_text(sqlite3_stmt *stmt, int i, const char *text) { sqlite3_bind_text(stmt, i, text, -1, SQLITE_STATIC); }
+static void bind_text(sqlite3_stmt *stmt, int i, const char *text) {
+    sqlite3_bind_text(stmt, i, text, -1, SQLITE_STATIC);
+}
 
 /* Take the run's place: a read transaction that lasts, and a statement that looks at its row. */
 static void watch(lm_run *r, lm_err *err) {
@@ -100,12 +108,18 @@ static void watch(lm_run *r, lm_err *err) {
 
 void lm_run_find(lm_run *r, lm_err *err) {
     int there = !err->code && lm_store_has_training(r->c, r->model.schema, err);
-    sqlite3_stmt *stmt = !there ? NULL : lm_conn_prepare(r->c, err, "SELECT id, options, state, step, edit, base_digest, math, data_digest FROM \"%w\".lm_run"
-                         " WHERE model = ? AND adapter IS ? AND status <> 'done' ORDER BY id DESC LIMIT 1", r->model.schema);
+    sqlite3_stmt *stmt =
+        !there ? NULL
+               : lm_conn_prepare(
+                   r->c, err,
+                   "SELECT id, options, state, step, edit, base_digest, math, data_digest FROM \"%w\".lm_run"
+                   " WHERE model = ? AND adapter IS ? AND status <> 'done' ORDER BY id DESC LIMIT 1",
+                   r->model.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->model.id);
     if (stmt) bind_text(stmt, 2, r->o.adapter);
     if (!stmt || !lm_conn_step(r->c, stmt, err)) {
-        lm_err_set(err, LM_ERROR, "lm_train: option \"resume\": model %.60s has no run that could be resumed", r->model.name);
+        lm_err_set(err, LM_ERROR, "lm_train: option \"resume\": model %.60s has no run that could be resumed",
+                   r->model.name);
     } else {
         const char *texts[] = { (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2),
                                 (const char *)sqlite3_column_text(stmt, 5), (const char *)sqlite3_column_text(stmt, 6),
@@ -114,14 +128,17 @@ void lm_run_find(lm_run *r, lm_err *err) {
         lm_err inner = {0};
         r->id = sqlite3_column_int64(stmt, 0);
         r->durable = r->state.step = sqlite3_column_int64(stmt, 3);
-        if (!texts[0] || !texts[1] || !texts[2] || !texts[3] || !texts[4] || !edit || r->state.step < 0) lm_err_set(&inner, LM_ERROR, "a column has no value");
+        if (!texts[0] || !texts[1] || !texts[2] || !texts[3] || !texts[4] || !edit || r->state.step < 0)
+            lm_err_set(&inner, LM_ERROR, "a column has no value");
         if (!inner.code) memcpy(r->edit, edit, 8);
         if (!inner.code) read_state(r, texts[1], strlen(texts[1]), &inner);
         if (inner.code) lm_err_set(err, inner.code, "lm_run, id %lld: %.160s", (long long)r->id, inner.msg);
         else lm_learn_options_resume(&r->o, (lm_text){ texts[0], strlen(texts[0]) }, err);
         if (!err->code && r->o.resume != LM_OPT_WORD && strcmp(texts[3], lm_train_math())) {
-            lm_err_set(err, LM_ERROR, "lm_train: the run was computed with %.60s, here it is %.60s: it could not go on bit for bit (\"resume\":\"any\" goes on)",
-                       texts[3], lm_train_math());
+            lm_err_set(
+                err, LM_ERROR,
+                "lm_train: the run was computed with %.60s, here it is %.60s: it could not go on bit for bit (\"resume\":\"any\" goes on)",
+                texts[3], lm_train_math());
         }
         lm_buf_append(&r->options, texts[0] ? texts[0] : "", texts[0] ? strlen(texts[0]) : 0, err);
         if (!err->code) snprintf(r->base_digest, sizeof r->base_digest, "%s", texts[2]);
@@ -139,7 +156,9 @@ static void write_run(lm_run *r, const char *status, lm_err *err) {
     print_state(&r->state, &state, err);
     lm_buf_print(&state, err, ",\"digest\":\"%s\"}", digest);
     sqlite3_randomness(sizeof edit, edit);
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_run SET step = ?, status = ?, state = ?, edit = ?, base_digest = ? WHERE id = ?", r->model.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        r->c, err, "UPDATE \"%w\".lm_run SET step = ?, status = ?, state = ?, edit = ?, base_digest = ? WHERE id = ?",
+        r->model.schema);
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, r->state.step);
         bind_text(stmt, 2, status);
@@ -155,7 +174,10 @@ static void write_run(lm_run *r, const char *status, lm_err *err) {
 }
 
 static void write_steps(lm_run *r, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "INSERT OR REPLACE INTO \"%w\".lm_run_step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", r->model.schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(r->c, err,
+                        "INSERT OR REPLACE INTO \"%w\".lm_run_step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        r->model.schema);
     for (size_t i = 0; i < r->n_rows && !err->code; i++) {
         const lm_run_row *row = &r->rows[i];
         sqlite3_bind_int64(stmt, 1, r->id);
@@ -177,7 +199,9 @@ static void write_steps(lm_run *r, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** Checkpoints */
-static float *numbers(lm_run *r, int part, int i) { return part == 3 ? r->best[i] : lm_trainer_data(r->trainer, i, whats[part]); }
+static float *numbers(lm_run *r, int part, int i) {
+    return part == 3 ? r->best[i] : lm_trainer_data(r->trainer, i, whats[part]);
+}
 
 /* How many parts a checkpoint has. */
 static int n_parts(const lm_run *r) { return r->best && r->state.best_step ? 4 : 3; }
@@ -191,7 +215,8 @@ static void hash_numbers(lm_run *r, lm_err *err) {
             int64_t n_params = lm_trainer_tensor(r->trainer, i)->n_params;
             for (int64_t at = 0; at < n_params && !err->code; at += PIECE) {
                 if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-                lm_digest_add(&d, numbers(r, part, i) + at, (size_t)(n_params - at < PIECE ? n_params - at : PIECE) * sizeof(float));
+                lm_digest_add(&d, numbers(r, part, i) + at,
+                              (size_t)(n_params - at < PIECE ? n_params - at : PIECE) * sizeof(float));
             }
         }
     }
@@ -231,21 +256,28 @@ static void load_piece(lm_run *r, sqlite3_stmt *stmt, int part, int i, int64_t a
     int there = lm_conn_step(r->c, stmt, err);
     const void *data = there ? sqlite3_column_blob(stmt, 0) : NULL;
     if (!data || sqlite3_column_bytes(stmt, 0) != n * (int64_t)sizeof(float)) {
-        lm_err_set(err, LM_ERROR, "lm_checkpoint, run %lld: %s of %s, piece %lld: expected a BLOB of %lld bytes", (long long)r->id, parts[part], t->name,
-                   (long long)(at / PIECE), (long long)n * (long long)sizeof(float));
+        lm_err_set(err, LM_ERROR, "lm_checkpoint, run %lld: %s of %s, piece %lld: expected a BLOB of %lld bytes",
+                   (long long)r->id, parts[part], t->name, (long long)(at / PIECE),
+                   (long long)n * (long long)sizeof(float));
     }
     if (!err->code) memcpy(numbers(r, part, i) + at, data, (size_t)n * sizeof(float));
     for (int64_t k = at; k < at + n && !err->code; k++) {
-        if (!isfinite(numbers(r, part, i)[k])) lm_err_set(err, LM_ERROR, "lm_checkpoint, run %lld: %s of %s: not finite", (long long)r->id, parts[part], t->name);
+        if (!isfinite(numbers(r, part, i)[k]))
+            lm_err_set(err, LM_ERROR, "lm_checkpoint, run %lld: %s of %s: not finite", (long long)r->id, parts[part],
+                       t->name);
     }
     sqlite3_reset(stmt);
 }
 
 static void load_numbers(lm_run *r, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT data FROM \"%w\".lm_checkpoint WHERE run = ? AND part = ? AND name = ? AND seq = ?", r->model.schema);
+    sqlite3_stmt *stmt =
+        lm_conn_prepare(r->c, err,
+                        "SELECT data FROM \"%w\".lm_checkpoint WHERE run = ? AND part = ? AND name = ? AND seq = ?",
+                        r->model.schema);
     for (int part = 0; part < n_parts(r); part++) {
         for (int i = 0; i < lm_trainer_n_tensors(r->trainer); i++) {
-            for (int64_t at = 0; at < lm_trainer_tensor(r->trainer, i)->n_params && !err->code; at += PIECE) load_piece(r, stmt, part, i, at, err);
+            for (int64_t at = 0; at < lm_trainer_tensor(r->trainer, i)->n_params && !err->code; at += PIECE)
+                load_piece(r, stmt, part, i, at, err);
         }
     }
     sqlite3_finalize(stmt);
@@ -263,7 +295,11 @@ void lm_run_load(lm_run *r, lm_err *err) {
     if (there || r->state.step > 0) load_numbers(r, err);       /* else it goes on from what it began with */
     if (err->code) return;
     hash_run(r, digest, err);
-    if (strcmp(digest, r->digest)) lm_err_set(err, LM_ERROR, "lm_run, id %lld: it or its checkpoint does not match its digest: rows were changed behind SQL's back", (long long)r->id);
+    if (strcmp(digest, r->digest))
+        lm_err_set(
+            err, LM_ERROR,
+            "lm_run, id %lld: it or its checkpoint does not match its digest: rows were changed behind SQL's back",
+            (long long)r->id);
 }
 
 /*----------------------------------------------------------------------
@@ -276,7 +312,10 @@ static void blame_other(lm_run *r, lm_err *err) {
     if (code < LM_SQLITE || ((code - LM_SQLITE) & 0xFF) != SQLITE_BUSY) return;
     *err = (lm_err){0};
     if (r->durable < 0) lm_err_set(err, code, "lm_train: another connection %s: nothing of this run is kept", what);
-    else lm_err_set(err, code, "lm_train: another connection %s: step %lld is durable, \"resume\":true goes on from there", what, (long long)r->durable);
+    else
+        lm_err_set(err, code,
+                   "lm_train: another connection %s: step %lld is durable, \"resume\":true goes on from there", what,
+                   (long long)r->durable);
 }
 
 void lm_run_check(lm_run *r, lm_err *err) {
@@ -290,8 +329,14 @@ void lm_run_check(lm_run *r, lm_err *err) {
     *err = (lm_err){0};
     int code = LM_SQLITE + SQLITE_ABORT;
     if (!same) lm_err_set(err, code, "lm_train: transaction was rolled back during training");
-    else if (r->autocommit) lm_err_set(err, code, "lm_train: a transaction was begun during training: step %lld is durable", (long long)r->durable);
-    else lm_err_set(err, code, "lm_train: transaction was committed during training: step %lld is durable, \"resume\":true goes on from there", (long long)r->durable);
+    else if (r->autocommit)
+        lm_err_set(err, code, "lm_train: a transaction was begun during training: step %lld is durable",
+                   (long long)r->durable);
+    else
+        lm_err_set(
+            err, code,
+            "lm_train: transaction was committed during training: step %lld is durable, \"resume\":true goes on from there",
+            (long long)r->durable);
 }
 
 static void write_all(lm_run *r, void (*what)(lm_run *r, lm_err *err), const char *status, lm_err *err) {
@@ -319,8 +364,11 @@ void lm_run_checkpoint(lm_run *r, lm_err *err) {
 
 static void insert_run(lm_run *r, lm_err *err) {
     lm_store_create(r->c, r->model.schema, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "INSERT INTO \"%w\".lm_run(model, adapter, options, data_digest, base_digest, math, n_rows, n_nulls, step, status,"
-                                         " state, edit) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 'running', '', x'')", r->model.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        r->c, err,
+        "INSERT INTO \"%w\".lm_run(model, adapter, options, data_digest, base_digest, math, n_rows, n_nulls, step, status,"
+        " state, edit) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 'running', '', x'')",
+        r->model.schema);
     if (!stmt) return;
     sqlite3_bind_int64(stmt, 1, r->model.id);
     bind_text(stmt, 2, r->o.adapter);
@@ -347,7 +395,8 @@ static void check_model(lm_run *r, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT edit FROM \"%w\".lm_model WHERE id = ?", r->model.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->model.id);
     const void *edit = stmt && lm_conn_step(r->c, stmt, err) ? column_stamp(stmt, 0) : NULL;
-    if (!edit || memcmp(edit, r->model.edit, sizeof r->model.edit)) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
+    if (!edit || memcmp(edit, r->model.edit, sizeof r->model.edit))
+        lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
     sqlite3_finalize(stmt);
 }
 

@@ -11,12 +11,15 @@ typedef struct {
 /* Encode floats as the chunk's tensor has them. */
 static void encode(const lm_tensor *t, const lm_dtype *type, const float *x, int64_t n, uint8_t *out, lm_err *err) {
     for (int64_t i = 0; i < n && !err->code; i++) {
-        if (!(fabsf(x[i]) < type->limit)) lm_err_set(err, LM_ERROR, "lm_train: tensor %s: a weight is now %g, more than %s holds", t->name, (double)x[i], type->name);
+        if (!(fabsf(x[i]) < type->limit))
+            lm_err_set(err, LM_ERROR, "lm_train: tensor %s: a weight is now %g, more than %s holds", t->name,
+                       (double)x[i], type->name);
     }
     if (!err->code) type->encode(x, out, n);
 }
 
-static void write_chunk(writer *w, const lm_tensor *t, const lm_dtype *type, sqlite3_int64 id, const float *x, int64_t n, lm_err *err) {
+static void write_chunk(writer *w, const lm_tensor *t, const lm_dtype *type, sqlite3_int64 id, const float *x,
+                        int64_t n, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     int bytes = (int)(n * type->bytes);
     encode(t, type, x, n, w->r->buffer, err);
@@ -39,7 +42,8 @@ static void write_tensor(writer *w, int i, lm_err *err) {
     const char *dtype = there ? (const char *)sqlite3_column_text(w->find_tensor, 1) : NULL;
     const lm_dtype *type = dtype ? lm_dtype_find_name(dtype) : NULL;
     sqlite3_reset(w->find_tensor);
-    if (!type || !type->encode || type->block > 1) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
+    if (!type || !type->encode || type->block > 1)
+        lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
     for (int64_t at = 0, seq = 0, n; at < t->n_params && !err->code; at += n, seq++) {
         sqlite3_bind_int64(w->find_chunk, 1, id);
         sqlite3_bind_int64(w->find_chunk, 2, seq);
@@ -47,7 +51,8 @@ static void write_tensor(writer *w, int i, lm_err *err) {
         sqlite3_int64 chunk = there ? sqlite3_column_int64(w->find_chunk, 0) : 0;
         n = there ? sqlite3_column_int64(w->find_chunk, 1) / type->bytes : 0;
         sqlite3_reset(w->find_chunk);
-        if (n <= 0 || n * type->bytes > LM_CHUNK_BYTES || n > t->n_params - at) lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
+        if (n <= 0 || n * type->bytes > LM_CHUNK_BYTES || n > t->n_params - at)
+            lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
         else write_chunk(w, t, type, chunk, lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE) + at, n, err);
     }
 }
@@ -59,7 +64,8 @@ static void write_root(lm_run *r, lm_err *err) {
     if (err->code) return;
     lm_hex(r->model_digest, text);
     memcpy(r->base_digest, text, sizeof text);
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_model SET digest = ? WHERE id = ?", r->model.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_model SET digest = ? WHERE id = ?",
+                                         r->model.schema);
     if (stmt) sqlite3_bind_text(stmt, 1, text, -1, SQLITE_STATIC);
     if (stmt) sqlite3_bind_int64(stmt, 2, r->model.id);
     lm_write_step(r->c, stmt, err);
@@ -69,8 +75,11 @@ static void write_root(lm_run *r, lm_err *err) {
 static void write_model(lm_run *r, lm_err *err) {
     const char *schema = r->model.schema;
     writer w = { .r = r };
-    w.find_tensor = lm_conn_prepare(r->c, err, "SELECT id, dtype FROM \"%w\".lm_tensor WHERE model = ? AND name = ?", schema);
-    w.find_chunk = lm_conn_prepare(r->c, err, "SELECT id, length(data) FROM \"%w\".lm_chunk WHERE tensor = ? AND seq = ?", schema);
+    w.find_tensor = lm_conn_prepare(r->c, err, "SELECT id, dtype FROM \"%w\".lm_tensor WHERE model = ? AND name = ?",
+                                    schema);
+    w.find_chunk = lm_conn_prepare(r->c, err,
+                                   "SELECT id, length(data) FROM \"%w\".lm_chunk WHERE tensor = ? AND seq = ?",
+                                   schema);
     w.set_chunk = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_chunk SET data = ? WHERE id = ?", schema);
     w.set_digest = lm_conn_prepare(r->c, err, "INSERT OR REPLACE INTO \"%w\".lm_digest VALUES (?, ?)", schema);
     for (int i = 0; i < lm_trainer_n_tensors(r->trainer) && !err->code; i++) write_tensor(&w, i, err);
@@ -94,9 +103,12 @@ static void write_labels(lm_run *r, lm_err *err) {
         lm_json_quote(&json, r->data.labels.items[i], r->data.labels.ns[i], err);
     }
     lm_buf_print(&json, err, "]}");
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, r->is_whole ? "UPDATE \"%w\".lm_model SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1)) WHERE id = ?2"
-                                         : "UPDATE \"%w\".lm_adapter SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1)) WHERE model = ?2 AND name = ?3",
-                                         r->model.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        r->c, err,
+        r->is_whole
+            ? "UPDATE \"%w\".lm_model SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1)) WHERE id = ?2"
+            : "UPDATE \"%w\".lm_adapter SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1)) WHERE model = ?2 AND name = ?3",
+        r->model.schema);
     if (stmt) sqlite3_bind_text(stmt, 1, json.data, (int)json.n, SQLITE_STATIC);
     if (stmt) sqlite3_bind_int64(stmt, 2, r->model.id);
     if (stmt && !r->is_whole) sqlite3_bind_text(stmt, 3, r->o.adapter, -1, SQLITE_STATIC);
@@ -109,7 +121,8 @@ static void write_labels(lm_run *r, lm_err *err) {
 static void take_best(lm_run *r) {
     int is_earlier = r->best && r->state.best_step && r->state.best_step != r->state.step;
     for (int i = 0; is_earlier && i < lm_trainer_n_tensors(r->trainer); i++) {
-        memcpy(lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE), r->best[i], (size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float));
+        memcpy(lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE), r->best[i],
+               (size_t)lm_trainer_tensor(r->trainer, i)->n_params * sizeof(float));
     }
 }
 

@@ -35,7 +35,9 @@ int lm_table_connect(sqlite3 *db, void *aux, int n_args, const char *const *args
 
 static const lm_table *table_of(const sqlite3_vtab *vtab) { return (const lm_table *)(const void *)vtab->pModule; }
 
-int lm_table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) { return lm_cursor_new(table_of(vtab)->cursor_size, out); }
+int lm_table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
+    return lm_cursor_new(table_of(vtab)->cursor_size, out);
+}
 
 int lm_table_close(sqlite3_vtab_cursor *cur) {
     table_of(cur->pVtab)->clear(cur);
@@ -57,7 +59,8 @@ int lm_table_register(lm_conn *c, const lm_table *table) {
 }
 
 void lm_vtab_ordered(sqlite3_index_info *info, int column) {
-    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == column && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+    if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == column && !info->aOrderBy[0].desc)
+        info->orderByConsumed = 1;
 }
 
 int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args, int *unusable) {

@@ -91,7 +91,9 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
     size_t size = (size_t)cur->size;
     switch (i) {
     case COL_KEY: sqlite3_result_value(ctx, cur->keys[cur->at]); break;
-    case COL_VECTOR: if (has_vector) lm_result_vector(ctx, cur->vectors + (size_t)cur->at * size, size * sizeof *cur->vectors); break;
+    case COL_VECTOR:
+        if (has_vector) lm_result_vector(ctx, cur->vectors + (size_t)cur->at * size, size * sizeof *cur->vectors);
+        break;
     case COL_N_TOKENS: if (has_vector) sqlite3_result_int(ctx, cur->n_tokens[cur->at]); break;
     case COL_ERROR: if (err->code) lm_result_text(ctx, err->msg, strlen(err->msg)); break;
     }

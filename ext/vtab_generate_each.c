@@ -95,7 +95,8 @@ static void finish_first(each_cursor *cur, lm_err *err) {
     lm_conn *c = ((lm_vtab *)cur->each.base.pVtab)->c;
     lm_token token;
     read_rows(c, cur, err);
-    while (cur->n && !cur->rows[cur->first].is_done && !err->code && lm_batch_next(cur->batch, lm_conn_stop(c), &token, err) > 0) {
+    while (cur->n && !cur->rows[cur->first].is_done && !err->code
+           && lm_batch_next(cur->batch, lm_conn_stop(c), &token, err) > 0) {
         row *r = &cur->rows[cur->row_of[token.seq]];
         lm_buf_append(&r->text, token.piece, token.piece_n, err);
         r->n_tokens++;
@@ -146,9 +147,13 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const lm_table table = {
-    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
-    "generate_each", "CREATE TABLE generate_each(key, text, n_prompt, n_tokens, finish, error, query HIDDEN, options HIDDEN)",
-    1, sizeof(each_cursor), clear,
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column,
+      .xRowid = rowid },
+    "generate_each",
+    "CREATE TABLE generate_each(key, text, n_prompt, n_tokens, finish, error, query HIDDEN, options HIDDEN)",
+    1,
+    sizeof(each_cursor),
+    clear,
 };
 
 int lm_vtab_generate_each_register(lm_conn *c) { return lm_table_register(c, &table); }

@@ -27,13 +27,15 @@ typedef struct {
 static lm_index *index_of(sqlite3_vtab_cursor *base) { return &((index_vtab *)base->pVtab)->x; }
 
 /* args: module, schema, name, then the options. */
-static int open_index(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error, int is_new) {
+static int open_index(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error,
+                      int is_new) {
     lm_err err = {0};
     lm_index x;
     lm_index_open(&x, aux, args[1], args[2], n_args - 3, args + 3, &err);
     const char *column = err.code ? "" : x.o.column;
     if (!sqlite3_stricmp(column, "distance") || !sqlite3_stricmp(column, "k") || !sqlite3_stricmp(column, x.name)) {
-        lm_err_set(&err, LM_ERROR, "lm_index has a column %.60s of its own: index a generated column that copies it", column);
+        lm_err_set(&err, LM_ERROR, "lm_index has a column %.60s of its own: index a generated column that copies it",
+                   column);
     }
     char *sql = sqlite3_mprintf("CREATE TABLE x(\"%w\", distance, k HIDDEN, \"%w\" HIDDEN)", column, x.name);
     if (!sql) lm_err_set(&err, LM_NOMEM, "out of memory");
@@ -69,7 +71,8 @@ static char role_of(const struct sqlite3_index_constraint *k) {
 /* Is the order asked for the one in which a search gives its rows? */
 static int is_our_order(const sqlite3_index_info *info) {
     int n = info->nOrderBy, ours = n <= 2;
-    for (int i = 0; i < n && ours; i++) ours = info->aOrderBy[i].iColumn == (i ? -1 : COL_DISTANCE) && !info->aOrderBy[i].desc;
+    for (int i = 0; i < n && ours; i++)
+        ours = info->aOrderBy[i].iColumn == (i ? -1 : COL_DISTANCE) && !info->aOrderBy[i].desc;
     return ours;
 }
 
@@ -167,11 +170,15 @@ static void advance(index_cursor *cur, lm_err *err) {
 
 /* How many rows a search gives; where only LIMIT tells, the least that it is to begin with. */
 static int read_k(const lm_index *x, sqlite3_value *k, sqlite3_value *limit, sqlite3_value *offset, lm_err *err) {
-    if (k && (sqlite3_value_numeric_type(k) != SQLITE_INTEGER || sqlite3_value_int64(k) < 1 || sqlite3_value_int64(k) > LM_INDEX_K_MAX)) {
+    if (k
+        && (sqlite3_value_numeric_type(k) != SQLITE_INTEGER || sqlite3_value_int64(k) < 1
+            || sqlite3_value_int64(k) > LM_INDEX_K_MAX)) {
         lm_err_set(err, LM_ERROR, "%.60s: k: expected a whole number from 1 to %d", x->name, LM_INDEX_K_MAX);
     }
     if (k) return err->code ? 0 : sqlite3_value_int(k);
-    double n = limit ? sqlite3_value_double(limit) + (offset && sqlite3_value_double(offset) > 0 ? sqlite3_value_double(offset) : 0) : STRETCH;
+    double n = limit ? sqlite3_value_double(limit)
+                           + (offset && sqlite3_value_double(offset) > 0 ? sqlite3_value_double(offset) : 0)
+                     : STRETCH;
     return n < 1 ? 1 : n > LM_INDEX_K_MAX ? LM_INDEX_K_MAX : (int)n;
 }
 
@@ -259,9 +266,22 @@ static int rename_index(sqlite3_vtab *vtab, const char *name) {
 static int is_shadow(const char *suffix) { return !sqlite3_stricmp(suffix, "config"); }
 
 static const sqlite3_module module = {
-    .iVersion = 3, .xCreate = create, .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xDestroy = destroy,
-    .xOpen = open_cursor, .xClose = close_cursor, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
-    .xUpdate = update, .xRename = rename_index, .xShadowName = is_shadow,
+    .iVersion = 3,
+    .xCreate = create,
+    .xConnect = connect,
+    .xBestIndex = best_index,
+    .xDisconnect = disconnect,
+    .xDestroy = destroy,
+    .xOpen = open_cursor,
+    .xClose = close_cursor,
+    .xFilter = filter,
+    .xNext = next,
+    .xEof = eof,
+    .xColumn = column,
+    .xRowid = rowid,
+    .xUpdate = update,
+    .xRename = rename_index,
+    .xShadowName = is_shadow,
 };
 
 int lm_vtab_index_register(lm_conn *c) { return lm_register_table(c, "lm_index", &module); }

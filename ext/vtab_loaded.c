@@ -14,7 +14,8 @@ typedef struct { sqlite3_vtab_cursor base; loaded_row *rows; int n, at; lm_err e
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
     (void)n_args, (void)args, (void)error;
-    int rc = lm_vtab_new(db, aux, "CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels, adapter)", sizeof(lm_vtab), out);
+    int rc = lm_vtab_new(db, aux, "CREATE TABLE lm_loaded(model, digest, bytes, connections, kernels, adapter)",
+                         sizeof(lm_vtab), out);
     if (rc == SQLITE_OK) ((lm_conn *)aux)->anchored = 1;
     return rc;
 }
@@ -94,8 +95,16 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid,
+    .xConnect = connect,
+    .xBestIndex = best_index,
+    .xDisconnect = disconnect,
+    .xOpen = open_cursor,
+    .xClose = close_cursor,
+    .xFilter = filter,
+    .xNext = next,
+    .xEof = eof,
+    .xColumn = column,
+    .xRowid = rowid,
 };
 
 int lm_vtab_loaded_register(lm_conn *c) {

@@ -46,13 +46,18 @@ static void open_schema(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     for (; !cur->rows && !err->code && (schema = sqlite3_db_name(c->db, cur->schema)) != NULL; cur->schema++) {
         if (cur->only.schema && strcmp(cur->only.schema, schema)) continue;
         if (!lm_store_exists(c, schema, err)) continue;
-        cur->rows = lm_conn_prepare(c, err, "SELECT t.id, t.name, t.dtype, t.shape, t.n_params, t.n_bytes, m.name, m.id FROM \"%w\".lm_model m JOIN \"%w\".lm_tensor t"
-                                    " ON t.model = m.id WHERE ?1 IS NULL OR m.id = ?1 ORDER BY m.id, t.id", schema, schema);
+        cur->rows = lm_conn_prepare(
+            c, err,
+            "SELECT t.id, t.name, t.dtype, t.shape, t.n_params, t.n_bytes, m.name, m.id FROM \"%w\".lm_model m JOIN \"%w\".lm_tensor t"
+            " ON t.model = m.id WHERE ?1 IS NULL OR m.id = ?1 ORDER BY m.id, t.id",
+            schema, schema);
         if (cur->rows && cur->only.schema) sqlite3_bind_int64(cur->rows, 1, cur->only.id);
     }
 }
 
-static const char *schema_of(const parameters_cursor *cur, lm_conn *c) { return sqlite3_db_name(c->db, cur->schema - 1); }
+static const char *schema_of(const parameters_cursor *cur, lm_conn *c) {
+    return sqlite3_db_name(c->db, cur->schema - 1);
+}
 
 static void advance(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     cur->has_statistics = 0;
@@ -140,7 +145,10 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
         return lm_error_code(&err);
     }
     switch (i) {
-    case COL_MODEL: lm_result_model(ctx, schema_of(cur, ((lm_vtab *)base->pVtab)->c), (const char *)sqlite3_column_text(cur->rows, 6)); break;
+    case COL_MODEL:
+        lm_result_model(ctx, schema_of(cur, ((lm_vtab *)base->pVtab)->c),
+                        (const char *)sqlite3_column_text(cur->rows, 6));
+        break;
     case COL_TENSOR: lm_result_text(ctx, cur->t.name, strlen(cur->t.name)); break;
     case COL_LAYER: result_layer(ctx, cur->t.name); break;
     case COL_SHAPE:

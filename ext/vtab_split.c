@@ -110,7 +110,8 @@ static int count(split_cursor *cur, size_t from, size_t to, int limit, lm_err *e
     lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
     lm_ids ids = {0};
     lm_tok_options how = {0};
-    lm_tok_encode(lm_model_tok(cur->model->model), cur->text + from, to - from, &how, (size_t)limit, lm_conn_stop(c), &ids, err);
+    lm_tok_encode(lm_model_tok(cur->model->model), cur->text + from, to - from, &how, (size_t)limit, lm_conn_stop(c),
+                  &ids, err);
     int n = (int)ids.n;
     lm_ids_clear(&ids);
     return n;
@@ -142,7 +143,8 @@ static size_t reach(split_cursor *cur, size_t from, lm_err *err) {
 /* Where a piece may begin again so that at most `overlap` tokens stand in both: at a sentence if the words allow. */
 static size_t step_back(split_cursor *cur, lm_err *err) {
     double back = cur->options.overlap * cur->bytes_a_token;
-    size_t span = cur->end - cur->from, at = back < (double)span ? cur->end - (size_t)back : cur->from + 1, sentence = 0;
+    size_t span = cur->end - cur->from, at = back < (double)span ? cur->end - (size_t)back : cur->from + 1,
+           sentence = 0;
     if (!cur->options.overlap) return cur->cut;
     for (;; at++) {
         while (at < cur->end && !(is_space(cur->text[at - 1]) && !is_space(cur->text[at]))) at++;
@@ -197,7 +199,8 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
         if (cur->model) lm_frame_find(c, cur->model, &frame, &err);
         if (!cur->options.max_tokens) cur->options.max_tokens = frame.room;
         if (cur->options.overlap > cur->options.max_tokens / 2) {
-            lm_err_set(&err, LM_ERROR, "option \"overlap\": %d, expected at most half of max_tokens %d", cur->options.overlap, cur->options.max_tokens);
+            lm_err_set(&err, LM_ERROR, "option \"overlap\": %d, expected at most half of max_tokens %d",
+                       cur->options.overlap, cur->options.max_tokens);
         }
         cur->text = lm_alloc(text.n + 1, &err);
         if (cur->text) memcpy(cur->text, text.text, text.n);

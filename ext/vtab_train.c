@@ -36,7 +36,9 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_err err = {0};
     lm_text options;
     if (cur->was_filtered) {
-        lm_err_set(&err, LM_ERROR, "lm_train would run again for each row of a join: WITH t AS MATERIALIZED (SELECT * FROM lm_train(…)) SELECT …");
+        lm_err_set(
+            &err, LM_ERROR,
+            "lm_train would run again for each row of a join: WITH t AS MATERIALIZED (SELECT * FROM lm_train(…)) SELECT …");
     }
     cur->was_filtered = cur->at_end = 1;
     if (!err.code && !lm_value_text(args[0], &options, "options", &err)) return lm_vtab_fail(base->pVtab, &err);
@@ -74,9 +76,13 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const lm_table table = {
-    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
-    "lm_train", "CREATE TABLE lm_train(step, epoch, tokens, loss, val_loss, lr, grad_norm, tokens_per_s, seconds, event, options HIDDEN)",
-    1, sizeof(train_cursor), clear,
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column,
+      .xRowid = rowid },
+    "lm_train",
+    "CREATE TABLE lm_train(step, epoch, tokens, loss, val_loss, lr, grad_norm, tokens_per_s, seconds, event, options HIDDEN)",
+    1,
+    sizeof(train_cursor),
+    clear,
 };
 
 int lm_vtab_train_register(lm_conn *c) { return lm_table_register(c, &table); }

@@ -36,7 +36,8 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_text name = {0};
     clear(base);
     int has_name = plan & HAS_MODEL && lm_value_text(args[0], &name, "model", &err);
-    if (!err.code) cur->model = lm_share_begin(((lm_vtab *)base->pVtab)->c, has_name ? name.text : NULL, "generate|embed", &err);
+    if (!err.code)
+        cur->model = lm_share_begin(((lm_vtab *)base->pVtab)->c, has_name ? name.text : NULL, "generate|embed", &err);
     if (cur->model) cur->tok = lm_model_tok(cur->model->model);
     if (cur->tok) cur->end = lm_tok_count(cur->tok);
     if (cur->tok && plan & HAS_ID && sqlite3_value_type(args[n_args - 1]) == SQLITE_INTEGER) {

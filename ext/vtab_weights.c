@@ -22,7 +22,8 @@ typedef struct {
 
 static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, sqlite3_vtab **out, char **error) {
     (void)n_args, (void)args, (void)error;
-    int rc = lm_vtab_new(db, aux, "CREATE TABLE lm_weights(row INTEGER, col INTEGER, value REAL, model HIDDEN, tensor HIDDEN)",
+    int rc = lm_vtab_new(db, aux,
+                         "CREATE TABLE lm_weights(row INTEGER, col INTEGER, value REAL, model HIDDEN, tensor HIDDEN)",
                          sizeof(weights_vtab), out);
     return rc == SQLITE_OK ? sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY) : rc;
 }
@@ -50,7 +51,10 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
         const struct sqlite3_index_constraint *k = &info->aConstraint[i];
         const char *op = usable(k);
         int is_name = k->iColumn >= COL_MODEL;
-        int *seen = k->iColumn == COL_TENSOR ? &has_tensor : k->iColumn == COL_MODEL ? &has_model : k->iColumn == COL_ROW ? &has_row : &has_col;
+        int *seen = k->iColumn == COL_TENSOR  ? &has_tensor
+                    : k->iColumn == COL_MODEL ? &has_model
+                    : k->iColumn == COL_ROW   ? &has_row
+                                              : &has_col;
         if (!op) continue;
         if (!k->usable) {
             unusable |= is_name;
@@ -71,7 +75,8 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     info->estimatedRows = 1000000 / (has_row ? 1000 : 1) / (has_col ? 1000 : 1);
     info->estimatedCost = (double)info->estimatedRows * (has_tensor ? 1 : 1e12) * (has_model ? 1 : 1e3);
     int in_order = info->nOrderBy >= 1 && info->nOrderBy <= 2;
-    for (int i = 0; i < info->nOrderBy && in_order; i++) in_order = info->aOrderBy[i].iColumn == i && !info->aOrderBy[i].desc;
+    for (int i = 0; i < info->nOrderBy && in_order; i++)
+        in_order = info->aOrderBy[i].iColumn == i && !info->aOrderBy[i].desc;
     info->orderByConsumed = in_order;
     return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
 }
@@ -105,7 +110,8 @@ static void open_tensor(lm_cells *cells, lm_conn *c, const char *model, const ch
 static sqlite3_int64 first_rowid(const lm_cells *s) {
     const char *name;
     sqlite3_int64 schema = 0;
-    while (s->f.schema && (name = sqlite3_db_name(s->c->db, (int)schema)) != NULL && strcmp(name, s->f.schema)) schema++;
+    while (s->f.schema && (name = sqlite3_db_name(s->c->db, (int)schema)) != NULL && strcmp(name, s->f.schema))
+        schema++;
     return (schema << TENSOR_BITS | s->tensor) << INDEX_BITS;
 }
 
@@ -117,9 +123,9 @@ static void narrow(weights_cursor *cur, int which, char op, sqlite3_value *value
     if (type != SQLITE_INTEGER && type != SQLITE_FLOAT) return;
     double x = sqlite3_value_double(value);
     if (op == '=' && (x < 0 || x >= (double)count)) {
-        lm_err_set(err, LM_ERROR, "tensor %s: no %s %.15g (has %lld x %lld: rows 0 to %lld, cols 0 to %lld)", cur->cells.t.name,
-                   which ? "col" : "row", x, (long long)cur->cells.rows, (long long)cur->cells.cols, (long long)cur->cells.rows - 1,
-                   (long long)cur->cells.cols - 1);
+        lm_err_set(err, LM_ERROR, "tensor %s: no %s %.15g (has %lld x %lld: rows 0 to %lld, cols 0 to %lld)",
+                   cur->cells.t.name, which ? "col" : "row", x, (long long)cur->cells.rows,
+                   (long long)cur->cells.cols, (long long)cur->cells.rows - 1, (long long)cur->cells.cols - 1);
         return;
     }
     int64_t at = x < 0 ? -1 : x >= (double)count ? count : (int64_t)x;
@@ -133,7 +139,9 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_text model = {0}, tensor = {0};
     int has_tensor = 0, has_model = 0, model_null = 0;
     lm_cells_close(&cur->cells);
-    if (plan == NO_TENSOR) lm_err_set(&err, LM_ERROR, "lm_weights: which tensor? Give it as lm_weights('model', 'tensor') or by WHERE tensor = …");
+    if (plan == NO_TENSOR)
+        lm_err_set(&err, LM_ERROR,
+                   "lm_weights: which tensor? Give it as lm_weights('model', 'tensor') or by WHERE tensor = …");
     for (int i = 0; i < n_args && !err.code; i++) {
         if (plan_text[2 * i] == 't') has_tensor = lm_value_text(args[i], &tensor, "tensor", &err);
         if (plan_text[2 * i] == 'm') has_model = lm_value_text(args[i], &model, "model", &err), model_null = !has_model;
@@ -146,7 +154,8 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     cur->high[0] = cur->cells.rows;
     cur->high[1] = cur->cells.cols;
     for (int i = 0; i < n_args && !err.code; i++) {
-        if (plan_text[2 * i] == 'r' || plan_text[2 * i] == 'c') narrow(cur, plan_text[2 * i] == 'c', plan_text[2 * i + 1], args[i], &err);
+        if (plan_text[2 * i] == 'r' || plan_text[2 * i] == 'c')
+            narrow(cur, plan_text[2 * i] == 'c', plan_text[2 * i + 1], args[i], &err);
     }
     if (cur->low[1] >= cur->high[1]) cur->high[0] = 0;
     cur->row = cur->low[0];
@@ -194,8 +203,8 @@ static void reopen(lm_cells *s, lm_conn *c, const char *model, const char *tenso
     lm_found f;
     lm_store_find(c, model, "generate|embed", &f, err);
     if (err->code) return;
-    int same = s->f.schema && s->f.id == f.id && !strcmp(s->f.schema, f.schema) && !memcmp(s->f.edit, f.edit, sizeof f.edit) &&
-               !strcmp(s->t.name, tensor);
+    int same = s->f.schema && s->f.id == f.id && !strcmp(s->f.schema, f.schema)
+               && !memcmp(s->f.edit, f.edit, sizeof f.edit) && !strcmp(s->t.name, tensor);
     lm_found_clear(&f);
     if (same) return;
     lm_cells_close(s);
@@ -209,18 +218,21 @@ static void write_value(weights_vtab *v, sqlite3_value **args, lm_err *err) {
     lm_cells *s = &v->cells;
     lm_text model, tensor;
     int type = sqlite3_value_type(columns[COL_VALUE]);
-    if (!lm_value_text(columns[COL_MODEL], &model, "model", err) || !lm_value_text(columns[COL_TENSOR], &tensor, "tensor", err)) {
+    if (!lm_value_text(columns[COL_MODEL], &model, "model", err)
+        || !lm_value_text(columns[COL_TENSOR], &tensor, "tensor", err)) {
         lm_err_set(err, LM_ERROR, "lm_weights: only value can be set");
         return;
     }
     reopen(s, v->base.c, model.text, tensor.text, err);
     if (err->code) return;
-    if (first_rowid(s) != id - index || sqlite3_value_int64(args[1]) != id || sqlite3_value_int64(columns[COL_ROW]) != index / s->cols ||
-        sqlite3_value_int64(columns[COL_COL]) != index % s->cols) {
+    if (first_rowid(s) != id - index || sqlite3_value_int64(args[1]) != id
+        || sqlite3_value_int64(columns[COL_ROW]) != index / s->cols
+        || sqlite3_value_int64(columns[COL_COL]) != index % s->cols) {
         lm_err_set(err, LM_ERROR, "lm_weights: only value can be set");
     } else if (type != SQLITE_INTEGER && type != SQLITE_FLOAT) {
         lm_err_set(err, LM_ERROR, "tensor %s, row %lld, col %lld: value: expected a finite number, got %s", s->t.name,
-                   (long long)(index / s->cols), (long long)(index % s->cols), type == SQLITE_NULL ? "NULL" : "text or a BLOB");
+                   (long long)(index / s->cols), (long long)(index % s->cols),
+                   type == SQLITE_NULL ? "NULL" : "text or a BLOB");
     } else {
         lm_cells_write(s, index, sqlite3_value_double(columns[COL_VALUE]), err);
     }
@@ -238,8 +250,17 @@ static int update(sqlite3_vtab *vtab, int n_args, sqlite3_value **args, sqlite3_
 }
 
 static const sqlite3_module module = {
-    .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect, .xOpen = open_cursor, .xClose = close_cursor,
-    .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid, .xUpdate = update,
+    .xConnect = connect,
+    .xBestIndex = best_index,
+    .xDisconnect = disconnect,
+    .xOpen = open_cursor,
+    .xClose = close_cursor,
+    .xFilter = filter,
+    .xNext = next,
+    .xEof = eof,
+    .xColumn = column,
+    .xRowid = rowid,
+    .xUpdate = update,
 };
 
 int lm_vtab_weights_register(lm_conn *c) {

@@ -118,10 +118,14 @@ static void inverse(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
 
 /*----------------------------------------------------------------------
 ** The verbs. */
-static void read_vector(frame *f, sqlite3_value *options, lm_err *err) { lm_vector_options_read(&f->options.vector, options, err); }
+static void read_vector(frame *f, sqlite3_value *options, lm_err *err) {
+    lm_vector_options_read(&f->options.vector, options, err);
+}
 static void clear_vector(frame *f) { lm_vector_options_clear(&f->options.vector); }
 static int null_vector(const frame *f, const lm_err *err) { return lm_vector_options_null(&f->options.vector, err); }
-static void result_vector(sqlite3_context *ctx, const lm_buf *answer) { lm_result_vector(ctx, answer->data, answer->n); }
+static void result_vector(sqlite3_context *ctx, const lm_buf *answer) {
+    lm_result_vector(ctx, answer->data, answer->n);
+}
 
 static void compute_vectors(lm_conn *c, frame *f, lm_err *err) {
     const lm_vector_options *o = &f->options.vector;
@@ -146,9 +150,13 @@ static void compute_vectors(lm_conn *c, frame *f, lm_err *err) {
     lm_free(vectors);
 }
 
-static void read_generate(frame *f, sqlite3_value *options, lm_err *err) { lm_generate_options_read(&f->options.generate, options, 0, err); }
+static void read_generate(frame *f, sqlite3_value *options, lm_err *err) {
+    lm_generate_options_read(&f->options.generate, options, 0, err);
+}
 static void clear_generate(frame *f) { lm_generate_options_clear(&f->options.generate); }
-static int null_generate(const frame *f, const lm_err *err) { return lm_generate_options_null(&f->options.generate, err); }
+static int null_generate(const frame *f, const lm_err *err) {
+    return lm_generate_options_null(&f->options.generate, err);
+}
 static void result_text(sqlite3_context *ctx, const lm_buf *answer) { lm_result_text(ctx, answer->data, answer->n); }
 
 static void compute_texts(lm_conn *c, frame *f, lm_err *err) {
@@ -211,7 +219,8 @@ static void final(sqlite3_context *ctx) {
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
     if (f && f->n_steps && !f->n_values) {
-        lm_err_set(&err, LM_ERROR, "%s is a window function: %s(%s) %s", f->verb->name, f->verb->name, f->verb->what, shape);
+        lm_err_set(&err, LM_ERROR, "%s is a window function: %s(%s) %s", f->verb->name, f->verb->name, f->verb->what,
+                   shape);
         lm_result_error(ctx, &err);
     }
     free_frame(f);
@@ -231,7 +240,8 @@ int lm_window_register(lm_conn *c) {
         if (!fn) return SQLITE_NOMEM;
         lm_conn_ref(c);
         *fn = (function){ c, v };
-        rc = sqlite3_create_window_function(c->db, v->name, 1 + i % 2, SQLITE_UTF8 | flags, fn, step, final, value, inverse, free_function);
+        rc = sqlite3_create_window_function(c->db, v->name, 1 + i % 2, SQLITE_UTF8 | flags, fn, step, final, value,
+                                            inverse, free_function);
     }
     return rc;
 }

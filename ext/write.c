@@ -5,7 +5,10 @@
 void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *schema, lm_err *err) {
     *w = (lm_write){ .c = c, .is_outermost = sqlite3_get_autocommit(c->db) };
     int exists = lm_store_exists(c, schema, err);
-    w->abandon = lm_conn_prepare(c, err, exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0" : "CREATE TABLE \"%w\".lm_abandoned(x)", schema);
+    w->abandon = lm_conn_prepare(c, err,
+                                 exists ? "UPDATE \"%w\".lm_setting SET value = value WHERE 0"
+                                        : "CREATE TABLE \"%w\".lm_abandoned(x)",
+                                 schema);
     lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
     lm_conn_exec(c, err, "SAVEPOINT lm_work");

@@ -42,7 +42,10 @@ static int read_hex4(lm_json *j) {
     int value = 0;
     for (int i = 0; i < 4; i++, j->pos++) {
         int c = j->pos < j->n ? j->text[j->pos] : 0;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) return -1;
         value = value << 4 | digit;
     }
@@ -213,7 +216,8 @@ static void read_key(lm_json *j, lm_err *err) {
     for (size_t i = 0; i < j->key.n; i++) hash = (hash ^ (uint8_t)j->key.data[i]) * 0x100000001B3ull;
     hash ^= hash >> 29;
     if (!add_seen(j, hash, err)) {
-        lm_err_set(err, LM_ERROR, "JSON: duplicate key \"%.80s\" at byte %llu", j->key.data, (unsigned long long)j->pos);
+        lm_err_set(err, LM_ERROR, "JSON: duplicate key \"%.80s\" at byte %llu", j->key.data,
+                   (unsigned long long)j->pos);
     }
     if (peek(j) != ':') fail(j, err, "expected ':'");
     else j->pos++;

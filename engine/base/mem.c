@@ -45,8 +45,8 @@ void *lm_alloc(size_t n, lm_err *err) {
     if (!base) {
         atomic_fetch_sub(&g_used, n);
         if (limit && used > limit) {
-            lm_err_set(err, LM_NOMEM, "memory_limit %llu bytes: %llu in use, %llu more wanted", (unsigned long long)limit,
-                       (unsigned long long)(used - n), (unsigned long long)n);
+            lm_err_set(err, LM_NOMEM, "memory_limit %llu bytes: %llu in use, %llu more wanted",
+                       (unsigned long long)limit, (unsigned long long)(used - n), (unsigned long long)n);
         } else {
             lm_err_set(err, LM_NOMEM, "out of memory: no room for %llu bytes", (unsigned long long)n);
         }

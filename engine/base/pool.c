@@ -238,7 +238,8 @@ void lm_pool_run(void (*fn)(void *arg, int i), void *arg, int n, lm_stop stop, l
     waiter self;
     rest left[THREADS_MAX];
     int n_shares = LM_MIN(lm_threads(), n);
-    for (int k = 0; k < n_shares; k++) left[k] = (rest){ (int)((int64_t)n * k / n_shares), (int)((int64_t)n * (k + 1) / n_shares) };
+    for (int k = 0; k < n_shares; k++)
+        left[k] = (rest){ (int)((int64_t)n * k / n_shares), (int)((int64_t)n * (k + 1) / n_shares) };
     while (n > 0 && !err->code) {
         if (!acquire(&self, stop)) {
             lm_err_set(err, LM_INTERRUPT, "interrupted");

@@ -73,7 +73,8 @@ static uint64_t count_entries(lm_gguf_writer *w, const void *bytes, size_t n, lm
 static void write_header(lm_gguf_writer *w, const lm_gguf_content *content, lm_err *err) {
     lm_buf head = {0};
     uint64_t offset = 0, n_entries = 0;
-    for (int i = 0; i < LM_COUNT(content->meta); i++) n_entries += count_entries(w, content->meta[i], content->meta_n[i], err);
+    for (int i = 0; i < LM_COUNT(content->meta); i++)
+        n_entries += count_entries(w, content->meta[i], content->meta_n[i], err);
     lm_buf_append(&head, "GGUF", 4, err);
     put_le(&head, 3, 4, err);
     put_le(&head, (uint64_t)content->n_tensors, 8, err);
@@ -175,7 +176,8 @@ void lm_gguf_commit(lm_gguf_writer *w, lm_err *err) {
     w->fd = -1;
     if (closed && !err->code) lm_file_fail("cannot close", errno, err);
     if (!err->code) {
-        int failed = w->overwrite ? rename(w->draft, w->path) : renameat2(AT_FDCWD, w->draft, AT_FDCWD, w->path, RENAME_NOREPLACE);
+        int failed = w->overwrite ? rename(w->draft, w->path)
+                                  : renameat2(AT_FDCWD, w->draft, AT_FDCWD, w->path, RENAME_NOREPLACE);
         /* A file system that lacks this kind of renaming has links. */
         if (failed && !w->overwrite && (errno == EINVAL || errno == ENOSYS)) {
             failed = link(w->draft, w->path);

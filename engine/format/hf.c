@@ -302,8 +302,10 @@ static void add_tensor(lm_hf *hf, const lm_tensor *from, const char *name, origi
     lm_tensor t = *from;
     memset(t.name, 0, sizeof t.name);
     snprintf(t.name, sizeof t.name, "%s", name);
-    if (from->dtype == LM_OTHER) lm_err_set(err, LM_ERROR, "tensor %s: its numbers are no f32, f16 or bf16", from->name);
-    if (o.how == FROM_ROW && t.n_dims != 2) lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected 2", from->name, t.n_dims);
+    if (from->dtype == LM_OTHER)
+        lm_err_set(err, LM_ERROR, "tensor %s: its numbers are no f32, f16 or bf16", from->name);
+    if (o.how == FROM_ROW && t.n_dims != 2)
+        lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected 2", from->name, t.n_dims);
     if (o.how == FROM_ROW) t.ne[1] -= o.arg;
     if (t.n_dims == 1) t.dtype = LM_F32;
     if (o.how == IN_PAIRS && (o.arg < 1 || (t.n_dims == 1 ? t.ne[0] : t.ne[1]) % (2 * o.arg))) {
@@ -333,7 +335,8 @@ static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm
             if (!strcmp(row->gguf, "output.weight") && hf->c.tie_word_embeddings != 0) return;
             origin o = { file, i, row->how, 0 };
             if (row->how == FROM_ROW) o.arg = kind->has_offset ? count_of(hf->c.pad_token_id) + 1 : 0;
-            if (row->how == IN_PAIRS) o.arg = count_of(strstr(row->hf, "q_proj") ? hf->c.num_attention_heads : hf->c.num_key_value_heads);
+            if (row->how == IN_PAIRS)
+                o.arg = count_of(strstr(row->hf, "q_proj") ? hf->c.num_attention_heads : hf->c.num_key_value_heads);
             snprintf(name, sizeof name, row->gguf, layer);
             add_tensor(hf, t, name, o, err);
             return;
@@ -346,7 +349,8 @@ static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm
 static int open_file(lm_hf *hf, const char *folder, const char *name, lm_err *err) {
     char path[PATH_BYTES];
     for (int i = 0; i < hf->n_files; i++) if (!strcmp(hf->names[i], name)) return i;
-    if (strchr(name, '/') || !strcmp(name, "..") || hf->n_files == FILES_MAX) lm_err_set(err, LM_ERROR, "file %.60s: not a plain name, or too many", name);
+    if (strchr(name, '/') || !strcmp(name, "..") || hf->n_files == FILES_MAX)
+        lm_err_set(err, LM_ERROR, "file %.60s: not a plain name, or too many", name);
     join(path, sizeof path, folder, name, err);
     if (err->code) return -1;
     char *copy = lm_alloc(strlen(name) + 1, err);
@@ -365,7 +369,8 @@ static int open_file(lm_hf *hf, const char *folder, const char *name, lm_err *er
 static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n, lm_err *err) {
     lm_json j;
     lm_json_init(&j, text, n);
-    if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "model.safetensors.index.json: expected a JSON object");
+    if (lm_json_next(&j, err) != LM_JSON_OBJECT)
+        lm_err_set(err, LM_ERROR, "model.safetensors.index.json: expected a JSON object");
     for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END && !err->code;) {
         if (strcmp(j.key.data, "weight_map") || kind != LM_JSON_OBJECT) {
             lm_json_skip(&j, kind, err);
@@ -373,10 +378,13 @@ static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n
         }
         while ((kind = lm_json_next(&j, err)) == LM_JSON_TEXT) {
             int file = open_file(hf, folder, j.string.data, err);
-            if (file >= 0 && lm_safetensors_find(hf->files[file], j.key.data) < 0) lm_err_set(err, LM_ERROR, "tensor %.60s is not in %.60s, where the index puts it", j.key.data, j.string.data);
+            if (file >= 0 && lm_safetensors_find(hf->files[file], j.key.data) < 0)
+                lm_err_set(err, LM_ERROR, "tensor %.60s is not in %.60s, where the index puts it", j.key.data,
+                           j.string.data);
             if (err->code) break;
         }
-        if (kind != LM_JSON_END) lm_err_set(err, LM_ERROR, "model.safetensors.index.json: weight_map: expected names of files");
+        if (kind != LM_JSON_END)
+            lm_err_set(err, LM_ERROR, "model.safetensors.index.json: weight_map: expected names of files");
     }
     lm_json_clear(&j);
 }
@@ -389,7 +397,8 @@ static void open_files(lm_hf *hf, const char *folder, lm_err *err) {
     lm_free(index);
     const struct kind *kind = err->code ? NULL : find_kind(hf, err);
     for (int f = 0; f < hf->n_files && kind; f++) {
-        for (int i = 0; i < lm_safetensors_n_tensors(hf->files[f]) && !err->code; i++) place_tensor(hf, kind, f, i, err);
+        for (int i = 0; i < lm_safetensors_n_tensors(hf->files[f]) && !err->code; i++)
+            place_tensor(hf, kind, f, i, err);
     }
 }
 
@@ -424,8 +433,11 @@ static void put_real(lm_buf *out, const char *arch, const char *key, double x, l
 
 static void check_act(const lm_hf *hf, const char *arch, lm_err *err) {
     const char *act = hf->c.act;
-    int fine = !strcmp(arch, "bert") ? !strcmp(act, "gelu") : !strcmp(arch, "gemma3") ? !strcmp(act, "gelu_pytorch_tanh") : !strcmp(act, "silu");
-    if (*act && !fine) lm_err_set(err, LM_ERROR, "config.json: activation \"%s\" is not supported in a %s model", act, arch);
+    int fine = !strcmp(arch, "bert")     ? !strcmp(act, "gelu")
+               : !strcmp(arch, "gemma3") ? !strcmp(act, "gelu_pytorch_tanh")
+                                         : !strcmp(act, "silu");
+    if (*act && !fine)
+        lm_err_set(err, LM_ERROR, "config.json: activation \"%s\" is not supported in a %s model", act, arch);
 }
 
 static void put_ends(lm_buf *out, const config *c, lm_err *err) {
@@ -445,7 +457,9 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
     double offset = kind->has_offset ? c->pad_token_id + 1 : 0;
     int uses_window = !strcmp(a, "gemma3") || !strcmp(kind->model_type, "mistral") || c->use_sliding_window != 0;
     /* Where sentence-transformers sets no length the tokenizer's counts, unless it is the placeholder 1e30. */
-    double n_text = c->max_seq_length != 0 ? c->max_seq_length : c->model_max_length < c->max_position_embeddings - offset ? c->model_max_length : 0;
+    double n_text = c->max_seq_length != 0                                      ? c->max_seq_length
+                    : c->model_max_length < c->max_position_embeddings - offset ? c->model_max_length
+                                                                                : 0;
     check_act(hf, a, err);
     lm_meta_put_text(&out, "general.architecture", a, strlen(a), err);
     put_int(&out, a, "context_length", c->max_position_embeddings - offset, err);
@@ -467,12 +481,18 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
     put_real(&out, a, "attn_logit_softcapping", c->attn_logit_softcapping, err);
     if (!strcmp(c->rope_type, "linear")) put_real(&out, a, "rope.scaling.factor", c->factor, err);
     else if (*c->rope_type && strcmp(c->rope_type, "default") && strcmp(c->rope_type, "llama3")) {
-        lm_err_set(err, LM_ERROR, "config.json: rope type \"%s\" is not supported (have: default, linear, llama3)", c->rope_type);
+        lm_err_set(err, LM_ERROR, "config.json: rope type \"%s\" is not supported (have: default, linear, llama3)",
+                   c->rope_type);
     }
-    put_int(&out, a, "pooling_type", c->pooling_mode_lasttoken != 0 ? 3 : c->pooling_mode_cls_token != 0 ? 2 : c->pooling_mode_mean_tokens != 0, err);
+    put_int(&out, a, "pooling_type",
+            c->pooling_mode_lasttoken != 0   ? 3
+            : c->pooling_mode_cls_token != 0 ? 2
+                                             : c->pooling_mode_mean_tokens != 0,
+            err);
     put_int(&out, a, "text_length", n_text, err);
     if (tokenizer) lm_meta_put_text(&out, "tokenizer.huggingface.json", tokenizer, tokenizer_n, err);
-    if (hf->chat_template.n) lm_meta_put_text(&out, "tokenizer.chat_template", hf->chat_template.data, hf->chat_template.n, err);
+    if (hf->chat_template.n)
+        lm_meta_put_text(&out, "tokenizer.chat_template", hf->chat_template.data, hf->chat_template.n, err);
     put_ends(&out, c, err);
     if (!err->code) hf->meta = lm_meta_new(out.data, out.n, err);
     lm_buf_clear(&out);
@@ -501,20 +521,31 @@ static char *tokenizer_of_vocab(const config *c, const char *vocab, size_t vocab
     static const char *const specials[] = { "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" };
     static const char *const words[] = { "null", "false", "true" };
     lm_buf out = {0};
-    int32_t id = 0, cls = find_line(vocab, vocab_n, "[CLS]"), sep = find_line(vocab, vocab_n, "[SEP]"), unknown = find_line(vocab, vocab_n, "[UNK]");
-    if (cls < 0 || sep < 0 || unknown < 0) lm_err_set(err, LM_ERROR, "vocab.txt: [CLS], [SEP] and [UNK] must be among its lines");
+    int32_t id = 0, cls = find_line(vocab, vocab_n, "[CLS]"), sep = find_line(vocab, vocab_n, "[SEP]"),
+            unknown = find_line(vocab, vocab_n, "[UNK]");
+    if (cls < 0 || sep < 0 || unknown < 0)
+        lm_err_set(err, LM_ERROR, "vocab.txt: [CLS], [SEP] and [UNK] must be among its lines");
     lm_buf_print(&out, err, "{\"added_tokens\":[");
     for (int i = 0, count = 0; i < LM_COUNT(specials); i++) {
         int32_t at = find_line(vocab, vocab_n, specials[i]);
-        if (at >= 0) lm_buf_print(&out, err, "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
-                                  "\"normalized\":false,\"special\":true}", count++ ? "," : "", at, specials[i]);
+        if (at >= 0)
+            lm_buf_print(&out, err,
+                         "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+                         "\"normalized\":false,\"special\":true}",
+                         count++ ? "," : "", at, specials[i]);
     }
-    lm_buf_print(&out, err, "],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":%s,\"strip_accents\":%s,"
-                 "\"lowercase\":%s},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},", words[1 + (c->tokenize_chinese_chars != 0)],
-                 words[c->strip_accents < 0 ? 0 : 1 + (c->strip_accents != 0)], words[1 + (c->do_lower_case != 0)]);
-    lm_buf_print(&out, err, "\"post_processor\":{\"type\":\"BertProcessing\",\"sep\":[\"[SEP]\",%d],\"cls\":[\"[CLS]\",%d]},"
-                 "\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},", sep, cls);
-    lm_buf_print(&out, err, "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","
+    lm_buf_print(
+        &out, err,
+        "],\"normalizer\":{\"type\":\"BertNormalizer\",\"clean_text\":true,\"handle_chinese_chars\":%s,\"strip_accents\":%s,"
+        "\"lowercase\":%s},\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},",
+        words[1 + (c->tokenize_chinese_chars != 0)], words[c->strip_accents < 0 ? 0 : 1 + (c->strip_accents != 0)],
+        words[1 + (c->do_lower_case != 0)]);
+    lm_buf_print(&out, err,
+                 "\"post_processor\":{\"type\":\"BertProcessing\",\"sep\":[\"[SEP]\",%d],\"cls\":[\"[CLS]\",%d]},"
+                 "\"decoder\":{\"type\":\"WordPiece\",\"prefix\":\"##\",\"cleanup\":true},",
+                 sep, cls);
+    lm_buf_print(&out, err,
+                 "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\",\"continuing_subword_prefix\":\"##\","
                  "\"max_input_chars_per_word\":100,\"vocab\":{");
     for (const char *at = vocab, *end = vocab + vocab_n, *next; at < end && !err->code; at = next, id++) {
         size_t length;
@@ -543,21 +574,30 @@ static char *read_tokenizer(lm_hf *hf, size_t *n, lm_err *err) {
 /* Llama 3 slows the low frequencies by a factor, the high ones not at all, and those between by degrees. */
 static void add_factors(lm_hf *hf, lm_err *err) {
     const config *c = &hf->c;
-    int64_t dim = count_of(c->head_dim > 0 ? c->head_dim : c->num_attention_heads > 0 ? c->hidden_size / c->num_attention_heads : 0);
+    int64_t dim = count_of(c->head_dim > 0              ? c->head_dim
+                           : c->num_attention_heads > 0 ? c->hidden_size / c->num_attention_heads
+                                                        : 0);
     if (strcmp(c->rope_type, "llama3") || err->code) return;
-    if (dim < 2 || dim > 1024 || !(c->factor >= 1) || !(c->low_freq_factor > 0) || !(c->high_freq_factor > c->low_freq_factor) ||
-        !(c->original_max_position_embeddings > 0) || !(c->rope_theta > 0)) {
-        lm_err_set(err, LM_ERROR, "config.json: rope_scaling: llama3 needs factor, low_freq_factor, high_freq_factor, original_max_position_embeddings");
+    if (dim < 2 || dim > 1024 || !(c->factor >= 1) || !(c->low_freq_factor > 0)
+        || !(c->high_freq_factor > c->low_freq_factor) || !(c->original_max_position_embeddings > 0)
+        || !(c->rope_theta > 0)) {
+        lm_err_set(
+            err, LM_ERROR,
+            "config.json: rope_scaling: llama3 needs factor, low_freq_factor, high_freq_factor, original_max_position_embeddings");
         return;
     }
     hf->n_factors = (int)dim / 2;
     hf->factors = lm_alloc(sizeof *hf->factors * (size_t)hf->n_factors, err);
     if (!hf->factors) return;
-    double low = c->original_max_position_embeddings / c->low_freq_factor, high = c->original_max_position_embeddings / c->high_freq_factor;
+    double low = c->original_max_position_embeddings / c->low_freq_factor,
+           high = c->original_max_position_embeddings / c->high_freq_factor;
     for (int i = 0; i < hf->n_factors; i++) {
         double wave = 2 * 3.14159265358979323846 * lm_pow(c->rope_theta, 2.0 * i / (double)dim);
-        double smooth = (c->original_max_position_embeddings / wave - c->low_freq_factor) / (c->high_freq_factor - c->low_freq_factor);
-        hf->factors[i] = wave < high ? 1 : wave > low ? (float)c->factor : (float)(1 / ((1 - smooth) / c->factor + smooth));
+        double smooth = (c->original_max_position_embeddings / wave - c->low_freq_factor)
+                        / (c->high_freq_factor - c->low_freq_factor);
+        hf->factors[i] = wave < high  ? 1
+                         : wave > low ? (float)c->factor
+                                      : (float)(1 / ((1 - smooth) / c->factor + smooth));
     }
     lm_tensor t = { .name = "rope_freqs.weight", .dtype = LM_F32, .n_dims = 1, .ne = { hf->n_factors, 1, 1, 1 } };
     add_tensor(hf, &t, t.name, (origin){ -1, -1, FREQUENCIES, 0 }, err);
@@ -579,7 +619,8 @@ lm_hf *lm_hf_open(const char *folder, lm_err *err) {
     if (!hf) return NULL;
     hf->c.do_lower_case = hf->c.tokenize_chinese_chars = 1;
     hf->c.strip_accents = hf->c.bos_token_id = -1;
-    if (snprintf(hf->root, sizeof hf->root, "%s", folder) >= PATH_BYTES) lm_err_set(err, LM_ERROR, "the path is too long");
+    if (snprintf(hf->root, sizeof hf->root, "%s", folder) >= PATH_BYTES)
+        lm_err_set(err, LM_ERROR, "the path is too long");
     read_modules(hf, folder, err);
     read_config(hf, hf->root, "config.json", 0, err);
     read_config(hf, hf->root, "generation_config.json", 1, err);
@@ -646,7 +687,8 @@ void lm_hf_read(lm_hf *hf, int i, int64_t offset, void *dst, size_t n, lm_err *e
     uint8_t *to = dst;
     if (err->code) return;
     if (offset < 0 || offset > t->n_bytes || n > (uint64_t)(t->n_bytes - offset)) {
-        lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset, (long long)t->n_bytes);
+        lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset,
+                   (long long)t->n_bytes);
     } else if (t->n_dims == 1) {
         float *all = lm_alloc((size_t)t->n_bytes, err);
         if (!err->code) read_vector(hf, o, t, all, err);
@@ -657,8 +699,10 @@ void lm_hf_read(lm_hf *hf, int i, int64_t offset, void *dst, size_t n, lm_err *e
     } else {
         int64_t row_bytes = t->n_bytes / t->ne[1];
         while (n && !err->code) {
-            int64_t row = offset / row_bytes, at = offset % row_bytes, some = row_bytes - at < (int64_t)n ? row_bytes - at : (int64_t)n;
-            lm_safetensors_read(hf->files[o->file], o->tensor, source_row(o, t->ne[1], row) * row_bytes + at, to, (size_t)some, err);
+            int64_t row = offset / row_bytes, at = offset % row_bytes,
+                    some = row_bytes - at < (int64_t)n ? row_bytes - at : (int64_t)n;
+            lm_safetensors_read(hf->files[o->file], o->tensor, source_row(o, t->ne[1], row) * row_bytes + at, to,
+                                (size_t)some, err);
             to += some;
             offset += some;
             n -= (size_t)some;

@@ -41,22 +41,25 @@ static int read_numbers(lm_json *j, int kind, const char *what, int64_t *out, in
 }
 
 /* Hold a tensor's span against its shape and type. */
-static void check_span(lm_tensor *t, int type, int n_dims, const int64_t *shape, const int64_t *span, uint64_t data_n, lm_err *err) {
+static void check_span(lm_tensor *t, int type, int n_dims, const int64_t *shape, const int64_t *span, uint64_t data_n,
+                       lm_err *err) {
     t->dtype = g_types[type].dtype;
     t->n_dims = LM_MAX(n_dims, 1);
     t->n_params = 1;
     for (int d = 0; d < LM_DIMS_MAX; d++) {
         t->ne[d] = d < n_dims ? shape[n_dims - 1 - d] : 1;
         if (t->ne[d] < 1) lm_err_set(err, LM_ERROR, "shape: dimensions must be at least 1");
-        if (__builtin_mul_overflow(t->n_params, t->ne[d], &t->n_params)) lm_err_set(err, LM_ERROR, "shape: over 2^63 elements");
+        if (__builtin_mul_overflow(t->n_params, t->ne[d], &t->n_params))
+            lm_err_set(err, LM_ERROR, "shape: over 2^63 elements");
     }
-    if (__builtin_mul_overflow(t->n_params, (int64_t)g_types[type].bytes, &t->n_bytes)) lm_err_set(err, LM_ERROR, "shape: over 2^63 bytes");
+    if (__builtin_mul_overflow(t->n_params, (int64_t)g_types[type].bytes, &t->n_bytes))
+        lm_err_set(err, LM_ERROR, "shape: over 2^63 bytes");
     if (span[1] < span[0] || (uint64_t)span[1] > data_n) {
-        lm_err_set(err, LM_ERROR, "data_offsets [%lld,%lld]: the data has %llu bytes", (long long)span[0], (long long)span[1],
-                   (unsigned long long)data_n);
+        lm_err_set(err, LM_ERROR, "data_offsets [%lld,%lld]: the data has %llu bytes", (long long)span[0],
+                   (long long)span[1], (unsigned long long)data_n);
     } else if (span[1] - span[0] != t->n_bytes) {
-        lm_err_set(err, LM_ERROR, "data_offsets hold %lld bytes, its shape and dtype %s make %lld", (long long)(span[1] - span[0]),
-                   g_types[type].name, (long long)t->n_bytes);
+        lm_err_set(err, LM_ERROR, "data_offsets hold %lld bytes, its shape and dtype %s make %lld",
+                   (long long)(span[1] - span[0]), g_types[type].name, (long long)t->n_bytes);
     }
 }
 
@@ -68,7 +71,8 @@ static void read_tensor(lm_safetensors *s, lm_json *j, uint64_t data_at, lm_err 
     int type = -1, n_dims = -1, n_span = 0;
     size_t name_n = j->key.n;
     if (!name_n || name_n > LM_NAME_MAX || !lm_tensor_is_name(j->key.data, name_n)) {
-        lm_err_set(err, LM_ERROR, "tensor name '%.*s': wanted 1 to %d bytes without quotes and the like", (int)LM_MIN(name_n, 60), j->key.data, LM_NAME_MAX);
+        lm_err_set(err, LM_ERROR, "tensor name '%.*s': wanted 1 to %d bytes without quotes and the like",
+                   (int)LM_MIN(name_n, 60), j->key.data, LM_NAME_MAX);
         return;
     }
     memcpy(t.name, j->key.data, name_n);
@@ -84,7 +88,8 @@ static void read_tensor(lm_safetensors *s, lm_json *j, uint64_t data_at, lm_err 
             lm_err_set(&inner, LM_ERROR, "unexpected member \"%.20s\"", j->key.data);
         }
     }
-    if (!inner.code && (type < 0 || n_dims < 0 || n_span != 2)) lm_err_set(&inner, LM_ERROR, "wanted dtype, shape and two data_offsets");
+    if (!inner.code && (type < 0 || n_dims < 0 || n_span != 2))
+        lm_err_set(&inner, LM_ERROR, "wanted dtype, shape and two data_offsets");
     if (!inner.code) check_span(&t, type, n_dims, shape, span, s->file.n - data_at, &inner);
     if (inner.code) {
         lm_err_set(err, inner.code, "tensor %s: %.150s", t.name, inner.msg);
@@ -136,12 +141,13 @@ static void check_cover(const lm_safetensors *s, uint64_t data_at, lm_err *err) 
         const lm_tensor *t = &s->tensors[order[i]];
         uint64_t begin = s->offsets[order[i]];
         if (begin != at) {
-            lm_err_set(err, LM_ERROR, "tensor %s begins at byte %llu of the data, %s", t->name, (unsigned long long)(begin - data_at),
-                       begin < at ? "inside another" : "after a hole");
+            lm_err_set(err, LM_ERROR, "tensor %s begins at byte %llu of the data, %s", t->name,
+                       (unsigned long long)(begin - data_at), begin < at ? "inside another" : "after a hole");
         }
         at = begin + (uint64_t)t->n_bytes;
     }
-    if (!err->code && at != s->file.n) lm_err_set(err, LM_ERROR, "%llu bytes after the last tensor", (unsigned long long)(s->file.n - at));
+    if (!err->code && at != s->file.n)
+        lm_err_set(err, LM_ERROR, "%llu bytes after the last tensor", (unsigned long long)(s->file.n - at));
     lm_free(order);
 }
 
@@ -152,8 +158,8 @@ static void read_header(lm_safetensors *s, lm_err *err) {
     lm_file_read(&s->file, 0, length, 8, err);
     uint64_t n = err->code ? 0 : lm_reader_le(length, 8);
     if (!err->code && (n > HEADER_MAX || n > s->file.n - 8)) {
-        lm_err_set(err, LM_ERROR, "header of %llu bytes, wanted at most %d, in a file of %llu", (unsigned long long)n, HEADER_MAX,
-                   (unsigned long long)s->file.n);
+        lm_err_set(err, LM_ERROR, "header of %llu bytes, wanted at most %d, in a file of %llu", (unsigned long long)n,
+                   HEADER_MAX, (unsigned long long)s->file.n);
     }
     uint8_t *header = lm_alloc(n + 1, err);
     lm_file_read(&s->file, 8, header, n, err);
@@ -166,7 +172,8 @@ static void read_header(lm_safetensors *s, lm_err *err) {
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "header: expected a JSON object");
     for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END && !err->code;) {
         if (!strcmp(j.key.data, "__metadata__")) lm_json_skip(&j, kind, err);
-        else if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "header: tensor %.60s: expected an object", j.key.data);
+        else if (kind != LM_JSON_OBJECT)
+            lm_err_set(err, LM_ERROR, "header: tensor %.60s: expected an object", j.key.data);
         else read_tensor(s, &j, lm_reader_le(length, 8) + 8, err);
     }
     lm_json_next(&j, err);
@@ -202,7 +209,8 @@ const lm_tensor *lm_safetensors_tensor(const lm_safetensors *s, int i) { return 
 void lm_safetensors_read(lm_safetensors *s, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     const lm_tensor *t = &s->tensors[i];
     if (offset < 0 || offset > t->n_bytes || n > (uint64_t)(t->n_bytes - offset)) {
-        lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset, (long long)t->n_bytes);
+        lm_err_set(err, LM_ERROR, "%s: %zu bytes from %lld on wanted, it has %lld", t->name, n, (long long)offset,
+                   (long long)t->n_bytes);
         return;
     }
     lm_file_read(&s->file, s->offsets[i] + (uint64_t)offset, dst, n, err);

@@ -59,7 +59,8 @@ INLINE void unpack_stretch(const format f, const lm_mat *m, const uint8_t *data,
 
 INLINE void gather_scales(const format f, const lm_columns *x, int c0, int b, int n, scales *out) {
     size_t n_blocks = (size_t)(x->k / LM_BLOCK);
-    const float *d = x->d + (size_t)c0 * n_blocks + (size_t)b, *dsum = x->dsum + LM_SUMS * (size_t)c0 * n_blocks + (size_t)b;
+    const float *d = x->d + (size_t)c0 * n_blocks + (size_t)b,
+                *dsum = x->dsum + LM_SUMS * (size_t)c0 * n_blocks + (size_t)b;
     __mmask8 some = (__mmask8)((1 << n) - 1);
     if (f.sub == LM_BLOCK) dsum += (LM_SUMS - 1) * n_blocks;
     for (int c = 0; c < GROUP; c++, d += n_blocks, dsum += LM_SUMS * n_blocks) {
@@ -81,7 +82,8 @@ INLINE void dots(const int8_t *w, const int8_t *q, size_t step) {
 }
 
 /* dx and dsum: of the first column. */
-INLINE void add_up(const format f, const float *d, const float *min, const float *dx, const float *dsum, const products *p, vf acc[GROUP]) {
+INLINE void add_up(const format f, const float *d, const float *min, const float *dx, const float *dsum,
+                   const products *p, vf acc[GROUP]) {
     vf dw = v16_load(d), mw = f.has_min ? v16_load(min) : dw;
     UNROLL for (int c = 0; c < GROUP; c++) {
         __m512i s = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(p->high[c]), 7), _mm512_load_si512(p->low[c]));
@@ -92,15 +94,16 @@ INLINE void add_up(const format f, const float *d, const float *min, const float
 
 /* A tile's stretch by a group; with more, it continues what stands in out. The sums of a sub-block are added up while the next
 ** one's are made. */
-INLINE void group(const format f, const stretch *s, int n, const scales *x, const int8_t *q, size_t step, int more, int rows,
-                  float *out, size_t stride) {
+INLINE void group(const format f, const stretch *s, int n, const scales *x, const int8_t *q, size_t step, int more,
+                  int rows, float *out, size_t stride) {
     const int subs = LM_BLOCK / f.sub;
     products p;
     vf acc[GROUP];
     UNROLL for (int c = 0; c < GROUP; c++) acc[c] = more ? v16_load_part(out + (size_t)c * stride, rows) : vf_set(0);
     for (int i = 0; i <= n * subs; i++) {
         int b = (i - 1) / subs, sub = (i - 1) % subs;
-        if (i < n * subs) dots(s->w[0] + (size_t)(i * f.sub * LM_TILE), q + i / subs * 2 * LM_BLOCK + i % subs * 16, step);
+        if (i < n * subs)
+            dots(s->w[0] + (size_t)(i * f.sub * LM_TILE), q + i / subs * 2 * LM_BLOCK + i % subs * 16, step);
         if (i) add_up(f, s->d[b][sub], s->min[b][sub], &x->d[0][b], &x->dsum[sub][0][b], &p, acc);
         if (i < n * subs) {
             _tile_stored(HIGH_SUMS, p.high, 64);
@@ -116,7 +119,8 @@ INLINE void ask_ahead(const uint8_t *data, size_t bytes, int part, int parts) {
 }
 
 /* Whole groups of columns. */
-INLINE void groups(const format f, const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
+INLINE void groups(const format f, const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1,
+                   float *out, size_t stride) {
     stretch s[TILES];
     scales columns;
     int n_blocks = m->cols / LM_BLOCK, n_groups = (c1 - c0) / GROUP;
@@ -136,15 +140,16 @@ INLINE void groups(const format f, const lm_mat *m, int first, int end, const lm
                 for (int i = 0; i < n_tiles; i++) {
                     int row = (t + i) * LM_TILE;
                     ask_ahead(data + (size_t)i * m->tile_bytes, bytes, g, n_groups);
-                    group(f, &s[i], n, &columns, x->q + at * 2 * LM_BLOCK, (size_t)x->k * 2, b > 0, LM_MIN(m->rows - row, LM_TILE),
-                          out + (size_t)c * stride + row, stride);
+                    group(f, &s[i], n, &columns, x->q + at * 2 * LM_BLOCK, (size_t)x->k * 2, b > 0,
+                          LM_MIN(m->rows - row, LM_TILE), out + (size_t)c * stride + row, stride);
                 }
             }
         }
     }
 }
 
-typedef void (*groups_call)(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride);
+typedef void (*groups_call)(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out,
+                            size_t stride);
 
 #define GROUPS(name, dtype, ...)                                                                                          \
     static void name(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) { \
@@ -157,10 +162,15 @@ FORMATS(GROUPS)
 static const groups_call g_groups[] = { FORMATS(GROUPS_ROW) };
 
 /* The registers' shapes are set for the call and given up at its end, so no thread carries 8 KiB of state about. */
-void lm_amx_multiply(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
+void lm_amx_multiply(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out,
+                     size_t stride) {
     int rest = x->q && m->format ? c1 - (c1 - c0) % GROUP : c0;
     if (c0 < rest) {
-        struct { uint8_t palette, start_row, zero[14]; uint16_t row_bytes[16]; uint8_t rows[16]; } shapes = { .palette = 1 };
+        struct {
+            uint8_t palette, start_row, zero[14];
+            uint16_t row_bytes[16];
+            uint8_t rows[16];
+        } shapes = { .palette = 1 };
         for (int i = 0; i <= LOW; i++) {
             shapes.row_bytes[i] = (uint16_t)(i < HIGH ? 64 : m->format->sub);
             shapes.rows[i] = (uint8_t)(i == WEIGHTS ? m->format->sub / 4 : GROUP);

@@ -54,13 +54,15 @@ INLINE void dots(const vb *w, const int groups, const int offset, const lm_quant
     }
     ROLLED for (int j = 0; j < groups; j++) {
         __m256i even = _mm256_and_si256(w[j], even_bytes), odd = _mm256_srli_epi16(w[j], 8);
-        UNROLL for (int c = 0; c < n; c++) s[c] = _mm256_add_epi32(s[c], _mm256_madd_epi16(even, four(x.q + (size_t)c * x.step + 8 * j)));
+        UNROLL for (int c = 0; c < n; c++)
+            s[c] = _mm256_add_epi32(s[c], _mm256_madd_epi16(even, four(x.q + (size_t)c * x.step + 8 * j)));
         UNROLL for (int c = 0; c < n; c++) {
             const int i = parts == 2 ? c + n : c;
             s[i] = _mm256_add_epi32(s[i], _mm256_madd_epi16(odd, four(x.q + (size_t)c * x.step + 8 * j + 4)));
         }
     }
-    UNROLL for (int c = 0; c < n; c++) out[c] = _mm256_cvtepi32_ps(parts == 2 ? _mm256_add_epi32(s[c], s[c + n]) : s[c]);
+    UNROLL for (int c = 0; c < n; c++)
+        out[c] = _mm256_cvtepi32_ps(parts == 2 ? _mm256_add_epi32(s[c], s[c + n]) : s[c]);
 }
 
 #include "gemm.h"

@@ -28,7 +28,8 @@ static size_t band_floats(int k, int m) { return (size_t)k * (size_t)((m + BAND 
 ** Packing. */
 
 /* Lay row i of k, n numbers from column `first` on, into the panels. */
-static void lay_row(const lm_train_kern *kern, const float *row, int first, int count, int i, int k, int n, float *packed) {
+static void lay_row(const lm_train_kern *kern, const float *row, int first, int count, int i, int k, int n,
+                    float *packed) {
     for (int at = first; at < first + count; at += LM_PANEL) {
         int panel = at / LM_PANEL;
         float *out = packed + (size_t)panel * LM_PANEL * (size_t)k + (size_t)i * width_of(n, panel);
@@ -43,14 +44,17 @@ static void lay_column(const float *column, int count, float *panel, size_t widt
 }
 
 static void zero_columns(float *panel, size_t width, int k, int first) {
-    for (int i = 0; i < k && (size_t)first < width; i++) memset(panel + (size_t)i * width + first, 0, (width - (size_t)first) * sizeof(float));
+    for (int i = 0; i < k && (size_t)first < width; i++)
+        memset(panel + (size_t)i * width + first, 0, (width - (size_t)first) * sizeof(float));
 }
 
 /* Row r of a stack: where numbers from column k0 on are, decoded into buffer if need be. */
 static const float *stacked(const lm_stack *b, int r, int k0, int count, float *buffer) {
     while (r >= b->n) r -= b++->n;
     if (!b->dtype) return (const float *)b->rows + (size_t)r * b->stride + k0;
-    b->dtype->decode((const uint8_t *)b->rows + (size_t)r * b->stride + (size_t)(k0 / b->dtype->block * b->dtype->bytes), buffer, count);
+    b->dtype->decode((const uint8_t *)b->rows + (size_t)r * b->stride
+                         + (size_t)(k0 / b->dtype->block * b->dtype->bytes),
+                     buffer, count);
     return buffer;
 }
 
@@ -74,7 +78,8 @@ static void pack_turned(const lm_product *p, int panel) {
     for (int col = 0; col < n; col += 16) {
         for (int at = 0; at < p->k; at += PIECE) {
             int count = LM_MIN(PIECE, p->k - at);
-            for (int c = col; c < LM_MIN(col + 16, n); c++) lay_column(stacked(p->b, first + c, at, count, buffer[c - col]), count, out, width, at, c);
+            for (int c = col; c < LM_MIN(col + 16, n); c++)
+                lay_column(stacked(p->b, first + c, at, count, buffer[c - col]), count, out, width, at, c);
         }
     }
     zero_columns(out, width, p->k, n);
@@ -127,7 +132,8 @@ static void multiply_part(const lm_train_kern *kern, const lm_product *p, int r0
                     a = p->packed_a + (size_t)r * (size_t)p->k + (size_t)k0 * BAND;
                     n = LM_MIN(n, BAND);
                 }
-                kern->tile(a, p->ar, ak, b, depth, p->c + (size_t)r * p->stride + first, p->stride, n, cols, p->add || k0);
+                kern->tile(a, p->ar, ak, b, depth, p->c + (size_t)r * p->stride + first, p->stride, n, cols,
+                           p->add || k0);
             }
         }
     }
@@ -185,8 +191,8 @@ void lm_pack(const lm_train_kern *kern, const float *b, size_t stride, int k, in
     }
 }
 
-void lm_multiply(const lm_train_kern *kern, const float *a, size_t ar, size_t ak, const float *packed, int depth, int from, int k, int m, int n,
-                 float *c, size_t stride, int add) {
+void lm_multiply(const lm_train_kern *kern, const float *a, size_t ar, size_t ak, const float *packed, int depth,
+                 int from, int k, int m, int n, float *c, size_t stride, int add) {
     for (int panel = 0; panel < panels_of(n); panel++) {
         int first = panel * LM_PANEL;
         const float *b = packed + (size_t)first * (size_t)depth + (size_t)from * width_of(n, panel);

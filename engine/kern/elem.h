@@ -32,7 +32,9 @@ static int quantise(const lm_columns *columns, int c) {
 }
 
 /* The part of a vector from i on, up to 16 of it; what is beyond the end counts as rest. */
-INLINE v16 load_from(const float *x, int i, int n) { return i + 16 <= n ? v16_load(x + i) : v16_load_part(x + i, n - i); }
+INLINE v16 load_from(const float *x, int i, int n) {
+    return i + 16 <= n ? v16_load(x + i) : v16_load_part(x + i, n - i);
+}
 INLINE void store_from(float *x, v16 a, int i, int n) {
     if (i + 16 <= n) v16_store(x + i, a);
     else v16_store_part(x + i, a, n - i);
@@ -62,7 +64,8 @@ INLINE float squares_about(const float *x, const float mean, int n) {
 static int rms_norm(const float *x, const float *weight, float eps, int n, float *out) {
     float sum = squares_about(x, 0, n);
     v16 scale = v16_set(1.0f / sqrtf(sum / (float)n + eps));
-    for (int i = 0; i < n; i += 16) store_from(out, v16_mul(v16_mul(load_from(x, i, n), scale), load_from(weight, i, n)), i, n);
+    for (int i = 0; i < n; i += 16)
+        store_from(out, v16_mul(v16_mul(load_from(x, i, n), scale), load_from(weight, i, n)), i, n);
     return sum - sum == 0;
 }
 
@@ -95,7 +98,9 @@ INLINE v16 glu_lanes(v16 gate, v16 up, const int is_gelu) {
 INLINE void glu(float *gate, const float *up, int n, const int is_gelu) {
     int i = 0;
     for (; i + 16 <= n; i += 16) v16_store(gate + i, glu_lanes(v16_load(gate + i), v16_load(up + i), is_gelu));
-    if (i < n) v16_store_part(gate + i, glu_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i), is_gelu), n - i);
+    if (i < n)
+        v16_store_part(gate + i, glu_lanes(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i), is_gelu),
+                       n - i);
 }
 
 /* The normal distribution's integral, (1 + erf(x / sqrt 2)) / 2, erf by Abramowitz and Stegun's 7.1.26 (within 2e-7). */
@@ -149,7 +154,8 @@ INLINE void score(const lm_page *page, const lm_query *queries, const int n, con
         v16 sum[SUMS];
         for (int i = 0; i < n * wide; i++) sum[i] = v16_set(0);
         for (int d = 0; d < page->head_dim; d++) {
-            ask_next(page, (const uint8_t *)page->k + (size_t)(d * LM_PAGE + key) * (exact ? 4 : 2), (size_t)(16 * wide) * (exact ? 4 : 2));
+            ask_next(page, (const uint8_t *)page->k + (size_t)(d * LM_PAGE + key) * (exact ? 4 : 2),
+                     (size_t)(16 * wide) * (exact ? 4 : 2));
             for (int j = 0; j < wide; j++) {
                 v16 k = load_any(page->k, (size_t)(d * LM_PAGE + key + 16 * j), exact);
                 for (int i = 0; i < n; i++) sum[i * wide + j] = v16_fma(v16_set(queries[i].q[d]), k, sum[i * wide + j]);
@@ -185,7 +191,8 @@ INLINE void gather_part(const lm_page *page, lm_query *queries, const int n, con
         out[i] = v16_mul(v16_load_part(queries[i / wide].out + d + 16 * (i % wide), part), v16_set(carry[i / wide]));
     }
     for (int key = first; key < end; key++) {
-        ask_next(page, (const uint8_t *)page->v + (size_t)(key * page->v_stride + d) * (exact ? 4 : 2), (size_t)(16 * wide) * (exact ? 4 : 2));
+        ask_next(page, (const uint8_t *)page->v + (size_t)(key * page->v_stride + d) * (exact ? 4 : 2),
+                 (size_t)(16 * wide) * (exact ? 4 : 2));
         for (int j = 0; j < wide; j++) {
             v16 v = load_any(page->v, (size_t)(key * page->v_stride + d + 16 * j), exact);
             for (int i = 0; i < n; i++) out[i * wide + j] = v16_fma(v16_set(weights[i][key]), v, out[i * wide + j]);

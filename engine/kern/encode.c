@@ -152,8 +152,12 @@ static pair best_pair(const float *x, int n, range r) {
 ** One block */
 static float half(float x) { return lm_f16_to_f32(lm_f32_to_f16(x)); }
 
-static float scale_of(const lm_format *f, const lm_levels *l, int sub) { return f->is_k ? l->d * (float)l->scale[sub] : l->d; }
-static float min_of(const lm_format *f, const lm_levels *l, int sub) { return !f->has_min ? 0 : f->is_k ? l->m * (float)l->min[sub] : -l->m; }
+static float scale_of(const lm_format *f, const lm_levels *l, int sub) {
+    return f->is_k ? l->d * (float)l->scale[sub] : l->d;
+}
+static float min_of(const lm_format *f, const lm_levels *l, int sub) {
+    return !f->has_min ? 0 : f->is_k ? l->m * (float)l->min[sub] : -l->m;
+}
 
 static int clamp(float x, int low, int high) { return x <= (float)low ? low : x >= (float)high ? high : (int)rintf(x); }
 
@@ -180,7 +184,8 @@ static void set_scales(const lm_format *f, const scales *s, lm_levels *l) {
 
 static double block_error(const float *x, const lm_levels *l, range r) {
     double error = 0;
-    for (int j = 0; j < r.f->block / r.f->sub; j++) error += (double)error_of(x + j * r.f->sub, r.f->sub, scale_of(r.f, l, j), min_of(r.f, l, j), r);
+    for (int j = 0; j < r.f->block / r.f->sub; j++)
+        error += (double)error_of(x + j * r.f->sub, r.f->sub, scale_of(r.f, l, j), min_of(r.f, l, j), r);
     return error;
 }
 

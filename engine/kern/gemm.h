@@ -39,12 +39,14 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
             if (f.has_min) head_m = vf_half(data + 2 * LM_TILE + 2 * LANES * half);
             data += m->head_bytes;
         }
-        for (int i = 0; i <= LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits) && !half; i++) __builtin_prefetch(data + AHEAD + 64 * i, 0, 2);
+        for (int i = 0; i <= LOW_VECTORS(f.bits) + HIGH_VECTORS(f.bits) && !half; i++)
+            __builtin_prefetch(data + AHEAD + 64 * i, 0, 2);
         unpack(f, data + 4 * LANES * half, w);
         scale(f, data, half, head_d, head_m, d, min);
         for (int i = 0; i < subs; i++) {
             size_t sums_at = (size_t)c0 * sum_step + (size_t)(subs == 2 ? i : LM_SUMS - 1) * n_blocks + b;
-            lm_quants columns = { x->q + at * 2 * LM_BLOCK + HALF_BYTES * i, n_blocks * 2 * LM_BLOCK, x->sum + sums_at, sum_step };
+            lm_quants columns = { x->q + at * 2 * LM_BLOCK + HALF_BYTES * i, n_blocks * 2 * LM_BLOCK,
+                                  x->sum + sums_at, sum_step };
             vf products[COLUMNS];
             dots(w + groups * i, groups, offset, columns, n, products);
             UNROLL for (int c = 0; c < n; c++) {
@@ -58,8 +60,8 @@ INLINE void blocks_tile(const format f, const lm_mat *m, const uint8_t *data, in
 
 /* The same with weights that are floats (k, 16), for elements k0..k1-1; from k0 > 0 on the sums so far are in out. w is the
 ** first of `vectors` vectors of rows; tiles stand tile_bytes apart. */
-INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, const int vectors, int k0, int k1, int rows,
-                        const lm_columns *x, int c0, const int n, float *out, size_t stride) {
+INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, const int vectors, int k0, int k1,
+                        int rows, const lm_columns *x, int c0, const int n, float *out, size_t stride) {
     const size_t size = dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t), step = (size_t)x->k;
     const float *columns = x->x + (size_t)c0 * step + k0;
     vf acc[VECTORS * FLOAT_COLUMNS], wk[VECTORS];
@@ -94,8 +96,8 @@ INLINE void floats_tile(const int dtype, const uint8_t *w, size_t tile_bytes, co
         for (; c < c1; c++) CALL(c, 1);                   \
     } while (0)
 
-typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1,
-                            float *out, size_t stride);
+typedef void (*blocks_call)(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0,
+                            int c1, float *out, size_t stride);
 
 #define BLOCKS(name, dtype, ...)                                                                                   \
     static void name(const lm_mat *m, const uint8_t *data, int half, int rows, const lm_columns *x, int c0, int c1, \
@@ -109,8 +111,8 @@ FORMATS(BLOCKS)
 #define BLOCKS_ROW(name, dtype, ...) [dtype] = name,
 static const blocks_call g_blocks[] = { FORMATS(BLOCKS_ROW) };
 
-typedef void (*floats_call)(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x, int c0, int c1,
-                            float *out, size_t stride);
+typedef void (*floats_call)(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x,
+                            int c0, int c1, float *out, size_t stride);
 
 #define FLOATS(name, dtype, vectors)                                                                                \
     static void name(const uint8_t *w, size_t tile_bytes, int k0, int k1, int rows, const lm_columns *x, int c0, int c1, \
@@ -127,7 +129,8 @@ FLOATS(f16_last, LM_F16, HALVES)
 FLOATS(bf16_last, LM_BF16, HALVES)
 
 /* Any matrix by float columns: floats as they are, blocks decoded a stretch at a time (the exact path). */
-static void multiply_floats(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
+static void multiply_floats(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out,
+                            size_t stride) {
     floats_call pair = m->dtype == LM_F16 ? f16 : m->dtype == LM_BF16 ? bf16 : f32;
     floats_call last = m->dtype == LM_F16 ? f16_last : m->dtype == LM_BF16 ? bf16_last : f32_last;
     for (int t = first, step; t < end; t += step) {
@@ -144,7 +147,8 @@ static void multiply_floats(const lm_mat *m, int first, int end, const lm_column
     }
 }
 
-static void multiply(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
+static void multiply(const lm_mat *m, int first, int end, const lm_columns *x, int c0, int c1, float *out,
+                     size_t stride) {
     if (!x->q || !m->format) {
         multiply_floats(m, first, end, x, c0, c1, out, stride);
         return;

@@ -6,16 +6,20 @@
 ** at most 64 columns, width 16, 32, 48 or 64; a's elements stand ar apart between rows and ak along k. The rows and vectors
 ** of a block are what the registers hold: with AVX-512 at 2 x 2.7 GHz, 165 to 187 GFLOP/s on one core of a Sapphire Rapids at
 ** the shapes of small models, where OpenBLAS 0.3.21 reaches 130 to 150. */
-INLINE void block(const float *a, size_t ar, size_t ak, const float *b, size_t width, int k, float *c, size_t stride, const int rows,
-                  const int vectors, int last, int add) {
+INLINE void block(const float *a, size_t ar, size_t ak, const float *b, size_t width, int k, float *c, size_t stride,
+                  const int rows, const int vectors, int last, int add) {
     v16 acc[32], w[4];
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) {
         const float *from = c + (size_t)r * stride + 16 * v;
-        acc[r * vectors + v] = !add ? v16_set(0) : v + 1 < vectors || last == 16 ? v16_load(from) : v16_load_part(from, last);
+        acc[r * vectors + v] = !add                            ? v16_set(0)
+                               : v + 1 < vectors || last == 16 ? v16_load(from)
+                                                               : v16_load_part(from, last);
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(c + (size_t)(rows + r) * stride + 16 * v, 1);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++)
+        __builtin_prefetch(c + (size_t)(rows + r) * stride + 16 * v, 1);
     for (int i = 0; i < k; i++, a += ak, b += width) {
-        if (ak == 1 && i % 16 == 0) UNROLL for (int r = 0; r < rows; r++) __builtin_prefetch(a + (size_t)(rows + r) * ar);
+        if (ak == 1 && i % 16 == 0)
+            UNROLL for (int r = 0; r < rows; r++) __builtin_prefetch(a + (size_t)(rows + r) * ar);
         UNROLL for (int v = 0; v < vectors; v++) w[v] = v16_load(b + 16 * v);
         UNROLL for (int r = 0; r < rows; r++) {
             v16 x = v16_set(a[(size_t)r * ar]);
@@ -46,7 +50,8 @@ BLOCK(12, 2)
 BLOCK(8, 3)
 BLOCK(6, 4)
 
-static void tile(const float *a, size_t ar, size_t ak, const float *b, int k, float *c, size_t stride, int rows, int cols, int add) {
+static void tile(const float *a, size_t ar, size_t ak, const float *b, int k, float *c, size_t stride, int rows,
+                 int cols, int add) {
     int vectors = (cols + 15) / 16, last = cols - 16 * (vectors - 1);
     (vectors == 1 ? block_14_1 : vectors == 2 ? block_12_2 : vectors == 3 ? block_8_3 : block_6_4)
         (a, ar, ak, b, (size_t)vectors * 16, k, c, stride, rows, last, add);
@@ -54,10 +59,12 @@ static void tile(const float *a, size_t ar, size_t ak, const float *b, int k, fl
 #else
 BLOCK(6, 1)
 
-static void tile(const float *a, size_t ar, size_t ak, const float *b, int k, float *c, size_t stride, int rows, int cols, int add) {
+static void tile(const float *a, size_t ar, size_t ak, const float *b, int k, float *c, size_t stride, int rows,
+                 int cols, int add) {
     int vectors = (cols + 15) / 16;
     for (int v = 0; v < vectors; v++) {
-        block_6_1(a, ar, ak, b + 16 * v, (size_t)vectors * 16, k, c + 16 * v, stride, rows, LM_MIN(cols - 16 * v, 16), add);
+        block_6_1(a, ar, ak, b + 16 * v, (size_t)vectors * 16, k, c + 16 * v, stride, rows, LM_MIN(cols - 16 * v, 16),
+                  add);
     }
 }
 #endif
@@ -69,7 +76,8 @@ static void lay(const float *x, int n, float *out) {
 
 /*----------------------------------------------------------------------
 ** Norms. stat is the mean (0 of an RMS norm) and 1 / the deviation. */
-static void norm_forward(const float *x, const float *weight, const float *bias, int is_layer, float eps, int n, float *out, float *stat) {
+static void norm_forward(const float *x, const float *weight, const float *bias, int is_layer, float eps, int n,
+                         float *out, float *stat) {
     float mean = is_layer ? mean_of(x, n) : 0;
     float scale = 1.0f / sqrtf(squares_about(x, mean, n) / (float)n + eps);
     for (int i = 0; i < n; i += 16) {
@@ -82,11 +90,12 @@ static void norm_forward(const float *x, const float *weight, const float *bias,
 
 /* dx (+)= the gradient of a norm's input, given dy of its output; d_weight and d_bias, where wanted, += their shares. With
 ** y = (x - mean) s and g = dy weight: dx = s (g - mean(g) - y mean(g y)), without the first mean in an RMS norm. */
-static void norm_backward(const float *x, const float *weight, const float *stat, int is_layer, const float *dy, int n, float *dx, int add,
-                          float *d_weight, float *d_bias) {
+static void norm_backward(const float *x, const float *weight, const float *stat, int is_layer, const float *dy,
+                          int n, float *dx, int add, float *d_weight, float *d_bias) {
     v16 mean = v16_set(stat[0]), scale = v16_set(stat[1]), sums = v16_set(0), products = sums;
     for (int i = 0; i < n; i += 16) {
-        v16 d = load_from(dy, i, n), y = v16_mul(v16_sub(load_from(x, i, n), mean), scale), g = v16_mul(d, load_from(weight, i, n));
+        v16 d = load_from(dy, i, n), y = v16_mul(v16_sub(load_from(x, i, n), mean), scale),
+            g = v16_mul(d, load_from(weight, i, n));
         if (is_layer) sums = v16_add(sums, g);
         products = v16_fma(g, y, products);
         if (d_weight) store_from(d_weight, v16_fma(d, y, load_from(d_weight, i, n)), i, n);
@@ -94,7 +103,8 @@ static void norm_backward(const float *x, const float *weight, const float *stat
     }
     v16 g_mean = v16_set(v16_sum(sums) / (float)n), gy_mean = v16_set(-v16_sum(products) / (float)n);
     for (int i = 0; i < n; i += 16) {
-        v16 y = v16_mul(v16_sub(load_from(x, i, n), mean), scale), g = v16_mul(load_from(dy, i, n), load_from(weight, i, n));
+        v16 y = v16_mul(v16_sub(load_from(x, i, n), mean), scale),
+            g = v16_mul(load_from(dy, i, n), load_from(weight, i, n));
         v16 d = v16_mul(scale, v16_fma(y, gy_mean, v16_sub(g, g_mean)));
         store_from(dx, add ? v16_add(d, load_from(dx, i, n)) : d, i, n);
     }
@@ -130,7 +140,8 @@ INLINE void act_all(const float *gate, const float *up, int n, float *out, const
     }
 }
 
-INLINE void act_all_backward(const float *gate, const float *up, const float *d, int n, float *d_gate, float *d_up, const int act) {
+INLINE void act_all_backward(const float *gate, const float *up, const float *d, int n, float *d_gate, float *d_up,
+                             const int act) {
     v16 slope;
     for (int i = 0; i < n; i += 16) {
         v16 y = act_lanes(load_from(gate, i, n), act, &slope), dy = load_from(d, i, n);
@@ -146,7 +157,8 @@ static void act_forward(const float *gate, const float *up, int n, float *out, i
     else act_all(gate, up, n, out, LM_ACT_GELU_ERF);
 }
 
-static void act_backward(const float *gate, const float *up, const float *d, int n, float *d_gate, float *d_up, int act) {
+static void act_backward(const float *gate, const float *up, const float *d, int n, float *d_gate, float *d_up,
+                         int act) {
     if (act == LM_ACT_SILU) act_all_backward(gate, up, d, n, d_gate, d_up, LM_ACT_SILU);
     else if (act == LM_ACT_GELU) act_all_backward(gate, up, d, n, d_gate, d_up, LM_ACT_GELU);
     else act_all_backward(gate, up, d, n, d_gate, d_up, LM_ACT_GELU_ERF);
@@ -176,7 +188,8 @@ static double exp_all(float *x, int n, float scale, float shift) {
         }
         if (i < end) {
             float rest[16] = {0};
-            v16_store_part(x + i, v16_exp(v16_fma(v16_load_part(x + i, end - i), v16_set(scale), v16_set(shift))), end - i);
+            v16_store_part(x + i, v16_exp(v16_fma(v16_load_part(x + i, end - i), v16_set(scale), v16_set(shift))),
+                           end - i);
             memcpy(rest, x + i, (size_t)(end - i) * sizeof *x);
             sum = v16_add(sum, v16_load(rest));
         }
@@ -223,7 +236,8 @@ static float dot(const float *x, const float *y, int n) {
 ** Vectors. */
 
 /* Turn the leading n_rot elements of each head; sign -1 turns back. */
-static void turn(float *x, int n_heads, int head_dim, int n_rot, int pairs, const float *cosine, const float *sine, float sign) {
+static void turn(float *x, int n_heads, int head_dim, int n_rot, int pairs, const float *cosine, const float *sine,
+                 float sign) {
     int half = n_rot / 2;
     for (int head = 0; head < n_heads; head++, x += head_dim) {
         if (pairs) {
@@ -269,7 +283,8 @@ static double sum_squares(const float *x, size_t n) {
     return sum;
 }
 
-static void adamw(float *restrict w, const float *restrict g, float *restrict m, float *restrict v, size_t n, const lm_adamw *o) {
+static void adamw(float *restrict w, const float *restrict g, float *restrict m, float *restrict v, size_t n,
+                  const lm_adamw *o) {
     float c1 = 1 - o->beta1, c2 = 1 - o->beta2;
     for (size_t i = 0; i < n; i++) {
         float d = g[i] * o->clip;

@@ -17,7 +17,11 @@ void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err) 
         lm_err_set(err, LM_ERROR, "matrix of %lld x %lld is too large", (long long)rows, (long long)cols);
         return;
     }
-    *m = (lm_mat){ .dtype = dtype, .format = f, .rows = (int)rows, .cols = (int)cols, .n_tiles = (int)((rows + LM_TILE - 1) / LM_TILE) };
+    *m = (lm_mat){ .dtype = dtype,
+                   .format = f,
+                   .rows = (int)rows,
+                   .cols = (int)cols,
+                   .n_tiles = (int)((rows + LM_TILE - 1) / LM_TILE) };
     if (f) {
         int scales = f->is_k ? n_subs(f) * (1 + f->has_min) : 0;
         m->head_bytes = LM_TILE * 2 * (size_t)(1 + f->has_min);
@@ -96,7 +100,8 @@ static void pack_blocks(const lm_mat *m, uint8_t *tile, int n, const uint8_t *ro
         for (int k = 0; k < m->cols; k += f->block, rows += f->bytes) {
             size_t head = 0;
             f->read(rows, &levels);
-            for (int i = 0; i < f->block; i += LM_BLOCK) pack_block(f, tile + block_at(m, (k + i) / LM_BLOCK, &head), r, &levels, i);
+            for (int i = 0; i < f->block; i += LM_BLOCK)
+                pack_block(f, tile + block_at(m, (k + i) / LM_BLOCK, &head), r, &levels, i);
             put_half(tile + head + 2 * r, levels.d);
             if (f->has_min) put_half(tile + head + 2 * (LM_TILE + r), levels.m);
         }
@@ -163,7 +168,8 @@ static void decode(const lm_mat *m, int tile, int row, int k0, int k1, float *ou
         int8_t q[LM_BLOCK];
         float d[2] = {0}, min[2] = {0};
         lm_mat_block(m, tile, row, b, q, d, min);
-        for (int i = 0; i < LM_BLOCK; i++, out += stride) *out = (float)q[i] * d[i / m->format->sub] + min[i / m->format->sub];
+        for (int i = 0; i < LM_BLOCK; i++, out += stride)
+            *out = (float)q[i] * d[i / m->format->sub] + min[i / m->format->sub];
     }
 }
 

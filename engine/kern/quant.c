@@ -319,8 +319,8 @@ void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int6
     int d_at = f ? f->d_at : 0, m_at = f ? f->m_at : 0;
     for (int64_t i = 0; i < n_bytes && !err->code; i += type->bytes) {
         if (is_finite(b + i + d_at, t->dtype) && is_finite(b + i + m_at, t->dtype)) continue;
-        lm_err_set(err, LM_ERROR, "%s: byte %lld: the %s of %s %lld is not finite", t->name, (long long)(offset + i), f ? "scale" : "value",
-                   f ? "block" : "element", (long long)((offset + i) / type->bytes));
+        lm_err_set(err, LM_ERROR, "%s: byte %lld: the %s of %s %lld is not finite", t->name, (long long)(offset + i),
+                   f ? "scale" : "value", f ? "block" : "element", (long long)((offset + i) / type->bytes));
     }
 }
 

@@ -20,7 +20,8 @@ static void multiply_blocks(const lm_mat *w, int tile, int r, const lm_columns *
                 int s = 0, half = sub == LM_BLOCK ? LM_SUMS - 1 : e / sub;
                 for (int i = e; i < e + sub; i++) s += wq[i] * (128 * q[i] + q[LM_BLOCK + i]);
                 acc[c] = fmaf((float)s, d[e / sub] * x->d[at], acc[c]);
-                if (w->format->has_min) acc[c] = fmaf(min[e / sub], x->dsum[LM_SUMS * first + (size_t)(half * n_blocks + b)], acc[c]);
+                if (w->format->has_min)
+                    acc[c] = fmaf(min[e / sub], x->dsum[LM_SUMS * first + (size_t)(half * n_blocks + b)], acc[c]);
             }
         }
     }
@@ -38,7 +39,8 @@ static void multiply_floats(const lm_mat *w, int tile, int r, const lm_columns *
     }
 }
 
-static void multiply(const lm_mat *w, int first, int end, const lm_columns *x, int c0, int c1, float *out, size_t stride) {
+static void multiply(const lm_mat *w, int first, int end, const lm_columns *x, int c0, int c1, float *out,
+                     size_t stride) {
     for (int row = first * LM_TILE; row < LM_MIN(end * LM_TILE, w->rows); row++) {
         for (int c = c0; c < c1; c += SOME) {
             int n = LM_MIN(SOME, c1 - c);

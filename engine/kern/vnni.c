@@ -19,7 +19,8 @@ INLINE void dots(const vb *w, const int groups, const int offset, const lm_quant
     const int parts = n >= 8 ? 1 : n >= 2 ? 2 : 4, early = parts == 1 && offset == 128;
     __m512i s[2 * COLUMNS];
     UNROLL for (int i = 0; i < parts * n; i++) {
-        s[i] = early ? _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(x.sum[(size_t)i * x.sum_step])) : _mm512_setzero_si512();
+        s[i] = early ? _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(x.sum[(size_t)i * x.sum_step]))
+                     : _mm512_setzero_si512();
     }
     UNROLL for (int step = 0; step < 2 * groups; step++) {
         const int low = parts == 1 ? step / groups : step % 2, j = parts == 1 ? step % groups : step / 2;
@@ -30,7 +31,8 @@ INLINE void dots(const vb *w, const int groups, const int offset, const lm_quant
         }
     }
     UNROLL for (int c = 0; c < n; c++) {
-        if (parts == 4) s[c] = _mm512_add_epi32(s[c], s[c + 2 * n]), s[c + n] = _mm512_add_epi32(s[c + n], s[c + 3 * n]);
+        if (parts == 4)
+            s[c] = _mm512_add_epi32(s[c], s[c + 2 * n]), s[c + n] = _mm512_add_epi32(s[c + n], s[c + 3 * n]);
         if (parts > 1) s[c] = _mm512_add_epi32(_mm512_slli_epi32(s[c], 7), s[c + n]);
         if (offset && !early) s[c] = _mm512_sub_epi32(s[c], _mm512_set1_epi32(offset * x.sum[(size_t)c * x.sum_step]));
         out[c] = _mm512_cvtepi32_ps(s[c]);

@@ -17,7 +17,9 @@ static int find_part(const lm_adapter *a, const char *matrix, const char *part) 
     return -1;
 }
 
-int lm_adapter_has(const lm_adapter *a, const char *matrix) { return find_part(a, matrix, "lora_a") >= 0 && find_part(a, matrix, "lora_b") >= 0; }
+int lm_adapter_has(const lm_adapter *a, const char *matrix) {
+    return find_part(a, matrix, "lora_a") >= 0 && find_part(a, matrix, "lora_b") >= 0;
+}
 
 void lm_adapter_add(const lm_adapter *a, const char *matrix, int64_t first, int64_t n, float *values) {
     int down = find_part(a, matrix, "lora_a"), up = find_part(a, matrix, "lora_b");
@@ -49,7 +51,9 @@ static void pack(lm_model *m, lm_mat *out, const float *x, int64_t rows, int64_t
     *out = mat;
 }
 
-static int is_shape(const lm_tensor *t, int64_t rows, int64_t cols) { return t->dtype == LM_F32 && t->n_dims == 2 && t->ne[0] == cols && t->ne[1] == rows; }
+static int is_shape(const lm_tensor *t, int64_t rows, int64_t cols) {
+    return t->dtype == LM_F32 && t->n_dims == 2 && t->ne[0] == cols && t->ne[1] == rows;
+}
 
 /* Is a tensor an A (1) or a B (2), or neither (0)? name gets its matrix's. */
 static int read_name(const lm_tensor *t, char name[LM_NAME_MAX + 1]) {
@@ -64,12 +68,15 @@ static void homeless(const lm_tensor *t, lm_err *err) {
 
 static void check_form(const lm_adapter *a, lm_err *err) {
     if (!a->n_tensors) lm_err_set(err, LM_ERROR, "adapter: it has no tensors");
-    if (a->rank < 1 || a->rank > 1024) lm_err_set(err, LM_ERROR, "adapter: rank %d is out of range (1 to 1024)", a->rank);
-    if (!(a->alpha > 0 && a->alpha <= 1e6)) lm_err_set(err, LM_ERROR, "adapter: alpha %g is out of range (0 to 1e6)", a->alpha);
+    if (a->rank < 1 || a->rank > 1024)
+        lm_err_set(err, LM_ERROR, "adapter: rank %d is out of range (1 to 1024)", a->rank);
+    if (!(a->alpha > 0 && a->alpha <= 1e6))
+        lm_err_set(err, LM_ERROR, "adapter: alpha %g is out of range (0 to 1e6)", a->alpha);
 }
 
 /* Check name and shape of the adapter's tensor i, and that it is one of two. Return its matrix's row, or NULL. */
-static const lm_tensor_row *check_part(const lm_arch *arch, const lm_hparams *h, const lm_adapter *a, int i, int *layer, lm_err *err) {
+static const lm_tensor_row *check_part(const lm_arch *arch, const lm_hparams *h, const lm_adapter *a, int i,
+                                       int *layer, lm_err *err) {
     char name[LM_NAME_MAX + 1];
     int64_t ne[LM_DIMS_MAX];
     const lm_tensor *t = &a->tensors[i];
@@ -85,8 +92,9 @@ static const lm_tensor_row *check_part(const lm_arch *arch, const lm_hparams *h,
     } else if (down < 0 || up < 0) {
         lm_err_set(err, LM_ERROR, "adapter: tensor %s: %s.lora_%c is missing", t->name, name, down < 0 ? 'a' : 'b');
     } else if (!is_shape(&a->tensors[down], a->rank, ne[0]) || !is_shape(&a->tensors[up], ne[1], a->rank)) {
-        lm_err_set(err, LM_ERROR, "adapter: tensor %s.lora_a and its lora_b: expected [%d,%lld] and [%lld,%d], of f32", name, a->rank, (long long)ne[0],
-                   (long long)ne[1], a->rank);
+        lm_err_set(err, LM_ERROR,
+                   "adapter: tensor %s.lora_a and its lora_b: expected [%d,%lld] and [%lld,%d], of f32", name,
+                   a->rank, (long long)ne[0], (long long)ne[1], a->rank);
     }
     return err->code ? NULL : row;
 }
@@ -127,14 +135,20 @@ lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err)
     lm_model *m = lm_calloc(1, sizeof *m, err);
     int n_stored = lm_hparams_n_stored(&base->h);
     if (!m) return NULL;
-    *m = (lm_model){ .arch = base->arch, .h = base->h, .layer = base->layer, .tok = base->tok, .base = base, .rank = a->rank };
+    *m = (lm_model){ .arch = base->arch,
+                     .h = base->h,
+                     .layer = base->layer,
+                     .tok = base->tok,
+                     .base = base,
+                     .rank = a->rank };
     memcpy(m->top, base->top, sizeof m->top);
     memcpy(m->inv_freq, base->inv_freq, sizeof m->inv_freq);
     m->low = lm_calloc((size_t)m->h.n_layers, sizeof *m->low, err);
     m->slabs = lm_calloc((size_t)LM_MAX(6 * a->n_tensors, 1), sizeof *m->slabs, err);
     check_form(a, err);
     for (int i = 0; i < a->n_tensors && !err->code; i++) bind(m, a, i, err);
-    for (int l = n_stored; l < m->h.n_layers && !err->code; l++) memcpy(m->low[l], m->low[l - n_stored], sizeof *m->low);
+    for (int l = n_stored; l < m->h.n_layers && !err->code; l++)
+        memcpy(m->low[l], m->low[l - n_stored], sizeof *m->low);
     if (!err->code) return m;
     lm_model_free(m);
     return NULL;

@@ -253,7 +253,8 @@ void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_
     lm_json_next(&j, err);
     for (int i = 0; i < LM_COUNT(fields); i++) {
         if (seen[i]) continue;
-        if (fields[i].missing != fields[i].missing) lm_err_set(err, LM_ERROR, "hparams: field %s is missing", fields[i].name);
+        if (fields[i].missing != fields[i].missing)
+            lm_err_set(err, LM_ERROR, "hparams: field %s is missing", fields[i].name);
         else set_field(h, &fields[i], fields[i].missing, err);
     }
     lm_json_clear(&j);
@@ -311,15 +312,17 @@ static int import_pattern(lm_hparams *h, const char *arch, const lm_meta *meta, 
     h->window_period = period < n ? period + 1 : 0;
     for (int i = 0; i < n && !err->code; i++) {
         int is_local = !h->window_period || i % h->window_period != h->window_period - 1;
-        if (is_local != (e->data[i] != 0)) lm_err_set(err, LM_ERROR, "%s: global layers at uneven distances are not supported", key);
+        if (is_local != (e->data[i] != 0))
+            lm_err_set(err, LM_ERROR, "%s: global layers at uneven distances are not supported", key);
     }
     return 1;
 }
 
 /* What would change the numbers, and is not there to do so, must not be passed over. */
 static void refuse_unsupported(const lm_meta *meta, const lm_arch *arch, lm_err *err) {
-    static const char *const keys[] = { "expert_count", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
-                                        "residual_scale", "embedding_scale", "expert_weights_scale" };
+    static const char *const keys[] = { "expert_count",        "final_logit_softcapping", "attn_logit_softcapping",
+                                        "logit_scale",         "residual_scale",          "embedding_scale",
+                                        "expert_weights_scale" };
     for (int i = lm_arch_has_experts(arch); i < LM_COUNT(keys) && !err->code; i++) {
         char key[128];
         int64_t count = 0;
@@ -337,7 +340,9 @@ static void import_field(lm_hparams *h, const field *f, const char *arch, const 
     int64_t integer = 0;
     double x = f->kind == REAL_FIELD ? (double)get_real(h, f) : get_int(h, f);
     snprintf(key, sizeof key, "%s.%s", arch, f->key ? f->key : "");
-    int found = !f->key ? 0 : f->kind == REAL_FIELD ? lm_meta_real(meta, key, &x, err) : lm_meta_int(meta, key, &integer, err);
+    int found = !f->key                 ? 0
+                : f->kind == REAL_FIELD ? lm_meta_real(meta, key, &x, err)
+                                        : lm_meta_int(meta, key, &integer, err);
     if (err->code) return;
     if (found && f->kind != REAL_FIELD) x = (double)integer;
     if (found && !(x >= f->min && x <= f->max) && !(f->derived && x == 0)) {
@@ -359,12 +364,13 @@ static void import_pooling(lm_hparams *h, const lm_meta *meta, const char *arch,
     h->pooling = h->causal ? LM_POOL_LAST : LM_POOL_MEAN;
     snprintf(key, sizeof key, "%s.pooling_type", arch);
     if (!lm_meta_int(meta, key, &kind, err) || kind == 0) return;
-    if (kind < 0 || kind > 3) lm_err_set(err, LM_ERROR, "%s %lld is not supported (have: 1 mean, 2 cls, 3 last)", key, (long long)kind);
+    if (kind < 0 || kind > 3)
+        lm_err_set(err, LM_ERROR, "%s %lld is not supported (have: 1 mean, 2 cls, 3 last)", key, (long long)kind);
     else h->pooling = kinds[kind];
 }
 
-static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *meta, const lm_tensor *tensors, int n_tensors,
-                           lm_err *err) {
+static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *meta, const lm_tensor *tensors,
+                           int n_tensors, lm_err *err) {
     char key[128];
     *h = arch->defaults;
     int has_pattern = import_pattern(h, arch->name, meta, err);
@@ -377,7 +383,8 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
     int64_t value_dim = 0;
     if (!h->n_kv_heads) h->n_kv_heads = h->n_heads;
     if (!h->head_dim && h->n_embd % h->n_heads) {
-        lm_err_set(err, LM_ERROR, "%s.embedding_length %d is not a multiple of attention.head_count %d", arch->name, h->n_embd, h->n_heads);
+        lm_err_set(err, LM_ERROR, "%s.embedding_length %d is not a multiple of attention.head_count %d", arch->name,
+                   h->n_embd, h->n_heads);
     }
     if (!h->head_dim) h->head_dim = h->n_embd / h->n_heads;
     if (!h->n_rot && !arch->is_encoder && !arch->has_positions) h->n_rot = h->head_dim;
@@ -389,10 +396,12 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
     import_pooling(h, meta, arch->name, err);
     snprintf(key, sizeof key, "%s.attention.value_length", arch->name);
     if (lm_meta_int(meta, key, &value_dim, err) && value_dim != h->head_dim) {
-        lm_err_set(err, LM_ERROR, "%s %lld differs from the keys' %d: not supported", key, (long long)value_dim, h->head_dim);
+        lm_err_set(err, LM_ERROR, "%s %lld differs from the keys' %d: not supported", key, (long long)value_dim,
+                   h->head_dim);
     }
     if (arch->scales_embd) h->embd_scale = sqrtf((float)h->n_embd);
-    if (!h->attn_scale && h->n_layers == arch->wide_layers) h->attn_scale = 1.0f / sqrtf((float)h->n_embd / (float)h->n_heads);
+    if (!h->attn_scale && h->n_layers == arch->wide_layers)
+        h->attn_scale = 1.0f / sqrtf((float)h->n_embd / (float)h->n_heads);
     for (int i = 0; i < n_tensors; i++) {
         if (!strcmp(tensors[i].name, "token_embd.weight")) h->n_vocab = (int)LM_MIN(tensors[i].ne[1], 16777217);
         if (!strcmp(tensors[i].name, "position_embd.weight")) h->n_positions = (int)LM_MIN(tensors[i].ne[1], 16777216);
@@ -435,19 +444,22 @@ static void check_shape(const lm_tensor *t, const lm_tensor_row *row, const lm_h
     int64_t ne[LM_DIMS_MAX];
     lm_arch_shape(row, h, ne);
     if (row->how == LM_THIRDS && h->n_kv_heads != h->n_heads) {
-        lm_err_set(err, LM_ERROR, "tensor %s: queries, keys and values in one, but n_kv_heads %d is not n_heads %d", t->name, h->n_kv_heads, h->n_heads);
+        lm_err_set(err, LM_ERROR, "tensor %s: queries, keys and values in one, but n_kv_heads %d is not n_heads %d",
+                   t->name, h->n_kv_heads, h->n_heads);
     }
     if (!memcmp(t->ne, ne, sizeof ne)) {
         if ((t->n_dims == 1) != (row->rows == LM_DIM_1)) {      /* a row of a matrix is packed, a vector is not */
-            lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected %s", t->name, t->n_dims, row->rows == LM_DIM_1 ? "1" : "2 or more");
+            lm_err_set(err, LM_ERROR, "tensor %s: %d dimensions, expected %s", t->name, t->n_dims,
+                       row->rows == LM_DIM_1 ? "1" : "2 or more");
         }
         if (row->rows == LM_DIM_1 && t->dtype != LM_F32) {
             lm_err_set(err, LM_ERROR, "tensor %s: type %s, expected f32", t->name, lm_dtype_find(t->dtype)->name);
         }
         return;
     }
-    lm_err_set(err, LM_ERROR, "tensor %s: shape [%lld,%lld,%lld,%lld], expected [%lld,%lld,%lld,1]", t->name, (long long)t->ne[0],
-               (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], (long long)ne[0], (long long)ne[1], (long long)ne[2]);
+    lm_err_set(err, LM_ERROR, "tensor %s: shape [%lld,%lld,%lld,%lld], expected [%lld,%lld,%lld,1]", t->name,
+               (long long)t->ne[0], (long long)t->ne[1], (long long)t->ne[2], (long long)t->ne[3], (long long)ne[0],
+               (long long)ne[1], (long long)ne[2]);
 }
 
 /* Read "blk.<layer>." at the front of a name. Return the layer, or -1 when the name is of another form. */
@@ -459,7 +471,9 @@ static int layer_of(const char *name, int n_layers) {
 }
 
 int lm_arch_needs(const lm_tensor_row *row, const lm_hparams *h) {
-    return row->how == LM_DENSE ? !h->n_experts : row->how == LM_SPARSE || row->how == LM_EXPERTS ? h->n_experts : row->how != LM_OPTIONAL;
+    return row->how == LM_DENSE                              ? !h->n_experts
+           : row->how == LM_SPARSE || row->how == LM_EXPERTS ? h->n_experts
+                                                             : row->how != LM_OPTIONAL;
 }
 
 const lm_tensor_row *lm_arch_row(const lm_arch *arch, const lm_hparams *h, const char *name, int *layer) {
@@ -473,7 +487,8 @@ const lm_tensor_row *lm_arch_row(const lm_arch *arch, const lm_hparams *h, const
     return NULL;
 }
 
-void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at, lm_err *err) {
+void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at,
+                  lm_err *err) {
     int n_layer_slots = h->n_layers * LM_LAYER_SLOTS, n_stored = lm_hparams_n_stored(h);
     for (int i = 0; i < n_layer_slots + LM_TOP_SLOTS; i++) at[i] = -1;
     for (int t = 0; t < n_tensors && !err->code; t++) {

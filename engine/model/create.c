@@ -20,7 +20,9 @@ static void complete(lm_design *d, const lm_arch *arch) {
     int gates = 0;
     for (int i = 0; i < arch->n_layer; i++) gates |= arch->layer[i].slot == LM_GATE;
     if (!d->n_kv_heads) d->n_kv_heads = d->n_heads;
-    if (!d->n_ff) d->n_ff = gates ? (int)LM_MIN((8 * (int64_t)d->n_embd + 95) / 96 * 32, INT32_MAX) : (int)LM_MIN(4 * (int64_t)d->n_embd, INT32_MAX);
+    if (!d->n_ff)
+        d->n_ff = gates ? (int)LM_MIN((8 * (int64_t)d->n_embd + 95) / 96 * 32, INT32_MAX)
+                        : (int)LM_MIN(4 * (int64_t)d->n_embd, INT32_MAX);
     if (!d->n_active) d->n_active = LM_MIN(2, d->n_experts);
 }
 
@@ -44,12 +46,16 @@ static void check(const lm_design *d, const lm_arch *arch, lm_err *err) {
     if (d->n_embd % d->n_heads || d->n_embd / d->n_heads % 2) {
         lm_err_set(err, LM_ERROR, "n_embd %d must be an even multiple of n_heads %d", d->n_embd, d->n_heads);
     }
-    if (d->n_embd / d->n_heads > 1024) lm_err_set(err, LM_ERROR, "n_embd %d: over 1024 for each of n_heads %d", d->n_embd, d->n_heads);
-    if (d->n_heads % d->n_kv_heads) lm_err_set(err, LM_ERROR, "n_heads %d is not a multiple of n_kv_heads %d", d->n_heads, d->n_kv_heads);
+    if (d->n_embd / d->n_heads > 1024)
+        lm_err_set(err, LM_ERROR, "n_embd %d: over 1024 for each of n_heads %d", d->n_embd, d->n_heads);
+    if (d->n_heads % d->n_kv_heads)
+        lm_err_set(err, LM_ERROR, "n_heads %d is not a multiple of n_kv_heads %d", d->n_heads, d->n_kv_heads);
     if (arch->has_positions && d->n_kv_heads != d->n_heads) {
-        lm_err_set(err, LM_ERROR, "n_kv_heads %d: a %s model has as many as n_heads, %d", d->n_kv_heads, arch->name, d->n_heads);
+        lm_err_set(err, LM_ERROR, "n_kv_heads %d: a %s model has as many as n_heads, %d", d->n_kv_heads, arch->name,
+                   d->n_heads);
     }
-    if (d->n_experts && !lm_arch_has_experts(arch)) lm_err_set(err, LM_ERROR, "n_experts: a %s model has none (llama has)", arch->name);
+    if (d->n_experts && !lm_arch_has_experts(arch))
+        lm_err_set(err, LM_ERROR, "n_experts: a %s model has none (llama has)", arch->name);
     if (d->n_active > d->n_experts) lm_err_set(err, LM_ERROR, "n_active %d of n_experts %d", d->n_active, d->n_experts);
 }
 
@@ -80,7 +86,9 @@ static void write_meta(const lm_design *d, const lm_arch *arch, lm_buf *meta, lm
     put_int(meta, a, "feed_forward_length", d->n_ff, err);
     put_int(meta, a, "attention.head_count", d->n_heads, err);
     put_int(meta, a, "attention.head_count_kv", d->n_kv_heads, err);
-    put_real(meta, a, arch->defaults.norm == LM_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", EPS, err);
+    put_real(meta, a,
+             arch->defaults.norm == LM_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon",
+             EPS, err);
     if (!arch->has_positions) {
         put_int(meta, a, "attention.key_length", head_dim, err);
         put_int(meta, a, "attention.value_length", head_dim, err);
@@ -97,9 +105,18 @@ static void write_meta(const lm_design *d, const lm_arch *arch, lm_buf *meta, lm
 ** Tensors */
 
 static lm_hparams sizes(const lm_design *d) {
-    return (lm_hparams){ .n_layers = d->n_layers, .n_embd = d->n_embd, .n_heads = d->n_heads, .n_kv_heads = d->n_kv_heads,
-                         .head_dim = d->n_embd / d->n_heads, .n_ff = d->n_ff, .n_vocab = d->n_vocab, .n_ctx = d->n_ctx, .n_positions = d->n_ctx,
-                         .n_experts = d->n_experts, .n_active = d->n_active, .share_layers = d->share_layers };
+    return (lm_hparams){ .n_layers = d->n_layers,
+                         .n_embd = d->n_embd,
+                         .n_heads = d->n_heads,
+                         .n_kv_heads = d->n_kv_heads,
+                         .head_dim = d->n_embd / d->n_heads,
+                         .n_ff = d->n_ff,
+                         .n_vocab = d->n_vocab,
+                         .n_ctx = d->n_ctx,
+                         .n_positions = d->n_ctx,
+                         .n_experts = d->n_experts,
+                         .n_active = d->n_active,
+                         .share_layers = d->share_layers };
 }
 
 static void add_tensor(const lm_tensor_row *row, const lm_hparams *h, int layer, lm_tensor *t, lm_err *err) {
@@ -107,7 +124,8 @@ static void add_tensor(const lm_tensor_row *row, const lm_hparams *h, int layer,
     snprintf(t->name, sizeof t->name, row->name, layer);
     lm_arch_shape(row, h, t->ne);
     lm_tensor_measure(t, err);
-    if (!err->code && t->n_bytes > 1 << 30) lm_err_set(err, LM_ERROR, "tensor %s: %lld bytes, over 1 GiB", t->name, (long long)t->n_bytes);
+    if (!err->code && t->n_bytes > 1 << 30)
+        lm_err_set(err, LM_ERROR, "tensor %s: %lld bytes, over 1 GiB", t->name, (long long)t->n_bytes);
 }
 
 lm_tensor *lm_design_list(lm_design *d, lm_buf *meta, int *n_tensors, lm_err *err) {
@@ -119,12 +137,14 @@ lm_tensor *lm_design_list(lm_design *d, lm_buf *meta, int *n_tensors, lm_err *er
     if (err->code) return NULL;
     lm_hparams h = sizes(d);
     int n_stored = lm_hparams_n_stored(&h), n = 0;
-    lm_tensor *tensors = lm_calloc((size_t)n_stored * (size_t)arch->n_layer + (size_t)arch->n_top, sizeof *tensors, err);
+    lm_tensor *tensors = lm_calloc((size_t)n_stored * (size_t)arch->n_layer + (size_t)arch->n_top, sizeof *tensors,
+                                   err);
     for (int layer = -1; layer < n_stored && !err->code; layer++) {
         const lm_tensor_row *rows = layer < 0 ? arch->top : arch->layer;
         for (int r = 0; r < (layer < 0 ? arch->n_top : arch->n_layer) && !err->code; r++) {
             int is_output = layer < 0 && rows[r].slot == LM_OUTPUT;
-            if (is_output ? !d->tie_embeddings : lm_arch_needs(&rows[r], &h)) add_tensor(&rows[r], &h, layer, &tensors[n++], err);
+            if (is_output ? !d->tie_embeddings : lm_arch_needs(&rows[r], &h))
+                add_tensor(&rows[r], &h, layer, &tensors[n++], err);
         }
     }
     write_meta(d, arch, meta, err);

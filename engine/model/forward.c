@@ -60,7 +60,8 @@ lm_pass *lm_pass_new(const lm_model *m, int max_rows, int max_out, int exact, lm
     const lm_hparams *h = &m->h;
     lm_pass *p = lm_calloc(1, sizeof *p, err);
     if (!p) return NULL;
-    size_t n = (size_t)LM_MAX(max_rows, max_out), heads = (size_t)h->n_heads * (size_t)h->head_dim, kv = (size_t)h->n_kv_heads * (size_t)h->head_dim;
+    size_t n = (size_t)LM_MAX(max_rows, max_out), heads = (size_t)h->n_heads * (size_t)h->head_dim,
+           kv = (size_t)h->n_kv_heads * (size_t)h->head_dim;
     size_t blocks = n * (size_t)(widest(h) / LM_BLOCK + 1);
     p->m = m;
     p->kern = lm_kern_get();
@@ -180,13 +181,15 @@ static void low_rank_item(void *arg, int item) {
         if (!a->down.data) continue;
         p->kern->multiply(&a->down, 0, a->down.n_tiles, &p->in, c0, c1, p->low, (size_t)m->rank);
         p->kern->multiply(&a->up, 0, a->up.n_tiles, &low, c0, c1, raised, n);
-        for (size_t c = (size_t)c0; c < (size_t)c1; c++) p->kern->add(p->products_out[i] + c * n, raised + c * n, (int)n);
+        for (size_t c = (size_t)c0; c < (size_t)c1; c++)
+            p->kern->add(p->products_out[i] + c * n, raised + c * n, (int)n);
     }
 }
 
 /* Run the products added since the last run, as one section. */
 static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
-    int tiles = 0, chunk = LM_MAX(CHUNK_BYTES / (p->in.k * (int)sizeof(float)) & ~15, 16), chunks = (n_columns + chunk - 1) / chunk;
+    int tiles = 0, chunk = LM_MAX(CHUNK_BYTES / (p->in.k * (int)sizeof(float)) & ~15, 16),
+        chunks = (n_columns + chunk - 1) / chunk;
     for (int i = 0; i < p->n_products; i++) tiles += p->products[i]->n_tiles;
     int least = (int)(ITEM_BYTES / (p->products[0]->tile_bytes * (size_t)LM_MAX(n_columns, 1)));
     int most = LM_MAX(tiles * chunks / (lm_threads() * ITEMS), least);
@@ -195,7 +198,8 @@ static void run_products(lm_pass *p, int n_columns, lm_stop stop, lm_err *err) {
     p->tiles_an_item = most > 0 ? (most + 1) & ~1 : 1;
     p->items_a_chunk = (tiles + p->tiles_an_item - 1) / p->tiles_an_item;
     lm_pool_run(multiply_item, p, p->items_a_chunk * chunks, stop, err);
-    if (p->m->low && p->layer < p->m->h.n_layers) lm_pool_run(low_rank_item, p, (n_columns + LOW_COLUMNS - 1) / LOW_COLUMNS, stop, err);
+    if (p->m->low && p->layer < p->m->h.n_layers)
+        lm_pool_run(low_rank_item, p, (n_columns + LOW_COLUMNS - 1) / LOW_COLUMNS, stop, err);
     p->n_products = 0;
 }
 
@@ -264,8 +268,12 @@ static void norm_vectors(lm_pass *p, float *x, int n, const lm_mat *weight) {
 /* Where a step of half a layer ends: x += delta, which may have a bias and be normed first; then x may be normed. */
 typedef struct { const lm_mat *bias, *post_norm, *out_norm, *out_norm_bias; } half_end;
 
-static half_end attn_end(const lm_mat *w) { return (half_end){ &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM], &w[LM_ATTN_OUT_NORM], &w[LM_ATTN_OUT_NORM_BIAS] }; }
-static half_end ffn_end(const lm_mat *w) { return (half_end){ &w[LM_DOWN_BIAS], &w[LM_FFN_POST_NORM], &w[LM_FFN_OUT_NORM], &w[LM_FFN_OUT_NORM_BIAS] }; }
+static half_end attn_end(const lm_mat *w) {
+    return (half_end){ &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM], &w[LM_ATTN_OUT_NORM], &w[LM_ATTN_OUT_NORM_BIAS] };
+}
+static half_end ffn_end(const lm_mat *w) {
+    return (half_end){ &w[LM_DOWN_BIAS], &w[LM_FFN_POST_NORM], &w[LM_FFN_OUT_NORM], &w[LM_FFN_OUT_NORM_BIAS] };
+}
 
 static void end_half(lm_pass *p, int i, half_end e) {
     size_t n = (size_t)p->m->h.n_embd;
@@ -334,8 +342,10 @@ static void cache_item(void *arg, int item) {
     const lm_hparams *h = &p->m->h;
     stretch s = p->stretches[item];
     size_t heads = (size_t)h->n_heads * (size_t)h->head_dim, kv = (size_t)h->n_kv_heads * (size_t)h->head_dim;
-    for (int i = s.first; i < s.first + s.n; i++) turn_row(p, i, p->q + (size_t)i * heads, p->k + (size_t)i * kv, p->v + (size_t)i * kv);
-    lm_kv_append(p->rows[s.first].kv, p->layer, p->rows[s.first].pos, s.n, p->k + (size_t)s.first * kv, p->v + (size_t)s.first * kv);
+    for (int i = s.first; i < s.first + s.n; i++)
+        turn_row(p, i, p->q + (size_t)i * heads, p->k + (size_t)i * kv, p->v + (size_t)i * kv);
+    lm_kv_append(p->rows[s.first].kv, p->layer, p->rows[s.first].pos, s.n, p->k + (size_t)s.first * kv,
+                 p->v + (size_t)s.first * kv);
 }
 
 static void activate_row(lm_pass *p, int i) {
@@ -367,7 +377,8 @@ static void attend_stretch(lm_pass *p, stretch s, int key_head, lm_query *querie
     int last = h->causal ? rows[s.n - 1].pos : rows[0].kv->n - 1, n = s.n * n_heads;
     for (int page = LM_MAX(oldest / LM_PAGE, first); page <= last / LM_PAGE; page++) {
         lm_page keys = lm_kv_page(rows[0].kv, p->layer, key_head, page);
-        if (page < last / LM_PAGE && n <= FEW_QUERIES) keys.next = lm_kv_page(rows[0].kv, p->layer, key_head, page + 1).k;
+        if (page < last / LM_PAGE && n <= FEW_QUERIES)
+            keys.next = lm_kv_page(rows[0].kv, p->layer, key_head, page + 1).k;
         int blind = 0, seeing = 0;      /* queries that stand before this page; and that see some of it */
         for (int i = 0; i < n; i++) {
             int end = (h->causal ? rows[i / n_heads].pos + 1 : rows[0].kv->n) - page * LM_PAGE;
@@ -400,7 +411,8 @@ static void attend_item(void *arg, int item) {
         lm_page keys = lm_kv_page(p->rows[s->first].kv, p->layer, head / group, page);
         p->kern->attend(&keys, queries, n);
     }
-    for (lm_query *at = queries; s <= last; at += s->n * n_heads, s++) attend_stretch(p, *s, head / group, at, n_heads, n_shared);
+    for (lm_query *at = queries; s <= last; at += s->n * n_heads, s++)
+        attend_stretch(p, *s, head / group, at, n_heads, n_shared);
     for (int i = 0; i < n; i++) p->kern->attend_end(&queries[i], h->head_dim);
 }
 
@@ -416,7 +428,9 @@ static void set_parties(lm_pass *p, int most) {
     for (int i = 0; i < p->n_stretches; i++) {
         party *last = p->parties + p->n_parties - 1;
         const stretch *s = p->stretches + i, *one = i ? p->stretches + last->first : s;
-        int n_shared = i && s->n == 1 && one->n == 1 && last->n < most ? count_shared(p->rows + one->first, p->rows + s->first) : 0;
+        int n_shared = i && s->n == 1 && one->n == 1 && last->n < most
+                           ? count_shared(p->rows + one->first, p->rows + s->first)
+                           : 0;
         if (n_shared && (last->n == 1 || n_shared == last->n_shared)) last->n++, last->n_shared = n_shared;
         else p->parties[p->n_parties++] = (party){ i, 1, 0 };
     }
@@ -429,7 +443,8 @@ static void set_stretches(lm_pass *p) {
     p->n_stretches = 0;
     for (int i = 0; i < p->n; i++) {
         stretch *last = p->stretches + p->n_stretches - 1;
-        if (i && p->rows[i].kv == p->rows[i - 1].kv && p->rows[i].pos == p->rows[i - 1].pos + 1 && last->n < most) last->n++;
+        if (i && p->rows[i].kv == p->rows[i - 1].kv && p->rows[i].pos == p->rows[i - 1].pos + 1 && last->n < most)
+            last->n++;
         else p->stretches[p->n_stretches++] = (stretch){ i, 1 };
     }
     set_parties(p, LM_MIN(most, PARTY_MAX));

@@ -98,7 +98,8 @@ void lm_kv_append(lm_kv *kv, int layer, int pos, int n, const float *k, const fl
     for (int end = pos + n, some; pos < end; pos += some, k += (size_t)some * stride, v += (size_t)some * stride) {
         some = LM_MIN(end - pos, LM_PAGE - pos % LM_PAGE);
         for (int head = 0; head < n_heads; head++) {
-            append_head(lm_kv_page(kv, layer, head, pos / LM_PAGE), pos % LM_PAGE, some, k + head * head_dim, v + head * head_dim, stride);
+            append_head(lm_kv_page(kv, layer, head, pos / LM_PAGE), pos % LM_PAGE, some, k + head * head_dim,
+                        v + head * head_dim, stride);
         }
     }
 }

@@ -27,7 +27,11 @@ static void shape_weights(place *p, const lm_tensor *t, lm_err *err) {
         lm_mat *m = &p->mat[i];
         if (t->n_dims == 1) {
             int64_t n = t->ne[0] / p->n_mats;
-            *m = (lm_mat){ .dtype = LM_F32, .rows = 1, .cols = (int)n, .n_tiles = 1, .tile_bytes = (size_t)n * sizeof(float) };
+            *m = (lm_mat){ .dtype = LM_F32,
+                           .rows = 1,
+                           .cols = (int)n,
+                           .n_tiles = 1,
+                           .tile_bytes = (size_t)n * sizeof(float) };
         } else {
             lm_mat_init(m, t->dtype, t->ne[1] / p->n_mats, t->ne[0], err);
         }
@@ -48,13 +52,15 @@ static void place_weights(lm_model *m, const place *places, int n, lm_err *err) 
         m->slabs[m->n_slabs++] = slab;
         m->n_bytes += bytes;
         for (; first < i; at += place_bytes(&places[first++])) {
-            for (int k = 0; k < places[first].n_mats; k++) places[first].mat[k].data = slab + at + part_bytes(&places[first]) * (uint64_t)k;
+            for (int k = 0; k < places[first].n_mats; k++)
+                places[first].mat[k].data = slab + at + part_bytes(&places[first]) * (uint64_t)k;
         }
     }
 }
 
 /* Read one part of tensor i, its bytes from offset on, in stretches of whole groups of 16 rows and pack them. */
-static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, uint8_t *buffer, size_t capacity, lm_stop stop, lm_err *err) {
+static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, uint8_t *buffer, size_t capacity,
+                      lm_stop stop, lm_err *err) {
     const lm_tensor *t = &src->tensors[i];
     if (m->block_bytes == 0) {
         src->read(src->arg, i, offset, m->data, m->tile_bytes, err);
@@ -66,7 +72,9 @@ static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, ui
     for (int row = 0; row < m->rows && !err->code; row += step) {
         int n = LM_MIN(step, m->rows - row);
         src->read(src->arg, i, offset + (int64_t)row * (int64_t)row_bytes, buffer, (size_t)n * row_bytes, err);
-        if (!err->code) lm_tensor_check(t, offset + (int64_t)row * (int64_t)row_bytes, buffer, (int64_t)((size_t)n * row_bytes), err);
+        if (!err->code)
+            lm_tensor_check(t, offset + (int64_t)row * (int64_t)row_bytes, buffer, (int64_t)((size_t)n * row_bytes),
+                            err);
         if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
         for (int r = 0; r < n && !err->code; r += LM_TILE) {
             lm_mat_pack(m, row + r, LM_MIN(LM_TILE, n - r), buffer + (size_t)r * row_bytes);
@@ -109,7 +117,8 @@ static void set_frequencies(lm_model *m, lm_err *err) {
 }
 
 static void fill(lm_model *m, const lm_source *src, lm_stop stop, lm_err *err) {
-    int n_layers = m->h.n_layers, n_stored = lm_hparams_n_stored(&m->h), n_slots = n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS;
+    int n_layers = m->h.n_layers, n_stored = lm_hparams_n_stored(&m->h),
+        n_slots = n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS;
     int *at = lm_alloc(sizeof *at * (size_t)n_slots, err);
     place *places = lm_calloc((size_t)LM_MAX(src->n_tensors, 1), sizeof *places, err);
     m->layer = lm_calloc((size_t)n_layers, sizeof *m->layer, err);
@@ -124,7 +133,8 @@ static void fill(lm_model *m, const lm_source *src, lm_stop stop, lm_err *err) {
     for (int i = 0; i < src->n_tensors && !err->code; i++) shape_weights(&places[i], &src->tensors[i], err);
     if (!err->code) place_weights(m, places, src->n_tensors, err);
     if (!err->code) read_weights(src, places, stop, err);
-    for (int l = n_stored; l < n_layers && !err->code; l++) memcpy(m->layer[l], m->layer[l - n_stored], sizeof *m->layer);
+    for (int l = n_stored; l < n_layers && !err->code; l++)
+        memcpy(m->layer[l], m->layer[l - n_stored], sizeof *m->layer);
     if (!err->code) set_frequencies(m, err);
     if (!err->code && !m->top[LM_OUTPUT].data) m->top[LM_OUTPUT] = m->top[LM_TOKEN_EMBD];
     lm_free(at);
@@ -138,7 +148,8 @@ lm_model *lm_model_open(const lm_source *src, lm_tok *tok, lm_stop stop, lm_err 
     if (!m->arch) lm_err_set(err, LM_ERROR, "architecture %.40s is not supported", src->arch);
     else lm_hparams_read(&m->h, m->arch, src->hparams, src->hparams_n, err);
     if (!err->code && tok && lm_tok_count(tok) > m->h.n_vocab) {
-        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %d rows", lm_tok_count(tok), m->h.n_vocab);
+        lm_err_set(err, LM_ERROR, "the tokenizer has %d tokens, token_embd.weight only %d rows", lm_tok_count(tok),
+                   m->h.n_vocab);
     }
     if (!err->code) fill(m, src, stop, err);
     if (err->code) {

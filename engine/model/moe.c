@@ -40,7 +40,11 @@ lm_moe *lm_moe_new(const lm_hparams *h, int max_rows, int exact, lm_err *err) {
     if (!s) return NULL;
     size_t rows = (size_t)max_rows, pairs = rows * (size_t)h->n_active, widest = (size_t)LM_MAX(h->n_embd, h->n_ff);
     size_t blocks = pairs * (widest / LM_BLOCK + 1);
-    *s = (lm_moe){ .kern = lm_kern_get(), .n_experts = h->n_experts, .n_active = h->n_active, .n_embd = h->n_embd, .n_ff = h->n_ff,
+    *s = (lm_moe){ .kern = lm_kern_get(),
+                   .n_experts = h->n_experts,
+                   .n_active = h->n_active,
+                   .n_embd = h->n_embd,
+                   .n_ff = h->n_ff,
                    .exact = exact };
     struct { void *at; size_t n, size; } parts[] = {
         { &s->logits, rows * (size_t)h->n_experts, sizeof(float) }, { &s->expert, pairs, sizeof(int) }, { &s->weight, pairs, sizeof(float) },
@@ -91,7 +95,8 @@ static void multiply_item(void *arg, int item) {
     for (int i = 0; i < s->n_mats && s->first[e] < s->first[e + 1] && end > 0; i++) {
         lm_mat w = lm_model_expert(s->mats[i], e);
         int from = LM_MAX(first, 0), to = LM_MIN(end, w.n_tiles);
-        if (from < to) s->kern->multiply(&w, from, to, &s->in, s->first[e], s->first[e + 1], s->outs[i], (size_t)w.rows);
+        if (from < to)
+            s->kern->multiply(&w, from, to, &s->in, s->first[e], s->first[e + 1], s->outs[i], (size_t)w.rows);
         first -= w.n_tiles;
         end -= w.n_tiles;
     }
@@ -129,7 +134,9 @@ static void quantise(lm_moe *s, int i) {
 ** Choosing */
 
 /* Does expert a go before b? */
-static int is_before(const float *logits, int a, int b) { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
+static int is_before(const float *logits, int a, int b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+}
 
 /* The best expert behind one that was chosen already (-1: of all). */
 static int next_best(const float *logits, int n, int last) {
@@ -161,7 +168,9 @@ int lm_moe_choose(const float *logits, int n, int n_active, int *expert, float *
 static void route(lm_moe *s, int i) {
     size_t at = (size_t)i * (size_t)s->n_active;
     s->kern->multiply(s->mats[0], 0, s->mats[0]->n_tiles, &s->in, i, i + 1, s->logits, (size_t)s->n_experts);
-    if (!lm_moe_choose(s->logits + (size_t)i * (size_t)s->n_experts, s->n_experts, s->n_active, s->expert + at, s->weight + at)) s->is_bad = 1;
+    if (!lm_moe_choose(s->logits + (size_t)i * (size_t)s->n_experts, s->n_experts, s->n_active, s->expert + at,
+                       s->weight + at))
+        s->is_bad = 1;
 }
 
 void lm_moe_group(const int *expert, int pairs, int n, int *first, int *column) {
@@ -176,7 +185,8 @@ void lm_moe_group(const int *expert, int pairs, int n, int *first, int *column) 
 static void gather(lm_moe *s, int i) {
     for (int k = 0; k < s->n_active; k++) {
         int c = s->column[i * s->n_active + k];
-        memcpy(s->x + (size_t)c * (size_t)s->n_embd, s->rows + (size_t)i * (size_t)s->n_embd, (size_t)s->n_embd * sizeof(float));
+        memcpy(s->x + (size_t)c * (size_t)s->n_embd, s->rows + (size_t)i * (size_t)s->n_embd,
+               (size_t)s->n_embd * sizeof(float));
         quantise(s, c);
     }
 }

@@ -102,7 +102,9 @@ void lm_prefix_find(lm_kv *kv, const int32_t *ids, int n) {
     lm_err err = {0};
     uint8_t *part = NULL;                   /* a page that agrees only so far */
     int alike = LM_PAGE;
-    if (kv->exact || !lm_grow((void **)&kv->pages, 0, &kv->pages_cap, (size_t)n / LM_PAGE + 1, sizeof *kv->pages, &err)) return;
+    if (kv->exact
+        || !lm_grow((void **)&kv->pages, 0, &kv->pages_cap, (size_t)n / LM_PAGE + 1, sizeof *kv->pages, &err))
+        return;
     lock();
     for (node *at = NULL; kv->n < n && alike == LM_PAGE;) {
         at = find_child(p, at, ids + kv->n, LM_MIN(n - kv->n, LM_PAGE), &alike);

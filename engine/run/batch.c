@@ -87,10 +87,12 @@ void lm_batch_free(lm_batch *b) {
 /*----------------------------------------------------------------------
 ** Coming and going. */
 static void check_prompt(const lm_batch *b, const int32_t *ids, size_t n, lm_err *err) {
-    if (b->m->arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model embeds texts, it does not generate any", b->m->arch->name);
+    if (b->m->arch->is_encoder)
+        lm_err_set(err, LM_ERROR, "a %s model embeds texts, it does not generate any", b->m->arch->name);
     if (n == 0) lm_err_set(err, LM_ERROR, "the prompt has no tokens");
     if (n >= (size_t)b->m->h.n_ctx) {
-        lm_err_set(err, LM_ERROR, "the prompt has %llu tokens, the model's context is %d", (unsigned long long)n, b->m->h.n_ctx);
+        lm_err_set(err, LM_ERROR, "the prompt has %llu tokens, the model's context is %d", (unsigned long long)n,
+                   b->m->h.n_ctx);
     }
     for (size_t i = 0; i < n && !err->code; i++) {
         if (ids[i] < 0 || ids[i] >= b->m->h.n_vocab) {
@@ -146,15 +148,20 @@ static int same_stops(const lm_gen_options *a, const lm_gen_options *b) {
 
 /* Is one answer right for both? Where no draws are made the options of drawing do not count. */
 static int same_options(const lm_gen_options *a, const lm_gen_options *b) {
-    int same_draws = a->temperature == 0 || (a->top_k == b->top_k && a->top_p == b->top_p && a->min_p == b->min_p && a->seed == b->seed);
-    return a->temperature == b->temperature && same_draws && a->max_tokens == b->max_tokens && a->repeat_penalty == b->repeat_penalty
-        && a->want_logprob == b->want_logprob && a->ignore_eog == b->ignore_eog && same_stops(a, b);
+    int same_draws = a->temperature == 0
+                     || (a->top_k == b->top_k && a->top_p == b->top_p && a->min_p == b->min_p && a->seed == b->seed);
+    return a->temperature == b->temperature && same_draws && a->max_tokens == b->max_tokens
+           && a->repeat_penalty == b->repeat_penalty && a->want_logprob == b->want_logprob
+           && a->ignore_eog == b->ignore_eog && same_stops(a, b);
 }
 
-static sequence *find_equal(const lm_batch *b, const int32_t *ids, size_t n, const lm_gen_options *options, uint64_t hash) {
+static sequence *find_equal(const lm_batch *b, const int32_t *ids, size_t n, const lm_gen_options *options,
+                            uint64_t hash) {
     for (size_t i = 0; i < b->n_readers; i++) {
         sequence *s = b->readers[i].s;
-        if (s && s->hash == hash && s->n_prompt == n && !memcmp(s->ids.data, ids, n * sizeof *ids) && same_options(&s->options, options)) return s;
+        if (s && s->hash == hash && s->n_prompt == n && !memcmp(s->ids.data, ids, n * sizeof *ids)
+            && same_options(&s->options, options))
+            return s;
     }
     return NULL;
 }
@@ -164,7 +171,8 @@ static sequence *new_sequence(lm_batch *b, const int32_t *ids, size_t n, const l
     if (!s) return NULL;
     *s = (sequence){ .options = *options, .n_prompt = n, .ready = -1 };
     lm_kv_init(&s->kv, b->m, b->exact);
-    if (lm_grow((void **)&s->ids.data, 0, &s->ids.cap, n + 1, sizeof *ids, err)) memcpy(s->ids.data, ids, n * sizeof *ids);
+    if (lm_grow((void **)&s->ids.data, 0, &s->ids.cap, n + 1, sizeof *ids, err))
+        memcpy(s->ids.data, ids, n * sizeof *ids);
     s->ids.n = n;
     if (options->max_tokens == 0) s->finish = LM_FINISH_LENGTH;
     if (!err->code) return s;
@@ -176,7 +184,9 @@ int lm_batch_add(lm_batch *b, const int32_t *ids, size_t n, const lm_gen_options
     size_t i = 0;
     check_prompt(b, ids, n, err);
     while (i < b->n_readers && b->readers[i].s) i++;
-    if (i == b->n_readers && !lm_grow((void **)&b->readers, b->n_readers, &b->readers_cap, 1, sizeof *b->readers, err)) return -1;
+    if (i == b->n_readers
+        && !lm_grow((void **)&b->readers, b->n_readers, &b->readers_cap, 1, sizeof *b->readers, err))
+        return -1;
     if (err->code) return -1;
     uint64_t hash = mix(0xCBF29CE484222325ull, ids, n * sizeof *ids);
     if (options->temperature > 0) hash = mix(hash, &options->seed, sizeof options->seed);
@@ -358,7 +368,8 @@ static int sample(lm_batch *b, int i, const float *logits, lm_err *err) {
     int32_t best = lm_pass_best(b->pass, s->ready);
     logits += (size_t)s->ready * (size_t)b->m->h.n_vocab;
     s->ready = -1;
-    int32_t id = lm_sample(&b->sampler, logits, b->m->h.n_vocab, best, &s->options, s->ids.data, s->ids.n, s->n_marks, err);
+    int32_t id = lm_sample(&b->sampler, logits, b->m->h.n_vocab, best, &s->options, s->ids.data, s->ids.n, s->n_marks,
+                           err);
     if (s->options.want_logprob && !err->code) m.logprob = lm_sample_logprob(logits, b->m->h.n_vocab, best, id);
     if (!err->code) advance(b, s, id, m, err);
     if (!s->finish) return 1;
@@ -399,7 +410,11 @@ static int give(lm_batch *b, size_t i, lm_token *out, lm_err *err) {
     const mark *m = &s->marks[r->n_given];
     b->piece.n = 0;
     lm_utf8_repair(&b->piece, s->text.data + r->n_sent, m->end - r->n_sent, err);
-    *out = (lm_token){ .seq = (int)i, .id = s->ids.data[s->n_prompt + r->n_given], .logprob = m->logprob, .piece = b->piece.data, .piece_n = b->piece.n };
+    *out = (lm_token){ .seq = (int)i,
+                       .id = s->ids.data[s->n_prompt + r->n_given],
+                       .logprob = m->logprob,
+                       .piece = b->piece.data,
+                       .piece_n = b->piece.n };
     r->n_sent = m->end;
     if (++r->n_given == s->n_marks) out->finish = s->finish;
     return err->code ? -1 : 1;

@@ -50,7 +50,8 @@ static void pool(embedder *e, const lm_row *row, int text, const float *hidden) 
 
 static void run_rows(embedder *e, lm_stop stop, lm_err *err) {
     const float *hidden = e->n_rows && !err->code ? lm_encode(e->pass, e->rows, e->n_rows, stop, err) : NULL;
-    for (int i = 0; hidden && i < e->n_rows; i++) pool(e, &e->rows[i], e->text_of[i], hidden + (size_t)i * (size_t)e->m->h.n_embd);
+    for (int i = 0; hidden && i < e->n_rows; i++)
+        pool(e, &e->rows[i], e->text_of[i], hidden + (size_t)i * (size_t)e->m->h.n_embd);
     e->n_rows = 0;
 }
 
@@ -72,18 +73,22 @@ static void check_texts(const embedder *e, int n, lm_err *err) {
     int most = lm_model_n_text(e->m), vocab = e->m->h.n_vocab;
     for (int t = 0; t < n && !err->code; t++) {
         const lm_ids *ids = &e->texts[t];
-        if (!ids->n || ids->n > (size_t)most) lm_err_set(err, LM_ERROR, "a text of %zu tokens, the model takes 1 to %d", ids->n, most);
+        if (!ids->n || ids->n > (size_t)most)
+            lm_err_set(err, LM_ERROR, "a text of %zu tokens, the model takes 1 to %d", ids->n, most);
         for (size_t i = 0; i < ids->n && !err->code; i++) {
-            if (ids->data[i] < 0 || ids->data[i] >= vocab) lm_err_set(err, LM_ERROR, "token id %d is not in the vocabulary of %d", ids->data[i], vocab);
+            if (ids->data[i] < 0 || ids->data[i] >= vocab)
+                lm_err_set(err, LM_ERROR, "token id %d is not in the vocabulary of %d", ids->data[i], vocab);
         }
     }
 }
 
-void lm_embed(lm_model *m, const lm_ids *texts, int n, const lm_embed_options *options, float *out, lm_stop stop, lm_err *err) {
+void lm_embed(lm_model *m, const lm_ids *texts, int n, const lm_embed_options *options, float *out, lm_stop stop,
+              lm_err *err) {
     embedder e = { .m = m, .options = options, .texts = texts, .out = out };
     size_t total = 0, longest = 0;
     e.dimensions = options->dimensions ? options->dimensions : m->h.n_embd;
-    if (e.dimensions < 1 || e.dimensions > m->h.n_embd) lm_err_set(err, LM_ERROR, "%d dimensions, the model has %d", e.dimensions, m->h.n_embd);
+    if (e.dimensions < 1 || e.dimensions > m->h.n_embd)
+        lm_err_set(err, LM_ERROR, "%d dimensions, the model has %d", e.dimensions, m->h.n_embd);
     check_texts(&e, n, err);
     if (err->code) return;
     for (int t = 0; t < n; t++) {

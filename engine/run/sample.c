@@ -109,8 +109,8 @@ static int32_t draw(lm_sampler *s, int n, int32_t top, const lm_gen_options *o, 
     return top;
 }
 
-int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const lm_gen_options *o, const int32_t *recent, size_t n_recent,
-                  uint64_t t, lm_err *err) {
+int32_t lm_sample(lm_sampler *s, const float *logits, int n, int32_t best, const lm_gen_options *o,
+                  const int32_t *recent, size_t n_recent, uint64_t t, lm_err *err) {
     if (o->temperature == 0 && o->repeat_penalty == 1) return best;
     if (!s->logits) s->logits = lm_alloc(sizeof *s->logits * (size_t)n, err);
     if (!s->heap) s->heap = lm_alloc(sizeof *s->heap * (size_t)n, err);

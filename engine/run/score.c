@@ -33,16 +33,22 @@ struct lm_scorer {
 };
 
 /* Rows of logits that are held at a time. */
-static int head_rows(const lm_model *m) { return (int)LM_MAX(LM_MIN(HEAD_BYTES / sizeof(float) / (size_t)m->h.n_vocab, LM_ROWS_MAX), 1); }
+static int head_rows(const lm_model *m) {
+    return (int)LM_MAX(LM_MIN(HEAD_BYTES / sizeof(float) / (size_t)m->h.n_vocab, LM_ROWS_MAX), 1);
+}
 
 lm_scorer *lm_scorer_new(lm_model *m, const lm_score_options *options, lm_err *err) {
     lm_score_options o = *options;
     int n_ctx = m->h.n_ctx;
-    if (m->arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model embeds texts, it knows no probabilities", m->arch->name);
+    if (m->arch->is_encoder)
+        lm_err_set(err, LM_ERROR, "a %s model embeds texts, it knows no probabilities", m->arch->name);
     if (!o.window) o.window = n_ctx;
     if (!o.stride) o.stride = LM_MAX(o.window / 2, 1);
-    if (o.window < 2 || o.window > n_ctx) lm_err_set(err, LM_ERROR, "a window of %d tokens: expected 2 to the context's %d", o.window, n_ctx);
-    if (o.stride < 1 || o.stride >= o.window) lm_err_set(err, LM_ERROR, "a stride of %d tokens: expected 1 to %d, less than the window", o.stride, o.window - 1);
+    if (o.window < 2 || o.window > n_ctx)
+        lm_err_set(err, LM_ERROR, "a window of %d tokens: expected 2 to the context's %d", o.window, n_ctx);
+    if (o.stride < 1 || o.stride >= o.window)
+        lm_err_set(err, LM_ERROR, "a stride of %d tokens: expected 1 to %d, less than the window", o.stride,
+                   o.window - 1);
     lm_scorer *s = err->code ? NULL : lm_calloc(1, sizeof *s, err);
     if (!s) return NULL;
     s->m = m;
@@ -66,12 +72,17 @@ void lm_scorer_free(lm_scorer *s) {
 
 int lm_scorer_add(lm_scorer *s, const int32_t *ids, size_t n, size_t lead, size_t first, lm_err *err) {
     sequence q = { .lead = lead, .next = first, .n_read = first };
-    if (first < 1 || lead > first) lm_err_set(err, LM_ERROR, "token %zu cannot be scored: expected one after the first and after %zu leading ones", first, lead);
+    if (first < 1 || lead > first)
+        lm_err_set(err, LM_ERROR,
+                   "token %zu cannot be scored: expected one after the first and after %zu leading ones", first,
+                   lead);
     if (n > (size_t)s->options.window && lead + (size_t)s->options.stride >= (size_t)s->options.window) {
-        lm_err_set(err, LM_ERROR, "a window of %d tokens has no room for %zu leading ones and a stride of %d", s->options.window, lead, s->options.stride);
+        lm_err_set(err, LM_ERROR, "a window of %d tokens has no room for %zu leading ones and a stride of %d",
+                   s->options.window, lead, s->options.stride);
     }
     for (size_t i = 0; i < n && !err->code; i++) {
-        if (ids[i] < 0 || ids[i] >= s->m->h.n_vocab) lm_err_set(err, LM_ERROR, "token id %d is not in the vocabulary of %d", ids[i], s->m->h.n_vocab);
+        if (ids[i] < 0 || ids[i] >= s->m->h.n_vocab)
+            lm_err_set(err, LM_ERROR, "token id %d is not in the vocabulary of %d", ids[i], s->m->h.n_vocab);
     }
     if (!lm_grow((void **)&s->sequences, s->n, &s->cap, 1, sizeof q, err)) return -1;
     if (!lm_grow((void **)&q.ids.data, 0, &q.ids.cap, n + 1, sizeof *ids, err)) return -1;
@@ -105,14 +116,17 @@ static int must_wait(const lm_scorer *s, size_t i) {
         while (alike < most && q->ids.data[alike] == other->ids.data[alike]) alike++;
         if (alike >= other->from + GAIN) best = LM_MAX(best, alike);
     }
-    return best >= GAIN && best >= lm_prefix_length(s->m, q->ids.data, (int)LM_MIN(q->n_read, (size_t)s->options.window) - 1) + GAIN;
+    return best >= GAIN
+           && best >= lm_prefix_length(s->m, q->ids.data, (int)LM_MIN(q->n_read, (size_t)s->options.window) - 1)
+                          + GAIN;
 }
 
 /* Put rows of sequence i behind the n that are there. Return how many there are then. */
 static int add_rows(lm_scorer *s, size_t i, int n, lm_stop stop, lm_err *err) {
     sequence *q = &s->sequences[i];
     lm_err own = {0};
-    if (!q->kv.n && !q->start) lm_prefix_find(&q->kv, q->ids.data, (int)LM_MIN(q->n_read, (size_t)s->options.window) - 1);
+    if (!q->kv.n && !q->start)
+        lm_prefix_find(&q->kv, q->ids.data, (int)LM_MIN(q->n_read, (size_t)s->options.window) - 1);
     q->from = q->kv.n;
     int take = LM_MIN(n_window(s, q) - q->kv.n, LM_ROWS_MAX - n);
     lm_kv_reserve(&q->kv, q->kv.n + take, &own);
@@ -196,7 +210,8 @@ static void score_rows(lm_scorer *s, int n, lm_stop stop, lm_err *err) {
         s->first_row = first;
         lm_pool_run(score_item, s, some, stop, err);
         for (int i = first; i < first + some && !err->code; i++) {
-            if (s->scores[i].logprob != s->scores[i].logprob) lm_err_set(err, LM_ERROR, "token %zu: its probability is not a number", s->scores[i].pos);
+            if (s->scores[i].logprob != s->scores[i].logprob)
+                lm_err_set(err, LM_ERROR, "token %zu: its probability is not a number", s->scores[i].pos);
             s->scores[s->n_scores++] = s->scores[i];
         }
     }
@@ -263,7 +278,8 @@ static void compare_item(void *arg, int i) {
 }
 
 /* The sum over one text's positions. */
-static double compare_text(lm_model *const m[2], lm_pass *const pass[2], const lm_ids *text, int max_out, lm_stop stop, lm_err *err) {
+static double compare_text(lm_model *const m[2], lm_pass *const pass[2], const lm_ids *text, int max_out,
+                           lm_stop stop, lm_err *err) {
     lm_row rows[LM_ROWS_MAX];
     lm_kv kv[2];
     comparison c = { .n_vocab = m[0]->h.n_vocab, .pass = pass };
@@ -291,9 +307,11 @@ double lm_divergence(lm_model *a, lm_model *b, const lm_ids *texts, int n, lm_st
     lm_pass *pass[2] = { NULL, NULL };
     double sum = 0;
     int positions = 0, longest = 1, max_out = head_rows(a);
-    if (a->arch->is_encoder || b->arch->is_encoder || a->h.n_vocab != b->h.n_vocab) lm_err_set(err, LM_ERROR, "the models do not speak of the same tokens");
+    if (a->arch->is_encoder || b->arch->is_encoder || a->h.n_vocab != b->h.n_vocab)
+        lm_err_set(err, LM_ERROR, "the models do not speak of the same tokens");
     for (int i = 0; i < n; i++) longest = LM_MAX(longest, (int)LM_MIN(texts[i].n, (size_t)LM_ROWS_MAX + 1));
-    if (longest > LM_MIN(LM_ROWS_MAX, LM_MIN(a->h.n_ctx, b->h.n_ctx))) lm_err_set(err, LM_ERROR, "a text of %d tokens is too long to compare models by", longest);
+    if (longest > LM_MIN(LM_ROWS_MAX, LM_MIN(a->h.n_ctx, b->h.n_ctx)))
+        lm_err_set(err, LM_ERROR, "a text of %d tokens is too long to compare models by", longest);
     for (int k = 0; k < 2 && !err->code; k++) pass[k] = lm_pass_new(m[k], longest, LM_MIN(max_out, longest), 0, err);
     unsigned fp = lm_fp_enter();
     for (int i = 0; i < n && !err->code; i++) {

@@ -120,11 +120,13 @@ int lm_added_next(lm_added_walk *w, size_t *from, size_t *to, int32_t *id, lm_er
         *to = w->at = w->n;
         return *to > *from && !err->code;
     }
-    for (size_t k = 0; found && found->lstrip && start > w->at && lm_uni_is_space(char_before(w->text, start, &n)); k++) {
+    for (size_t k = 0; found && found->lstrip && start > w->at && lm_uni_is_space(char_before(w->text, start, &n));
+         k++) {
         start -= LM_MIN(n, start - w->at);
         if (k % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(w->stop, err)) return 0;
     }
-    for (size_t k = 0; found && found->rstrip && end < w->n && lm_uni_is_space(char_after(w->text, end, w->n, &n)); k++) {
+    for (size_t k = 0; found && found->rstrip && end < w->n && lm_uni_is_space(char_after(w->text, end, w->n, &n));
+         k++) {
         end += n;
         if (k % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(w->stop, err)) return 0;
     }
@@ -204,7 +206,8 @@ static void read_token(lm_added *a, lm_tok *t, const lm_tree *tree, const lm_nod
     if (!err->code) a->tokens[i] = k;
 }
 
-lm_added *lm_added_new(lm_tok *t, const lm_tree *tree, const lm_node *list, int n_pieces, const lm_normal *normal, lm_err *err) {
+lm_added *lm_added_new(lm_tok *t, const lm_tree *tree, const lm_node *list, int n_pieces, const lm_normal *normal,
+                       lm_err *err) {
     lm_added *a = lm_calloc(1, sizeof *a, err);
     if (!a) return NULL;
     lm_buf texts = {0};

@@ -276,11 +276,12 @@ static void find_bytes(lm_tok *t, bpe *b) {
 }
 
 /* left_n: a space goes behind so many bytes of text; 0: it is as the file has it. */
-static void refuse_merge(const lm_tok *t, size_t rank, const char *text, size_t left_n, size_t n, const char *why, lm_err *err) {
+static void refuse_merge(const lm_tok *t, size_t rank, const char *text, size_t left_n, size_t n, const char *why,
+                         lm_err *err) {
     left_n = LM_MIN(left_n, n);
     const char *where = t->n_pieces ? "tokenizer.json: model" : "tokenizer.ggml.merges";
-    lm_err_set(err, LM_ERROR, "%s: merge %zu '%.*s%s%.*s': %s", where, rank, (int)LM_MIN(left_n, 40), text, left_n ? " " : "",
-               (int)LM_MIN(n - left_n, 40), text + left_n, why);
+    lm_err_set(err, LM_ERROR, "%s: merge %zu '%.*s%s%.*s': %s", where, rank, (int)LM_MIN(left_n, 40), text,
+               left_n ? " " : "", (int)LM_MIN(n - left_n, 40), text + left_n, why);
 }
 
 static void room_for_merges(bpe *b, size_t n, lm_err *err) {
@@ -291,8 +292,8 @@ static void room_for_merges(bpe *b, size_t n, lm_err *err) {
 }
 
 /* Add the merge of two spellings, which stand side by side in joined. */
-static void add_merge(lm_tok *t, bpe *b, size_t rank, const char *joined, size_t left_n, size_t right_n, int last_counts,
-                      lm_err *err) {
+static void add_merge(lm_tok *t, bpe *b, size_t rank, const char *joined, size_t left_n, size_t right_n,
+                      int last_counts, lm_err *err) {
     size_t n = left_n + right_n;
     int32_t left = lm_tok_find(t, joined, left_n), right = lm_tok_find(t, joined + left_n, right_n);
     int32_t made = lm_tok_find(t, joined, n);
@@ -310,7 +311,8 @@ static void read_merges(lm_tok *t, bpe *b, const lm_meta *arrays, lm_err *err) {
     size_t pos = 0, n;
     const lm_meta_entry *e = lm_tok_array(arrays, key, LM_META_TEXT, err);
     if (!e) lm_err_set(err, LM_ERROR, "%s: missing", key);
-    if (!err->code && e->n >= INT32_MAX) lm_err_set(err, LM_ERROR, "%s: %llu are too many", key, (unsigned long long)e->n);
+    if (!err->code && e->n >= INT32_MAX)
+        lm_err_set(err, LM_ERROR, "%s: %llu are too many", key, (unsigned long long)e->n);
     if (err->code) return;
     room_for_merges(b, (size_t)e->n, err);
     lm_buf joined = {0};

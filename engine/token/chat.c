@@ -195,7 +195,9 @@ static int is_bare(const char *template_text, const char *at) {
 /* Append to out the first default system message that the template spells out. Return 0 when there is none. */
 static int default_system(const lm_chat *chat, const char *template_text, size_t n, lm_buf *out, lm_err *err) {
     const char *end = template_text + n, *at = template_text;
-    for (int i = 0; i < PLACES_MAX && n && chat->system_open && !err->code && (at = find(at, (size_t)(end - at), chat->system_open)); i++) {
+    for (int i = 0; i < PLACES_MAX && n && chat->system_open && !err->code
+                    && (at = find(at, (size_t)(end - at), chat->system_open));
+         i++) {
         int is_quoted = !is_bare(template_text, at);
         char quote = is_quoted ? at[-1] : 0;
         at += strlen(chat->system_open);
@@ -223,8 +225,8 @@ typedef struct {
 
 /* White space as Unicode has it, which is what templates trim. */
 static int is_space(uint32_t c) {
-    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xA0 || c == 0x1680
+           || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 static void trim(const char **text, size_t *n, int at_start) {
@@ -253,7 +255,9 @@ static void write_special(writer *w, const char *text, size_t n, lm_err *err) {
 static void write_date(writer *w, lm_err *err) {
     static const char name[] = "date_string = \"", date[] = "26 Jul 2024";
     const char *at = w->talk->template_n ? find(w->talk->template_text, w->talk->template_n, name) : NULL;
-    const char *end = at ? memchr(at + sizeof name - 1, '"', (size_t)(w->talk->template_text + w->talk->template_n - at) - (sizeof name - 1)) : NULL;
+    const char *end = at ? memchr(at + sizeof name - 1, '"',
+                                  (size_t)(w->talk->template_text + w->talk->template_n - at) - (sizeof name - 1))
+                         : NULL;
     if (end) lm_buf_append(w->out, at + sizeof name - 1, (size_t)(end - at) - (sizeof name - 1), err);
     else lm_buf_append(w->out, date, sizeof date - 1, err);
 }
@@ -278,7 +282,9 @@ static void write_parts(writer *w, const part *parts, const lm_message *m, lm_er
     }
 }
 
-static int is_role(const lm_message *m, const char *role) { return m->role_n == strlen(role) && !memcmp(m->role, role, m->role_n); }
+static int is_role(const lm_message *m, const char *role) {
+    return m->role_n == strlen(role) && !memcmp(m->role, role, m->role_n);
+}
 
 /* Qwen 3 leaves the reasoning out of earlier answers; one that ends the conversation shows where it stood. */
 static void write_thought(writer *w, const lm_chat *chat, const lm_message *m, int is_last, lm_err *err) {
@@ -318,13 +324,17 @@ static void write_thought(writer *w, const lm_chat *chat, const lm_message *m, i
 /* Say no to what the real templates say no to. */
 static void check_talk(const lm_chat *chat, const lm_chat_talk *talk, int has_system, lm_err *err) {
     int refuses = has_system && mentions(talk, "System role not supported");
-    for (size_t i = 0; i < talk->n_messages && chat->system_at == NOWHERE; i++) refuses |= is_role(&talk->messages[i], "system");
+    for (size_t i = 0; i < talk->n_messages && chat->system_at == NOWHERE; i++)
+        refuses |= is_role(&talk->messages[i], "system");
     if (refuses) lm_err_set(err, LM_ERROR, "the model's chat template (%s) takes no system message", chat->name);
     for (size_t i = (size_t)has_system; i < talk->n_messages && chat->alternates && !err->code; i++) {
         const lm_message *m = &talk->messages[i];
         if (is_role(m, (i - (size_t)has_system) % 2 ? "assistant" : "user")) continue;
-        lm_err_set(err, LM_ERROR, "message %d has role %.*s: in the chat template %s user and assistant take turns, the user first, after"
-                   " at most one system message", (int)i, (int)LM_MIN(m->role_n, 40), m->role, chat->name);
+        lm_err_set(
+            err, LM_ERROR,
+            "message %d has role %.*s: in the chat template %s user and assistant take turns, the user first, after"
+            " at most one system message",
+            (int)i, (int)LM_MIN(m->role_n, 40), m->role, chat->name);
     }
 }
 
@@ -333,9 +343,11 @@ void lm_chat_render(const lm_chat *chat, const lm_chat_talk *talk, lm_buf *out, 
     lm_buf own = {0};
     const lm_message *all = talk->messages;
     size_t n = talk->n_messages;
-    int has_system = n && is_role(&all[0], "system"), dated = chat->dated[0].kind != END && mentions(talk, "Cutting Knowledge Date");
+    int has_system = n && is_role(&all[0], "system"),
+        dated = chat->dated[0].kind != END && mentions(talk, "Cutting Knowledge Date");
     check_talk(chat, talk, has_system, err);
-    if (talk->template_n ? mentions(talk, "bos_token") && chat->user[0].kind != BOS : chat->begins) write_special(&w, talk->bos, talk->bos_n, err);
+    if (talk->template_n ? mentions(talk, "bos_token") && chat->user[0].kind != BOS : chat->begins)
+        write_special(&w, talk->bos, talk->bos_n, err);
     if (has_system && (dated || chat->system_at != OWN_TURN)) w.system = all[0];
     if (dated) {
         write_parts(&w, chat->dated, &w.system, err);

@@ -93,8 +93,10 @@ static void run_step(const step *s, lm_buf *text, lm_normal_scratch *scratch, lm
     case STRIP:
         for (int64_t i = 0; i < s->start && begins_with(text, front, &s->text); i++) front += s->text.n;
         drop_front(text, front);
-        for (int64_t i = 0; i < s->stop && s->text.n && text->n >= s->text.n &&
-                            !memcmp(text->data + text->n - s->text.n, s->text.data, s->text.n); i++) text->n -= s->text.n;
+        for (int64_t i = 0; i < s->stop && s->text.n && text->n >= s->text.n
+                            && !memcmp(text->data + text->n - s->text.n, s->text.data, s->text.n);
+             i++)
+            text->n -= s->text.n;
         break;
     }
 }
@@ -182,9 +184,12 @@ void lm_decode(lm_tok *tok, const lm_tree *t, const lm_node *node, const lm_adde
         text.n = 0;
         lm_buf_append(&text, spelling, n, err);
         size_t most_here = GROWTH_MAX * n + GROWTH_FREE;
-        for (size_t i = 0; i < d.n && text.n && text.n <= most_here && !err->code; i++) run_step(&d.steps[i], &text, &scratch, err);
+        for (size_t i = 0; i < d.n && text.n && text.n <= most_here && !err->code; i++)
+            run_step(&d.steps[i], &text, &scratch, err);
         if (text.n > most_here || bytes.n + text.n > LM_MIN(most, UINT32_MAX)) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: the decoder makes %zu bytes of token %d and %zu of those before", text.n, id, bytes.n);
+            lm_err_set(err, LM_ERROR,
+                       "tokenizer.json: the decoder makes %zu bytes of token %d and %zu of those before", text.n, id,
+                       bytes.n);
         }
         lm_buf_append(&bytes, text.data, text.n, err);
         tok->bytes_at[id + 1] = (uint32_t)bytes.n;

@@ -35,7 +35,8 @@ static int goes_on(pass *p, lm_err *err) {
         lm_tok_stopped(p->stop, err);
     }
     if (p->out->n / GROWTH_MAX > p->whole + GROWTH_FREE / GROWTH_MAX) {
-        lm_err_set(err, LM_ERROR, "the tokenizer's normalizer or decoder makes over %zu bytes of %zu", p->out->n, p->whole);
+        lm_err_set(err, LM_ERROR, "the tokenizer's normalizer or decoder makes over %zu bytes of %zu", p->out->n,
+                   p->whole);
     }
     return p->i < p->n && !err->code;
 }
@@ -56,7 +57,9 @@ static void copy_ascii(pass *p, lm_err *err) {
 static void clean(pass *p, lm_err *err) {
     while (goes_on(p, err)) {
         size_t from = p->i;
-        while (p->i < p->n && (uint8_t)p->text[p->i] >= 32 && (uint8_t)p->text[p->i] < 127 && p->i - from < LM_STOP_BYTES) p->i++;
+        while (p->i < p->n && (uint8_t)p->text[p->i] >= 32 && (uint8_t)p->text[p->i] < 127
+               && p->i - from < LM_STOP_BYTES)
+            p->i++;
         lm_buf_append(p->out, p->text + from, p->i - from, err);
         if (p->i > from) continue;
         uint32_t cp = next_char(p);
@@ -68,8 +71,9 @@ static void clean(pass *p, lm_err *err) {
 }
 
 static int is_chinese(uint32_t cp) {
-    static const uint32_t ranges[][2] = { { 0x4E00, 0x9FFF }, { 0x3400, 0x4DBF }, { 0x20000, 0x2A6DF }, { 0x2A700, 0x2B73F },
-                                          { 0x2B740, 0x2B81F }, { 0x2B920, 0x2CEAF }, { 0xF900, 0xFAFF }, { 0x2F800, 0x2FA1F } };
+    static const uint32_t ranges[][2] = { { 0x4E00, 0x9FFF },   { 0x3400, 0x4DBF },   { 0x20000, 0x2A6DF },
+                                          { 0x2A700, 0x2B73F }, { 0x2B740, 0x2B81F }, { 0x2B920, 0x2CEAF },
+                                          { 0xF900, 0xFAFF },   { 0x2F800, 0x2FA1F } };
     for (int i = 0; i < LM_COUNT(ranges) && cp >= 0x3400; i++) {
         if (cp >= ranges[i][0] && cp <= ranges[i][1]) return 1;
     }
@@ -214,7 +218,8 @@ static void charsmap(pass *p, const step *s, lm_err *err) {
     while (goes_on(p, err)) {
         /* A printing character of ASCII that another follows is a cluster. */
         size_t from = p->i, n, ascii = lm_tok_ascii(p->text + from, LM_MIN(p->n - from, LM_STOP_BYTES)), plain = 0;
-        while (plain + 1 < ascii && p->text[from + plain] >= 32 && !map_prefix(s, p->text + from + plain, 1, &n)) plain++;
+        while (plain + 1 < ascii && p->text[from + plain] >= 32 && !map_prefix(s, p->text + from + plain, 1, &n))
+            plain++;
         lm_buf_append(p->out, p->text + from, plain, err);
         p->i += plain;
         uint32_t last = 0, cp;
@@ -260,8 +265,8 @@ static void run_step(const step *s, pass *p, lm_regex_run *run, lm_err *err) {
 
 /* first: text is a text's first character, and what counts is whether it stays. What a character map drops, `tokenizers`
 ** takes for still there. */
-static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int first, lm_stop stop,
-                lm_err *err) {
+static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, int first,
+                lm_stop stop, lm_err *err) {
     size_t whole = *n;
     for (size_t i = 0, side = 0; i < normal->n && !err->code; i++) {
         const step *s = &normal->steps[i];
@@ -280,7 +285,8 @@ static void run(const lm_normal *normal, lm_normal_scratch *scratch, const char 
     }
 }
 
-void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop, lm_err *err) {
+void lm_normal_run(const lm_normal *normal, lm_normal_scratch *scratch, const char **text, size_t *n, lm_stop stop,
+                   lm_err *err) {
     run(normal, scratch, text, n, 0, stop, err);
 }
 
@@ -349,7 +355,8 @@ static void add_charsmap(lm_normal *p, const lm_tree *t, const lm_node *node, lm
         if (i % 4) lm_buf_append(&bytes, &(char){ (char)(bits >> (6 - 2 * (i % 4))) }, 1, err);
     }
     uint64_t units_n = bytes.n >= 4 && !err->code ? lm_reader_le((const uint8_t *)bytes.data, 4) : UINT64_MAX;
-    if (units_n % 4 || units_n > bytes.n - 4) lm_err_set(err, LM_ERROR, "%s: %zu bytes are no map of characters", what, bytes.n);
+    if (units_n % 4 || units_n > bytes.n - 4)
+        lm_err_set(err, LM_ERROR, "%s: %zu bytes are no map of characters", what, bytes.n);
     if (!err->code) {
         lm_buf_append(&s->from, bytes.data + 4, (size_t)units_n, err);
         lm_buf_append(&s->to, bytes.data + 4 + units_n, bytes.n - 4 - (size_t)units_n, err);

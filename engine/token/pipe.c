@@ -46,7 +46,8 @@ static void encode_normal(flow *f, const char *text, size_t n, int is_first, lm_
     const char *piece;
     size_t piece_n;
     lm_split_start(&f->walk, text, n, is_first, err);
-    while (!lm_tok_is_done(f->call, err) && lm_split_next(&f->walk, &piece, &piece_n, err)) f->encode(f->call, piece, piece_n, err);
+    while (!lm_tok_is_done(f->call, err) && lm_split_next(&f->walk, &piece, &piece_n, err))
+        f->encode(f->call, piece, piece_n, err);
 }
 
 /* Encode valid UTF-8 between tokens that want raw text. */
@@ -57,7 +58,13 @@ static void encode_part(flow *f, const char *text, size_t n, int is_first, lm_er
         encode_normal(f, text, n, is_first, err);
         return;
     }
-    lm_added_walk w = { .a = added, .t = f->call->t, .normalized = 1, .all = f->all, .text = text, .n = n, .stop = f->call->stop };
+    lm_added_walk w = { .a = added,
+                        .t = f->call->t,
+                        .normalized = 1,
+                        .all = f->all,
+                        .text = text,
+                        .n = n,
+                        .stop = f->call->stop };
     size_t from, to;
     int32_t id;
     while (!lm_tok_is_done(f->call, err) && lm_added_next(&w, &from, &to, &id, err)) {
@@ -133,20 +140,23 @@ static void add_id(const lm_tok *t, lm_ids *ids, const lm_node *id, lm_err *err)
 }
 
 /* ["[SEP]", 102] */
-static void read_pair(const lm_tok *t, const lm_tree *tree, const lm_node *node, const char *key, lm_ids *ids, lm_err *err) {
+static void read_pair(const lm_tok *t, const lm_tree *tree, const lm_node *node, const char *key, lm_ids *ids,
+                      lm_err *err) {
     const lm_node *pair = lm_tree_find(tree, node, key);
     const lm_node *text = pair && pair->kind == LM_JSON_ARRAY ? lm_tree_child(tree, pair, NULL) : NULL;
     add_id(t, ids, text ? lm_tree_child(tree, pair, text) : NULL, err);
 }
 
-static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *node, lm_ids *before, lm_ids *after, lm_err *err) {
+static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *node, lm_ids *before, lm_ids *after,
+                          lm_err *err) {
     const lm_node *single = lm_tree_find(tree, node, "single"), *part = NULL, *id = NULL;
     const lm_node *specials = lm_tree_find(tree, node, "special_tokens");
     int n_texts = 0, n_parts = 0;
     if (single && single->kind != LM_JSON_ARRAY) single = NULL;
     while (single && !err->code && (part = lm_tree_child(tree, single, part))) {
         const lm_node *special = lm_tree_find(tree, part, "SpecialToken"), *of = NULL;
-        if (++n_parts > POST_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: over %d parts", POST_MAX);
+        if (++n_parts > POST_MAX)
+            lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: over %d parts", POST_MAX);
         if (!special) {
             n_texts += lm_tree_is(tree, lm_tree_find(tree, part, "Sequence"), "id", "A");
             continue;
@@ -158,7 +168,8 @@ static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *n
         }
         const lm_node *ids = lm_tree_find(tree, of, "ids");
         if (!ids || ids->kind != LM_JSON_ARRAY) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: special_tokens lacks '%.*s'", (int)LM_MIN(n, 40), name);
+            lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: special_tokens lacks '%.*s'",
+                       (int)LM_MIN(n, 40), name);
         }
         id = NULL;
         while (!err->code && (id = lm_tree_child(tree, ids, id))) add_id(t, n_texts ? after : before, id, err);
@@ -228,7 +239,8 @@ static void read_types(lm_tok *t, const lm_tokjson *f, int32_t unknown, lm_err *
     t->type = lm_alloc((size_t)t->n, err);
     t->eog = lm_calloc((size_t)t->n, 1, err);
     if (err->code) return;
-    for (int32_t id = 0; id < t->n; id++) t->type[id] = t->text_at[id] == t->text_at[id + 1] ? LM_TOK_UNUSED : LM_TOK_NORMAL;
+    for (int32_t id = 0; id < t->n; id++)
+        t->type[id] = t->text_at[id] == t->text_at[id + 1] ? LM_TOK_UNUSED : LM_TOK_NORMAL;
     int32_t byte[256];
     lm_tok_find_bytes(t, lm_tree_bool(&f->tree, &f->tree.nodes[f->model], "byte_fallback", 0, err), byte);
     for (int i = 0; i < 256; i++) {
@@ -270,7 +282,8 @@ int32_t lm_tokjson_unknown(const lm_tok *t, const lm_tokjson *f, lm_err *err) {
     if (!text || err->code) return -1;
     int32_t id = lm_tok_find(t, text, n);
     if (id >= 0 && id < t->n_pieces) return id;
-    lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60), text);
+    lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60),
+               text);
     return -1;
 }
 
@@ -291,7 +304,8 @@ void lm_pipe_open(lm_tok *t, const char *json, size_t n, lm_err *err) {
     }
     if (!err->code) p->normal = lm_normal_new(tree, lm_tokjson_part(&f, LM_TOKJSON_NORMALIZER), err);
     /* Falling back to bytes, BPE takes the characters that spell bytes for characters. */
-    int takes_bytes = family == &lm_bpe_json_family && !lm_tree_bool(tree, &tree->nodes[f.model], "byte_fallback", 0, err);
+    int takes_bytes = family == &lm_bpe_json_family
+                      && !lm_tree_bool(tree, &tree->nodes[f.model], "byte_fallback", 0, err);
     if (!err->code) p->split = lm_split_new(tree, lm_tokjson_part(&f, LM_TOKJSON_PRE_TOKENIZER), takes_bytes, err);
     if (!err->code) p->by_parts = lm_normal_is_local(p->normal) && lm_split_drops_spaces(p->split);
     if (family && !err->code) {

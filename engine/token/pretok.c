@@ -173,7 +173,8 @@ int lm_pretok_next(lm_pretok_walk *w, const char **piece, size_t *n, lm_err *err
         w->level--;
     }
     for (;;) {
-        size_t from = w->at[w->level], to = lm_regex_match(w->p->code[w->level], &w->run, w->text, from, w->end[w->level], err);
+        size_t from = w->at[w->level],
+               to = lm_regex_match(w->p->code[w->level], &w->run, w->text, from, w->end[w->level], err);
         if (err->code) return 0;
         w->at[w->level] = to;
         if (w->level + 1 == w->p->n_levels) {

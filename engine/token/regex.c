@@ -147,8 +147,8 @@ static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm
 /*----------------------------------------------------------------------
 ** Compiling */
 
-static lm_regex *compile(const char *what, const char *pattern, size_t n, const char *code, size_t code_n, uint32_t flags,
-                         lm_err *err) {
+static lm_regex *compile(const char *what, const char *pattern, size_t n, const char *code, size_t code_n,
+                         uint32_t flags, lm_err *err) {
     lm_regex *re = lm_calloc(1, sizeof *re, err);
     if (!re) return NULL;
     int number = 0, anchored = (flags & PCRE2_ANCHORED) != 0;
@@ -159,8 +159,8 @@ static lm_regex *compile(const char *what, const char *pattern, size_t n, const 
     if (context) {
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
         pcre2_set_parens_nest_limit(context, 50);
-        re->code = pcre2_compile((PCRE2_SPTR)code, code_n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | flags, &number,
-                                 &at, context);
+        re->code = pcre2_compile((PCRE2_SPTR)code, code_n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | flags,
+                                 &number, &at, context);
         if (!re->code && number != PCRE2_ERROR_HEAP_FAILED) {
             char why[120] = "";
             pcre2_get_error_message(number, (PCRE2_UCHAR *)why, sizeof why);
@@ -189,7 +189,8 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
     const char *tail = lm_pretok_tail(pattern, &head_n);
     if (!err->code) translate(what, pattern, head_n, &code, err);
     lm_buf_append(&code, tail, strlen(tail) + 1, err);
-    if (!err->code) re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT, err);
+    if (!err->code)
+        re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT, err);
     lm_buf_clear(&code);
     return re;
 }
@@ -249,7 +250,8 @@ static void fail(int rc, size_t at, lm_err *err) {
     else if (rc == PCRE2_ERROR_NOMEMORY) lm_err_set(err, LM_NOMEM, "out of memory");
     else if (rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_HEAPLIMIT || rc == PCRE2_ERROR_JIT_STACKLIMIT ||
              rc == PCRE2_ERROR_DEPTHLIMIT) {
-        lm_err_set(err, LM_ERROR, "pre-tokenizer: the tokenizer's regex takes too many steps on this text at byte %zu", at);
+        lm_err_set(err, LM_ERROR,
+                   "pre-tokenizer: the tokenizer's regex takes too many steps on this text at byte %zu", at);
     } else lm_err_set(err, LM_ERROR, "pre-tokenizer: PCRE2 error %d at byte %zu", rc, at);
 }
 
@@ -267,8 +269,8 @@ size_t lm_regex_match(const lm_regex *re, lm_regex_run *run, const char *text, s
 
 static int is_within(const char *text, size_t at, size_t end) { return at < end && ((uint8_t)text[at] & 0xC0) == 0x80; }
 
-static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, size_t *from, size_t *to,
-                  lm_err *err) {
+static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, size_t *from,
+                  size_t *to, lm_err *err) {
     size_t window = 4 * LM_STOP_BYTES;
     int alone = 0;
     run->asked = at;

@@ -12,7 +12,8 @@ enum { REGEX, LINEAR, TEXT, DIGITS, PUNCTUATION, SPACES, BERT, WORDS, METASPACE,
 enum { REMOVED, ISOLATED, WITH_PREVIOUS, WITH_NEXT, CONTIGUOUS };
 enum { IN_WORD, IS_SPACE, IS_PUNCTUATION };     /* lm_split.ascii */
 
-static const char *const g_behaviors[] = { "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
+static const char *const g_behaviors[] = { "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
+                                           "Contiguous" };
 
 typedef struct {
     int kind, behavior, invert;
@@ -164,7 +165,8 @@ static int next_bert(lm_split_walk *w, lm_split_level *l, size_t *from, size_t *
     if (l->at == l->n || err->code) return 0;
     *from = l->at;
     l->at += step;
-    while (class == IN_WORD && l->at < l->n && bert_class(w, l, l->at, &step) == IN_WORD && tick(w, step, err)) l->at += step;
+    while (class == IN_WORD && l->at < l->n && bert_class(w, l, l->at, &step) == IN_WORD && tick(w, step, err))
+        l->at += step;
     *to = l->at;
     return !err->code;
 }
@@ -248,8 +250,8 @@ static void enter(lm_split_walk *w, int level, const char *text, size_t n, int i
     }
 }
 
-static int next_of_level(lm_split_walk *w, const stage *s, lm_split_level *l, const char **piece, size_t *n, int *is_first,
-                         lm_err *err) {
+static int next_of_level(lm_split_walk *w, const stage *s, lm_split_level *l, const char **piece, size_t *n,
+                         int *is_first, lm_err *err) {
     size_t from = 0, to = 0;
     int is_there;
     *is_first = l->is_first && !l->at;
@@ -322,7 +324,8 @@ static void read_behavior(stage *s, const lm_tree *t, const lm_node *node, lm_er
     while (i < LM_COUNT(g_behaviors) && !lm_tree_is(t, node, "behavior", g_behaviors[i])) i++;
     s->behavior = i;
     if (i == LM_COUNT(g_behaviors) && !err->code) {
-        lm_err_set(err, LM_ERROR, "tokenizer.json: a pre-tokenizer's behavior '%.*s' is not supported", (int)LM_MIN(n, 40), name);
+        lm_err_set(err, LM_ERROR, "tokenizer.json: a pre-tokenizer's behavior '%.*s' is not supported",
+                   (int)LM_MIN(n, 40), name);
     }
 }
 
@@ -358,7 +361,8 @@ static void read_digits(stage *s, const lm_tree *t, const lm_node *node, lm_err 
 
 /* Where Metaspace puts its mark before a text, by either way of saying so. */
 int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err) {
-    static const char *const names[] = { [LM_MARK_NEVER] = "never", [LM_MARK_FIRST] = "first", [LM_MARK_ALWAYS] = "always" };
+    static const char
+        *const names[] = { [LM_MARK_NEVER] = "never", [LM_MARK_FIRST] = "first", [LM_MARK_ALWAYS] = "always" };
     if (!lm_tree_find(t, node, "prepend_scheme")) {
         return lm_tree_bool(t, node, "add_prefix_space", 1, err) ? LM_MARK_ALWAYS : LM_MARK_NEVER;
     }
@@ -409,7 +413,8 @@ lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, l
         int i = 0;
         while (i < LM_COUNT(g_types) && !lm_tree_is(t, part, "type", g_types[i].type)) i++;
         if (i == LM_COUNT(g_types)) lm_tree_refuse(t, part, "pre-tokenizer", err);
-        if (p->n == LM_SPLIT_LEVELS) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d pre-tokenizers", LM_SPLIT_LEVELS);
+        if (p->n == LM_SPLIT_LEVELS)
+            lm_err_set(err, LM_ERROR, "tokenizer.json: over %d pre-tokenizers", LM_SPLIT_LEVELS);
         if (err->code) break;
         stage *s = &p->stages[p->n++];
         s->kind = g_types[i].kind;
@@ -437,7 +442,9 @@ int lm_split_asks_first(const lm_split *p) {
     return asks;
 }
 
-int lm_split_is_bytes(const lm_split *p) { return p->n && p->stages[p->n - 1].kind == BYTES && !p->stages[p->n - 1].maps; }
+int lm_split_is_bytes(const lm_split *p) {
+    return p->n && p->stages[p->n - 1].kind == BYTES && !p->stages[p->n - 1].maps;
+}
 
 void lm_split_free(lm_split *p) {
     if (!p) return;

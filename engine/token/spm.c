@@ -125,7 +125,9 @@ static void merge_long(const lm_tok *t, const char *text, size_t n, lm_stop stop
     if (n >= UINT32_MAX) lm_err_set(err, LM_ERROR, "a run of %zu bytes without a break, wanted under 4 GiB", n);
     m.symbols = lm_alloc((n + 1) * sizeof *m.symbols, err);
     for (size_t i = 0; i < n && !err->code; i += char_bytes(text + i)) {
-        m.symbols[m.n] = (lm_symbol){ .id = find_word(t, text + i, char_bytes(text + i)), .at = (uint32_t)i, .next = (uint32_t)m.n + 1 };
+        m.symbols[m.n] = (lm_symbol){ .id = find_word(t, text + i, char_bytes(text + i)),
+                                      .at = (uint32_t)i,
+                                      .next = (uint32_t)m.n + 1 };
         if (++m.n % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
     }
     if (!err->code) lm_merge_run(&m, stop, err);
@@ -213,7 +215,9 @@ static void read_words(lm_tok *t, spm *s, lm_err *err) {
         int byte = t->type[id] == LM_TOK_BYTE ? lm_spm_byte_of(text, n) : -1;
         size_t n_out = n;
         if (byte < 0 && t->type[id] == LM_TOK_BYTE) {
-            lm_err_set(err, LM_ERROR, "tokenizer.ggml.tokens: token %d is of type byte, but '%.*s' is none of <0x00> to <0xFF>", id, (int)LM_MIN(n, 60), text);
+            lm_err_set(err, LM_ERROR,
+                       "tokenizer.ggml.tokens: token %d is of type byte, but '%.*s' is none of <0x00> to <0xFF>", id,
+                       (int)LM_MIN(n, 60), text);
             return;
         }
         if (byte >= 0) {

@@ -96,7 +96,8 @@ void lm_tok_add(lm_tok *t, const char *text, size_t n, const char *what, lm_err 
     t->text_at[++t->n] = at + (uint32_t)n;
     if (!n) return;     /* a hole in the numbering: no text becomes it, and it adds none */
     if (*slot >= 0) {
-        lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", what, (int)LM_MIN(n, 60), text, *slot, t->n - 1);
+        lm_err_set(err, LM_ERROR, "%s: '%.*s' is both token %d and token %d", what, (int)LM_MIN(n, 60), text, *slot,
+                   t->n - 1);
     } else {
         *slot = t->n - 1;
     }
@@ -205,7 +206,8 @@ static void read_ends(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_
 }
 
 /* Read whether the model wants an end token, over what its family set. */
-static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, lm_ids *ids, lm_err *err) {
+static void read_add(const lm_meta *meta, const char *add_key, const char *id_key, int32_t id, lm_ids *ids,
+                     lm_err *err) {
     int add = 0;
     if (!lm_meta_bool(meta, add_key, &add, err)) return;
     if (add && id < 0) lm_err_set(err, LM_ERROR, "%s is true, but there is no %s", add_key, id_key);
@@ -230,7 +232,8 @@ static void list_specials(lm_tok *t, lm_err *err) {
         size_t size = t->text_at[i + 1] - t->text_at[i];
         n += (size_t)lm_tok_is_special(t, i);
         if (lm_tok_is_special(t, i) && size > SPECIAL_MAX) {
-            lm_err_set(err, LM_ERROR, "tokenizer.ggml.tokens: special token %d has %zu bytes, wanted at most %d", i, size, SPECIAL_MAX);
+            lm_err_set(err, LM_ERROR, "tokenizer.ggml.tokens: special token %d has %zu bytes, wanted at most %d", i,
+                       size, SPECIAL_MAX);
         }
     }
     t->specials = lm_alloc(n * sizeof *t->specials, err);
@@ -251,9 +254,10 @@ static void open_gguf(lm_tok *t, const char *kind, size_t n, const lm_meta *meta
     }
     if (!t->family) {
         lm_buf have = {0};
-        for (int i = 0; i < LM_COUNT(g_families); i++) lm_buf_print(&have, err, "%s%s", i ? ", " : "", g_families[i]->kind);
-        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %.*s)", (int)LM_MIN(n, 40), kind,
-                   (int)have.n, have.data);
+        for (int i = 0; i < LM_COUNT(g_families); i++)
+            lm_buf_print(&have, err, "%s%s", i ? ", " : "", g_families[i]->kind);
+        lm_err_set(err, LM_ERROR, "tokenizer.ggml.model: no tokenizer of kind '%.*s' (have: %.*s)",
+                   (int)LM_MIN(n, 40), kind, (int)have.n, have.data);
         lm_buf_clear(&have);
     }
     read_tokens(t, arrays, err);
@@ -272,7 +276,8 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     const char *kind, *json, *key = "tokenizer.huggingface.json";
     size_t n, json_n;
     int is_gguf = lm_meta_text(meta, "tokenizer.ggml.model", &kind, &n, err);
-    int is_json = !is_gguf && (lm_meta_text(meta, key, &json, &json_n, err) || lm_meta_text(arrays, key, &json, &json_n, err));
+    int is_json = !is_gguf
+                  && (lm_meta_text(meta, key, &json, &json_n, err) || lm_meta_text(arrays, key, &json, &json_n, err));
     if (!is_gguf && !is_json) return NULL;
     if (is_gguf && ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8)))) return NULL;
     lm_tok *t = lm_calloc(1, sizeof *t, err);
@@ -315,7 +320,9 @@ static int in_vocabulary(const lm_tok *t, int32_t id) { return id >= 0 && id < t
 int lm_tok_count(const lm_tok *t) { return t->n; }
 const char *lm_tok_kind(const lm_tok *t) { return t->family->kind; }
 int lm_tok_type(const lm_tok *t, int32_t id) { return in_vocabulary(t, id) ? t->type[id] : LM_TOK_UNUSED; }
-double lm_tok_score(const lm_tok *t, int32_t id) { return t->score && in_vocabulary(t, id) ? (double)t->score[id] : NAN; }
+double lm_tok_score(const lm_tok *t, int32_t id) {
+    return t->score && in_vocabulary(t, id) ? (double)t->score[id] : NAN;
+}
 int32_t lm_tok_bos(const lm_tok *t) { return t->bos; }
 int32_t lm_tok_eos(const lm_tok *t) { return t->eos; }
 int lm_tok_is_eog(const lm_tok *t, int32_t id) { return in_vocabulary(t, id) && t->eog[id]; }
@@ -471,7 +478,8 @@ void lm_tok_encode(const lm_tok *t, const char *text, size_t n, const lm_tok_opt
     /* A template that begins with what would be put before has seen to it itself. */
     int has_before = options->n_specials && !options->specials[0].start && t->before.n &&
                      lm_tok_special(t, text, options->specials[0].n) == t->before.data[0];
-    for (size_t i = 0; options->add_special && !has_before && i < t->before.n; i++) lm_ids_append(out, t->before.data[i], err);
+    for (size_t i = 0; options->add_special && !has_before && i < t->before.n; i++)
+        lm_ids_append(out, t->before.data[i], err);
     if (t->n_pieces) lm_pipe_encode(&c, text, n, options, err);
     else encode_spans(&c, text, n, options, err);
     for (size_t i = 0; options->add_special && i < t->after.n && !lm_tok_is_done(&c, err); i++) {

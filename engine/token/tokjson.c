@@ -105,12 +105,14 @@ int lm_tree_is(const lm_tree *t, const lm_node *node, const char *key, const cha
 const char *lm_tree_pattern(const lm_tree *t, const lm_node *node, size_t *n, int *is_regex, lm_err *err) {
     const lm_node *pattern = lm_tree_find(t, node, "pattern");
     *is_regex = lm_tree_find(t, pattern, "Regex") != NULL;
-    const char *text = lm_tree_value(t, *is_regex ? lm_tree_find(t, pattern, "Regex") : lm_tree_find(t, pattern, "String"), n);
+    const char *text =
+        lm_tree_value(t, *is_regex ? lm_tree_find(t, pattern, "Regex") : lm_tree_find(t, pattern, "String"), n);
     if (!text && !err->code) refuse(t, node, "pattern", "a String or a Regex", err);
     return text;
 }
 
-const lm_node *lm_tree_next_part(const lm_tree *t, const lm_node *root, const lm_node *before, const char *list, lm_err *err) {
+const lm_node *lm_tree_next_part(const lm_tree *t, const lm_node *root, const lm_node *before, const char *list,
+                                 lm_err *err) {
     if (!root || err->code) return NULL;
     size_t i = before ? before->end : (size_t)(root - t->nodes);
     while (i < root->end && !err->code) {
@@ -138,12 +140,14 @@ void lm_tree_refuse(const lm_tree *t, const lm_node *node, const char *what, lm_
 /*----------------------------------------------------------------------
 ** The model */
 
-static void refuse_model(const char *what, lm_err *err) { lm_err_set(err, LM_ERROR, "tokenizer.json: model: %s", what); }
+static void refuse_model(const char *what, lm_err *err) {
+    lm_err_set(err, LM_ERROR, "tokenizer.json: model: %s", what);
+}
 
 static void add_piece(lm_tokjson *f, const lm_buf *text, int64_t id, double score, lm_err *err) {
     if (id < 0 || id > INT32_MAX) {
-        lm_err_set(err, LM_ERROR, "tokenizer.json: model: '%.*s' has id %lld, wanted one from 0 on", (int)LM_MIN(text->n, 60),
-                   text->data, (long long)id);
+        lm_err_set(err, LM_ERROR, "tokenizer.json: model: '%.*s' has id %lld, wanted one from 0 on",
+                   (int)LM_MIN(text->n, 60), text->data, (long long)id);
     }
     if (!lm_grow((void **)&f->pieces, f->n_pieces, &f->pieces_cap, 1, sizeof *f->pieces, err)) return;
     f->pieces[f->n_pieces++] = (lm_tokjson_piece){ (uint32_t)f->texts.n, (uint32_t)text->n, (int32_t)id, score };
@@ -161,7 +165,8 @@ static void read_vocab(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
     while (!err->code && (kind = lm_json_next(j, err)) != LM_JSON_END) {
         int is_pair = kind == LM_JSON_ARRAY && lm_json_next(j, err) == LM_JSON_TEXT;
         if (is_pair) kind = lm_json_next(j, err);
-        if (!is_pair || (kind != LM_JSON_INT && kind != LM_JSON_REAL)) refuse_model("vocab: wanted [text, number]", err);
+        if (!is_pair || (kind != LM_JSON_INT && kind != LM_JSON_REAL))
+            refuse_model("vocab: wanted [text, number]", err);
         if (!err->code) add_piece(f, &j->string, (int64_t)f->n_pieces, j->real, err);
         if (lm_json_next(j, err) != LM_JSON_END) refuse_model("vocab: wanted [text, number]", err);
     }
@@ -190,7 +195,8 @@ static void read_merges(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
         }
         if (!space) lm_err_set(err, LM_ERROR, "tokenizer.json: model: merge %zu: wanted two texts", f->n_merges);
         if (!lm_grow((void **)&f->merges, f->n_merges, &f->merges_cap, 1, sizeof *f->merges, err)) return;
-        f->merges[f->n_merges++] = (lm_tokjson_merge){ (uint32_t)at, (uint32_t)left_n, (uint32_t)(f->texts.n - at - left_n) };
+        f->merges[f->n_merges++] = (lm_tokjson_merge){ (uint32_t)at, (uint32_t)left_n,
+                                                       (uint32_t)(f->texts.n - at - left_n) };
     }
 }
 
@@ -218,8 +224,8 @@ void lm_tokjson_read(lm_tokjson *f, const char *text, size_t n, lm_err *err) {
     add_node(&f->tree, &j, LM_JSON_NULL, 0, err);       /* number 0 is none */
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "wanted an object");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
-        static const char *const names[LM_TOKJSON_PARTS] = { "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-                                                             "decoder" };
+        static const char *const names[LM_TOKJSON_PARTS] = { "added_tokens", "normalizer", "pre_tokenizer",
+                                                             "post_processor", "decoder" };
         int i = 0;
         while (i < LM_TOKJSON_PARTS && strcmp(j.key.data, names[i])) i++;
         if (!strcmp(j.key.data, "model")) {

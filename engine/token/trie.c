@@ -29,7 +29,8 @@ static void add_children(lm_trie *t, const spellings *s, const uint32_t *ids, ra
         while (r.low < r.high && (uint8_t)s->text[s->at[ids[r.low]] + depth] == byte) r.low++;
         range child = { from, r.low };
         int32_t value = -1;
-        for (; child.low < child.high && length_of(s, ids[child.low]) == depth + 1; child.low++) value = (int32_t)ids[child.low];
+        for (; child.low < child.high && length_of(s, ids[child.low]) == depth + 1; child.low++)
+            value = (int32_t)ids[child.low];
         if (!lm_grow((void **)&t->label, t->n, &caps[0], 1, sizeof *t->label, err) ||
             !lm_grow((void **)&t->value, t->n, &caps[1], 1, sizeof *t->value, err) ||
             !lm_grow((void **)ranges, t->n, &caps[2], 1, sizeof **ranges, err)) return;

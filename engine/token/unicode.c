@@ -18,7 +18,8 @@ int lm_uni_is_space(uint32_t cp) {
 }
 
 int lm_uni_is_punctuation(uint32_t cp) {
-    if (cp < 0x80) return (cp > 32 && cp < 48) || (cp > 57 && cp < 65) || (cp > 90 && cp < 97) || (cp > 122 && cp < 127);
+    if (cp < 0x80)
+        return (cp > 32 && cp < 48) || (cp > 57 && cp < 65) || (cp > 90 && cp < 97) || (cp > 122 && cp < 127);
     int category = property(cp)->category;
     return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
 }

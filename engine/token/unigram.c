@@ -82,7 +82,9 @@ static void append_stretch(lm_tok_call *c, const char *text, size_t n, lm_err *e
     if (err->code || (id < 0 && all)) return;
     if (id < 0) id = u->unknown;
     if (id >= 0) lm_ids_append(c->out, id, err);
-    else lm_err_set(err, LM_ERROR, "unigram: '%.*s' is in no piece, and there is no unknown token", (int)LM_MIN(n, 40), text);
+    else
+        lm_err_set(err, LM_ERROR, "unigram: '%.*s' is in no piece, and there is no unknown token", (int)LM_MIN(n, 40),
+                   text);
 }
 
 static void encode_piece(lm_tok_call *c, const char *text, size_t n, lm_err *err) {

@@ -79,7 +79,8 @@ static void open_json(lm_tok *t, const lm_tokjson *f, lm_err *err) {
     if (!err->code) w->inner = node_of(&w->trie, prefix, n);
     w->max_chars = LM_MAX(lm_tree_int(&f->tree, model, "max_input_chars_per_word", 100, err), 0);
     w->unknown = lm_tokjson_unknown(t, f, err);
-    if (w->unknown < 0) lm_err_set(err, LM_ERROR, "tokenizer.json: WordPiece: unk_token is missing or not in the vocabulary");
+    if (w->unknown < 0)
+        lm_err_set(err, LM_ERROR, "tokenizer.json: WordPiece: unk_token is missing or not in the vocabulary");
 }
 
 const lm_tokjson_family lm_wordpiece_family = { { "wordpiece", NULL, close, encode_word }, "WordPiece", open_json };
@@ -108,7 +109,8 @@ static void open_gguf(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_
     w->is_marked = 1;
     w->max_chars = 100;
     w->unknown = find_token(t, meta, "tokenizer.ggml.unknown_token_id", "[UNK]", err);
-    if (w->unknown < 0) lm_err_set(err, LM_ERROR, "tokenizer.ggml.unknown_token_id: missing, and no [UNK] among the tokens");
+    if (w->unknown < 0)
+        lm_err_set(err, LM_ERROR, "tokenizer.ggml.unknown_token_id: missing, and no [UNK] among the tokens");
     int32_t begin = t->bos >= 0 ? t->bos : find_token(t, meta, "tokenizer.ggml.cls_token_id", "[CLS]", err);
     int32_t end = find_token(t, meta, "tokenizer.ggml.seperator_token_id", "[SEP]", err);
     if (end < 0) end = t->eos;
@@ -117,13 +119,14 @@ static void open_gguf(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_
     lm_meta_bool(meta, "tokenizer.ggml.add_sep_token", &adds[1], err);
     if (adds[0] && begin >= 0) lm_ids_append(&t->before, begin, err);
     if (adds[1] && end >= 0) lm_ids_append(&t->after, end, err);
-    lm_buf_print(&json, err,
-                 "{\"normalizer\":{\"type\":\"BertNormalizer\",\"lowercase\":%s,\"strip_accents\":%s},"
-                 "\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},"
-                 "\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
-                 "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},\"content\":\" \"},{\"type\":\"Fuse\"},"
-                 "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}}",
-                 lowercase ? "true" : "false", strip ? "true" : "false");
+    lm_buf_print(
+        &json, err,
+        "{\"normalizer\":{\"type\":\"BertNormalizer\",\"lowercase\":%s,\"strip_accents\":%s},"
+        "\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},"
+        "\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xE2\x96\x81\"},\"content\":\" \"},{\"type\":\"Fuse\"},"
+        "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}}",
+        lowercase ? "true" : "false", strip ? "true" : "false");
     lm_pipe_open(t, json.data, json.n, err);
     lm_buf_clear(&json);
 }

@@ -16,8 +16,10 @@ static size_t padded(size_t n) { return (n + 15) & ~(size_t)15; }
 
 /* The parts of a slot: keys and values for all a sequence's keys on the way forward, for a stretch of them on the way back. */
 static size_t carve_slot(const lm_hparams *h, int max_rows, uint8_t *at, slot *out) {
-    size_t n = padded((size_t)LM_MAX(LM_MIN(max_rows, h->n_ctx), KEYS)), dim = (size_t)h->head_dim, wide = padded(dim), used = 0;
-    size_t sizes[] = { dim * n, wide * n, wide * KEYS, QUERIES * (n + PAD), QUERIES * (KEYS + PAD), QUERIES * wide, QUERIES * wide };
+    size_t n = padded((size_t)LM_MAX(LM_MIN(max_rows, h->n_ctx), KEYS)), dim = (size_t)h->head_dim,
+           wide = padded(dim), used = 0;
+    size_t sizes[] = { dim * n,        wide * n,      wide * KEYS, QUERIES * (n + PAD), QUERIES * (KEYS + PAD),
+                       QUERIES * wide, QUERIES * wide };
     float **parts[] = { &out->keys, &out->values, &out->keys_down, &out->p, &out->dp, &out->queries, &out->d };
     for (int i = 0; i < LM_COUNT(sizes); i++) {
         if (at) *parts[i] = (float *)(at + used);
@@ -36,7 +38,8 @@ static int take_slot(lm_trainer *t, slot *out) {
     for (;;) {
         uint64_t taken = t->slots_taken;
         for (int i = 0; i < t->n_slots; i++) {
-            if (taken >> i & 1 || !atomic_compare_exchange_strong(&t->slots_taken, &taken, taken | (uint64_t)1 << i)) continue;
+            if (taken >> i & 1 || !atomic_compare_exchange_strong(&t->slots_taken, &taken, taken | (uint64_t)1 << i))
+                continue;
             carve_slot(&t->h, t->max_rows, t->slots + (size_t)i * t->slot_bytes, out);
             return i;
         }
@@ -45,22 +48,29 @@ static int take_slot(lm_trainer *t, slot *out) {
 
 static void give_slot(lm_trainer *t, int i) { atomic_fetch_and(&t->slots_taken, ~((uint64_t)1 << i)); }
 
-static float attn_scale(const lm_hparams *h) { return h->attn_scale > 0 ? h->attn_scale : 1.0f / sqrtf((float)h->head_dim); }
-static int window_of(const lm_grad_pass *p) { return lm_hparams_is_local(&p->t->h, p->layer) ? p->t->h.n_window : 1 << 30; }
+static float attn_scale(const lm_hparams *h) {
+    return h->attn_scale > 0 ? h->attn_scale : 1.0f / sqrtf((float)h->head_dim);
+}
+static int window_of(const lm_grad_pass *p) {
+    return lm_hparams_is_local(&p->t->h, p->layer) ? p->t->h.n_window : 1 << 30;
+}
 
 /* Queries q0..q1-1 of a sequence of n by its keys k0..k1-1: each query sees [first, end), and what is beyond may hold anything. */
 typedef struct { int q0, q1, k0, k1, n, window, causal; } region;
 
-static int first_key(const region *g, int q) { return g->causal ? LM_MIN(LM_MAX(q + 1 - g->window, g->k0), g->k1) : g->k0; }
+static int first_key(const region *g, int q) {
+    return g->causal ? LM_MIN(LM_MAX(q + 1 - g->window, g->k0), g->k1) : g->k0;
+}
 static int end_key(const region *g, int q) { return g->causal ? LM_MAX(LM_MIN(q + 1, g->k1), g->k0) : g->k1; }
 
 /* Scores of the region; columns count from g->k0, which is `from` rows into the packed keys of depth head_dim. */
-static void scores(const lm_trainer *t, const region *g, const float *q, size_t stride, const float *keys, int n_keys, int from, float *out,
-                   size_t out_stride) {
+static void scores(const lm_trainer *t, const region *g, const float *q, size_t stride, const float *keys, int n_keys,
+                   int from, float *out, size_t out_stride) {
     int dim = t->h.head_dim;
     for (int key = from; key < from + g->k1 - g->k0; key += LM_PANEL) {
         int cols = LM_MIN(n_keys - key, LM_PANEL);
-        t->kern->tile(q, stride, 1, keys + (size_t)key * (size_t)dim, dim, out + (key - from), out_stride, g->q1 - g->q0, cols, 0);
+        t->kern->tile(q, stride, 1, keys + (size_t)key * (size_t)dim, dim, out + (key - from), out_stride,
+                      g->q1 - g->q0, cols, 0);
     }
 }
 
@@ -86,12 +96,15 @@ static void attend_item(void *arg, int item) {
     lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
     const lm_span_rows *seq = &t->seqs[sequence_of(t, item)];
-    int part = item - seq->first_item, head = part % h->n_heads, first = part / h->n_heads * QUERY_CHUNK, dim = h->head_dim;
+    int part = item - seq->first_item, head = part % h->n_heads, first = part / h->n_heads * QUERY_CHUNK,
+        dim = h->head_dim;
     int last = LM_MIN(first + QUERY_CHUNK, seq->n), window = window_of(p), i;
     int k0 = h->causal ? LM_MAX(first + 1 - window, 0) & ~(LM_PANEL - 1) : 0, k1 = h->causal ? last : seq->n;
     size_t stride = lm_width_qkv(h), out_stride = lm_width_heads(h), row = (size_t)seq->first;
     const float *q = p->a->qkv + row * stride + (size_t)(head * dim);
-    const float *k = p->a->qkv + row * stride + lm_width_heads(h) + (size_t)(head / (h->n_heads / h->n_kv_heads) * dim), *v = k + lm_width_kv(h);
+    const float *k = p->a->qkv + row * stride + lm_width_heads(h)
+                     + (size_t)(head / (h->n_heads / h->n_kv_heads) * dim),
+                *v = k + lm_width_kv(h);
     slot s;
     i = take_slot(t, &s);
     lm_pack(t->kern, k + (size_t)k0 * stride, stride, dim, k1 - k0, 1, s.keys);
@@ -105,7 +118,9 @@ static void attend_item(void *arg, int item) {
         for (int j = q0; j < g.q1; j++) {
             float *x = s.p + (size_t)(j - q0) * wide;
             int from = first_key(&g, j), end = end_key(&g, j);
-            p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head] = t->kern->softmax(x + (from - g.k0), end - from, attn_scale(h));
+            p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head] = t->kern->softmax(x + (from - g.k0),
+                                                                                                    end - from,
+                                                                                                    attn_scale(h));
             clear_unseen(&g, j, x);
         }
         lm_multiply(t->kern, s.p, wide, 1, s.values, k1 - k0, g.k0 - k0, g.k1 - g.k0, g.q1 - g.q0, dim,
@@ -115,15 +130,19 @@ static void attend_item(void *arg, int item) {
 }
 
 /* A block of queries of one head on the way back, by the keys of a stretch. */
-static void attend_back(const lm_grad_pass *p, const slot *s, const lm_span_rows *seq, int head, region g, int k0, int n_keys) {
+static void attend_back(const lm_grad_pass *p, const slot *s, const lm_span_rows *seq, int head, region g, int k0,
+                        int n_keys) {
     lm_trainer *t = p->t;
     const lm_hparams *h = &t->h;
     int dim = h->head_dim, key_head = head / (h->n_heads / h->n_kv_heads), n_q = g.q1 - g.q0, n_k = g.k1 - g.k0;
-    size_t stride = lm_width_qkv(h), out_stride = lm_width_heads(h), row = (size_t)seq->first + (size_t)g.q0, wide = KEYS + PAD;
+    size_t stride = lm_width_qkv(h), out_stride = lm_width_heads(h), row = (size_t)seq->first + (size_t)g.q0,
+           wide = KEYS + PAD;
     const float *q = p->a->qkv + row * stride + (size_t)(head * dim);
-    const float *o = p->a->mixed + row * out_stride + (size_t)(head * dim), *d_o = t->d_wide2 + row * out_stride + (size_t)(head * dim);
+    const float *o = p->a->mixed + row * out_stride + (size_t)(head * dim),
+                *d_o = t->d_wide2 + row * out_stride + (size_t)(head * dim);
     float *dq = t->d_wide + row * stride + (size_t)(head * dim);
-    float *dk = t->d_wide + (size_t)(seq->first + g.k0) * stride + lm_width_heads(h) + (size_t)(key_head * dim), *dv = dk + lm_width_kv(h);
+    float *dk = t->d_wide + (size_t)(seq->first + g.k0) * stride + lm_width_heads(h) + (size_t)(key_head * dim),
+          *dv = dk + lm_width_kv(h);
     scores(t, &g, q, stride, s->keys, n_keys, g.k0 - k0, s->p, wide);
     scores(t, &g, d_o, out_stride, s->values, n_keys, g.k0 - k0, s->dp, wide);
     for (int j = 0; j < n_q; j++) {
@@ -131,7 +150,8 @@ static void attend_back(const lm_grad_pass *p, const slot *s, const lm_span_rows
         float *x = s->p + (size_t)j * wide, *dp = s->dp + (size_t)j * wide;
         float whole = t->kern->dot(o + (size_t)j * out_stride, d_o + (size_t)j * out_stride, dim);
         if (n > 0) {
-            t->kern->softmax_again(x + (from - g.k0), n, attn_scale(h), p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head]);
+            t->kern->softmax_again(x + (from - g.k0), n, attn_scale(h),
+                                   p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head]);
             t->kern->softmax_backward(x + (from - g.k0), dp + (from - g.k0), n, whole, attn_scale(h));
         }
         clear_unseen(&g, g.q0 + j, x);
@@ -154,7 +174,8 @@ static void attend_back_item(void *arg, int item) {
     int k0 = p->key_block * KEYS, k1 = LM_MIN(k0 + KEYS, seq->n), i;
     size_t stride = lm_width_qkv(h);
     if (k0 >= seq->n) return;
-    const float *k = p->a->qkv + (size_t)(seq->first + k0) * stride + lm_width_heads(h) + (size_t)(key_head * dim), *v = k + lm_width_kv(h);
+    const float *k = p->a->qkv + (size_t)(seq->first + k0) * stride + lm_width_heads(h) + (size_t)(key_head * dim),
+                *v = k + lm_width_kv(h);
     slot s;
     i = take_slot(t, &s);
     lm_pack(t->kern, k, stride, dim, k1 - k0, 1, s.keys);
@@ -163,7 +184,11 @@ static void attend_back_item(void *arg, int item) {
     int end = h->causal ? (int)LM_MIN((int64_t)seq->n, (int64_t)k1 - 1 + window) : seq->n;
     for (int head = key_head * group; head < key_head * group + group; head++) {
         for (int q0 = h->causal ? k0 : 0; q0 < end; q0 += QUERIES) {
-            region g = { .q0 = q0, .q1 = LM_MIN(q0 + QUERIES, seq->n), .n = seq->n, .window = window, .causal = h->causal };
+            region g = { .q0 = q0,
+                         .q1 = LM_MIN(q0 + QUERIES, seq->n),
+                         .n = seq->n,
+                         .window = window,
+                         .causal = h->causal };
             g.k0 = h->causal ? LM_MAX(LM_MAX(q0 + 1 - window, 0) & ~(LM_PANEL - 1), k0) : k0;
             g.k1 = h->causal ? LM_MIN(g.q1, k1) : k1;
             attend_back(p, &s, seq, head, g, k0, k1 - k0);

@@ -18,7 +18,8 @@ enum { LIST = 8 };
 typedef struct { lm_trainer *t; lm_product list[LIST]; int n; uint64_t used; } queue;
 
 static uint64_t packed_for(const lm_product *p) {
-    return (p->same_b ? 0 : (uint64_t)lm_packed_floats(p->k, p->n)) + (p->ar == 1 && p->ak != 1 ? (uint64_t)p->k * (uint64_t)(p->m + 11) : 0);
+    return (p->same_b ? 0 : (uint64_t)lm_packed_floats(p->k, p->n))
+           + (p->ar == 1 && p->ak != 1 ? (uint64_t)p->k * (uint64_t)(p->m + 11) : 0);
 }
 
 static void flush(queue *q, lm_stop stop, lm_err *err) {
@@ -111,18 +112,28 @@ static void sum_row(const lm_grad_pass *p, int row, const void *arg) {
     memset(out, 0, n * sizeof *out);
     for (int k = 0; k < p->t->h.n_active; k++) {
         size_t pair = (size_t)row * (size_t)p->t->h.n_active + (size_t)k;
-        p->t->kern->add_scaled(out, s->pairs + (size_t)p->a->column[pair] * n, (int)n, s->by_share ? p->a->share[pair] : 1);
+        p->t->kern->add_scaled(out, s->pairs + (size_t)p->a->column[pair] * n, (int)n,
+                               s->by_share ? p->a->share[pair] : 1);
     }
 }
 
 void lm_experts_forward(const lm_grad_pass *p, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
-    const lm_weight *w = p->w, *router = &w[LM_ROUTER], *gate = &w[LM_GATE_EXPS], *up = &w[LM_UP_EXPS], *down = &w[LM_DOWN_EXPS];
+    const lm_weight *w = p->w, *router = &w[LM_ROUTER], *gate = &w[LM_GATE_EXPS], *up = &w[LM_UP_EXPS],
+                    *down = &w[LM_DOWN_EXPS];
     const lm_acts *a = p->a;
     int embd = t->h.n_embd, ff = t->h.n_ff, pairs = t->n * t->h.n_active;
     queue q = { .t = t };
-    lm_product logits = { .m = t->n, .n = router->rows, .k = embd, .a = a->h2, .ar = (size_t)embd, .ak = 1, .b = { lm_weight_stack(router, 0, router->rows) },
-                          .b_turned = 1, .c = a->probs, .stride = (size_t)router->rows };
+    lm_product logits = { .m = t->n,
+                          .n = router->rows,
+                          .k = embd,
+                          .a = a->h2,
+                          .ar = (size_t)embd,
+                          .ak = 1,
+                          .b = { lm_weight_stack(router, 0, router->rows) },
+                          .b_turned = 1,
+                          .c = a->probs,
+                          .stride = (size_t)router->rows };
     lm_products_run(&logits, 1, t->packed, stop, err);
     lm_grad_rows(p, route_row, NULL, t->n, stop, err);
     if (err->code) return;
@@ -133,17 +144,32 @@ void lm_experts_forward(const lm_grad_pass *p, lm_stop stop, lm_err *err) {
     lm_grad_rows(p, gather_pair, &(gather){ a->h2, t->pair_x }, pairs, stop, err);
     for (int e = 0; e < t->h.n_experts; e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = { .m = count_of(a, e), .n = 2 * ff, .k = embd, .a = t->pair_x + at * (size_t)embd, .ar = (size_t)embd, .ak = 1,
-                               .b = { lm_weight_stack(gate, rows_before(gate, e), ff), lm_weight_stack(up, rows_before(up, e), ff) }, .b_turned = 1,
-                               .c = a->gu + at * 2 * (size_t)ff, .stride = 2 * (size_t)ff };
+        lm_product product = { .m = count_of(a, e),
+                               .n = 2 * ff,
+                               .k = embd,
+                               .a = t->pair_x + at * (size_t)embd,
+                               .ar = (size_t)embd,
+                               .ak = 1,
+                               .b = { lm_weight_stack(gate, rows_before(gate, e), ff),
+                                      lm_weight_stack(up, rows_before(up, e), ff) },
+                               .b_turned = 1,
+                               .c = a->gu + at * 2 * (size_t)ff,
+                               .stride = 2 * (size_t)ff };
         if (product.m) enqueue(&q, &product, 1, stop, err);
     }
     flush(&q, stop, err);
     lm_grad_rows(p, act_pair, NULL, pairs, stop, err);
     for (int e = 0; e < t->h.n_experts; e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = { .m = count_of(a, e), .n = embd, .k = ff, .a = a->act + at * (size_t)ff, .ar = (size_t)ff, .ak = 1,
-                               .b = { lm_weight_stack(down, rows_before(down, e), embd) }, .b_turned = 1, .c = t->pair_d + at * (size_t)embd,
+        lm_product product = { .m = count_of(a, e),
+                               .n = embd,
+                               .k = ff,
+                               .a = a->act + at * (size_t)ff,
+                               .ar = (size_t)ff,
+                               .ak = 1,
+                               .b = { lm_weight_stack(down, rows_before(down, e), embd) },
+                               .b_turned = 1,
+                               .c = t->pair_d + at * (size_t)embd,
                                .stride = (size_t)embd };
         if (product.m) enqueue(&q, &product, 1, stop, err);
     }
@@ -174,7 +200,8 @@ static void route_back_row(const lm_grad_pass *p, int row, const void *arg) {
     float *d = t->d_logits + (size_t)row * n;
     double mean = 0, pulled = 0;
     (void)arg;
-    for (int k = 0; k < t->h.n_active; k++) mean += (double)p->a->share[at + (size_t)k] * (double)t->d_share[at + (size_t)k];
+    for (int k = 0; k < t->h.n_active; k++)
+        mean += (double)p->a->share[at + (size_t)k] * (double)t->d_share[at + (size_t)k];
     for (size_t e = 0; e < n; e++) pulled += pull(p, (int)e) * (double)probs[e];
     for (size_t e = 0; e < n; e++) d[e] = (float)(t->o.balance * (double)probs[e] * (pull(p, (int)e) - pulled));
     for (int k = 0; k < t->h.n_active; k++) {
@@ -185,7 +212,8 @@ static void route_back_row(const lm_grad_pass *p, int row, const void *arg) {
 
 void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
-    const lm_weight *w = p->w, *router = &w[LM_ROUTER], *gate = &w[LM_GATE_EXPS], *up = &w[LM_UP_EXPS], *down = &w[LM_DOWN_EXPS];
+    const lm_weight *w = p->w, *router = &w[LM_ROUTER], *gate = &w[LM_GATE_EXPS], *up = &w[LM_UP_EXPS],
+                    *down = &w[LM_DOWN_EXPS];
     const lm_acts *a = p->a;
     int embd = t->h.n_embd, ff = t->h.n_ff, pairs = t->n * t->h.n_active, n_experts = t->h.n_experts;
     queue q = { .t = t };
@@ -193,15 +221,23 @@ void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm
     lm_grad_rows(p, gather_pair, &(gather){ d, t->pair_d }, pairs, stop, err);
     for (int e = 0; e < n_experts && !err->code; e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = { .m = count_of(a, e), .n = ff, .k = embd, .a = t->pair_d + at * (size_t)embd, .ar = (size_t)embd, .ak = 1,
-                               .b = { lm_weight_stack(down, rows_before(down, e), embd) }, .c = t->d_wide2 + at * (size_t)ff, .stride = (size_t)ff };
+        lm_product product = { .m = count_of(a, e),
+                               .n = ff,
+                               .k = embd,
+                               .a = t->pair_d + at * (size_t)embd,
+                               .ar = (size_t)embd,
+                               .ak = 1,
+                               .b = { lm_weight_stack(down, rows_before(down, e), embd) },
+                               .c = t->d_wide2 + at * (size_t)ff,
+                               .stride = (size_t)ff };
         if (product.m) enqueue(&q, &product, 1, stop, err);
     }
     flush(&q, stop, err);
     lm_grad_rows(p, share_pair, NULL, pairs, stop, err);
     for (int e = 0; e < n_experts && !err->code && grad_of(down, 0); e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = lm_grad_outer(grad_of(down, e), embd, ff, t->pair_d + at * (size_t)embd, (size_t)embd, a->act + at * (size_t)ff, count_of(a, e));
+        lm_product product = lm_grad_outer(grad_of(down, e), embd, ff, t->pair_d + at * (size_t)embd, (size_t)embd,
+                                           a->act + at * (size_t)ff, count_of(a, e));
         if (product.k) enqueue(&q, &product, 1, stop, err);
     }
     flush(&q, stop, err);
@@ -216,9 +252,16 @@ void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm
             products[count] = lm_grad_outer(grad_of(up, e), ff, embd, d_gu + ff, wide, x, n);
             products[count++].same_b = 1;
         }
-        products[count++] = (lm_product){ .m = n, .n = embd, .k = 2 * ff, .a = d_gu, .ar = wide, .ak = 1,
-                                          .b = { lm_weight_stack(gate, rows_before(gate, e), ff), lm_weight_stack(up, rows_before(up, e), ff) },
-                                          .c = t->pair_d + at * (size_t)embd, .stride = (size_t)embd };
+        products[count++] = (lm_product){ .m = n,
+                                          .n = embd,
+                                          .k = 2 * ff,
+                                          .a = d_gu,
+                                          .ar = wide,
+                                          .ak = 1,
+                                          .b = { lm_weight_stack(gate, rows_before(gate, e), ff),
+                                                 lm_weight_stack(up, rows_before(up, e), ff) },
+                                          .c = t->pair_d + at * (size_t)embd,
+                                          .stride = (size_t)embd };
         enqueue(&q, products, count, stop, err);
     }
     flush(&q, stop, err);
@@ -228,6 +271,7 @@ void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm
                          .b = { lm_weight_stack(router, 0, n_experts) }, .c = t->dh, .stride = (size_t)embd, .add = 1 };
     lm_products_run(&input, 1, t->packed, stop, err);
     if (!lm_weight_grad(router)) return;
-    lm_product weights = lm_grad_outer(lm_weight_grad(router), n_experts, embd, t->d_logits, (size_t)n_experts, a->h2, t->n);
+    lm_product weights = lm_grad_outer(lm_weight_grad(router), n_experts, embd, t->d_logits, (size_t)n_experts, a->h2,
+                                       t->n);
     lm_products_run(&weights, 1, t->packed, stop, err);
 }

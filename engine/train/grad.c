@@ -23,7 +23,8 @@ static void rows_item(void *arg, int item) {
     for (int i = item * ROWS; i < LM_MIN(item * ROWS + ROWS, r->n); i++) r->step(r->p, i, r->arg);
 }
 
-void lm_grad_rows(const lm_grad_pass *p, void (*step)(const lm_grad_pass *p, int row, const void *arg), const void *arg, int n, lm_stop stop, lm_err *err) {
+void lm_grad_rows(const lm_grad_pass *p, void (*step)(const lm_grad_pass *p, int row, const void *arg),
+                  const void *arg, int n, lm_stop stop, lm_err *err) {
     lm_pool_run(rows_item, &(rows_run){ p, step, arg, n }, (n + ROWS - 1) / ROWS, stop, err);
 }
 
@@ -36,11 +37,14 @@ static void columns_item(void *arg, int item) {
     for (int i = 0; i < r->n; i++) r->t->kern->add(r->out + first, r->d + (size_t)i * r->stride + first, cols);
 }
 
-static void add_columns(const lm_trainer *t, const float *d, size_t stride, int n, int cols, float *out, lm_stop stop, lm_err *err) {
-    if (out) lm_pool_run(columns_item, &(columns_run){ t, d, stride, n, cols, out }, (cols + COLS - 1) / COLS, stop, err);
+static void add_columns(const lm_trainer *t, const float *d, size_t stride, int n, int cols, float *out, lm_stop stop,
+                        lm_err *err) {
+    if (out)
+        lm_pool_run(columns_item, &(columns_run){ t, d, stride, n, cols, out }, (cols + COLS - 1) / COLS, stop, err);
 }
 
-static void bias_gradient(const lm_trainer *t, const lm_weight *bias, const float *d, size_t stride, lm_stop stop, lm_err *err) {
+static void bias_gradient(const lm_trainer *t, const lm_weight *bias, const float *d, size_t stride, lm_stop stop,
+                          lm_err *err) {
     add_columns(t, d, stride, t->n, bias->cols, lm_weight_grad(bias), stop, err);
 }
 
@@ -60,8 +64,10 @@ static void check_scale(lm_trainer *t, float scale) {
     if (!(scale > 0 && scale < INFINITY)) t->is_bad = 1;
 }
 
-static void norm(lm_trainer *t, const float *x, const lm_weight *weight, const lm_weight *bias, float *out, float *stat) {
-    t->kern->norm(x, lm_weight_value(weight), bias ? lm_weight_value(bias) : NULL, t->h.norm == LM_NORM_LAYER, t->h.norm_eps, weight->cols, out, stat);
+static void norm(lm_trainer *t, const float *x, const lm_weight *weight, const lm_weight *bias, float *out,
+                 float *stat) {
+    t->kern->norm(x, lm_weight_value(weight), bias ? lm_weight_value(bias) : NULL, t->h.norm == LM_NORM_LAYER,
+                  t->h.norm_eps, weight->cols, out, stat);
     check_scale(t, stat[1]);
 }
 
@@ -70,12 +76,14 @@ static void norm_back_item(void *arg, int item) {
     const norm_run *s = r->arg;
     lm_trainer *t = r->p->t;
     size_t n = (size_t)s->weight->cols;
-    float *d_weight = lm_weight_grad(s->weight) ? t->partial + (size_t)item * 2 * n : NULL, *d_bias = s->bias && lm_weight_grad(s->bias) ? d_weight + n : NULL;
+    float *d_weight = lm_weight_grad(s->weight) ? t->partial + (size_t)item * 2 * n : NULL,
+          *d_bias = s->bias && lm_weight_grad(s->bias) ? d_weight + n : NULL;
     if (d_weight) memset(d_weight, 0, 2 * n * sizeof(float));
     for (int i = item * ROWS; i < LM_MIN(item * ROWS + ROWS, r->n); i++) {
         for (int v = 0; v < s->vectors; v++) {
             size_t at = (size_t)v * n, row = (size_t)i;
-            t->kern->norm_backward(s->x + row * s->x_stride + at, lm_weight_value(s->weight), s->stat + 2 * (row * (size_t)s->n_stats + (size_t)(s->first_stat + v)),
+            t->kern->norm_backward(s->x + row * s->x_stride + at, lm_weight_value(s->weight),
+                                   s->stat + 2 * (row * (size_t)s->n_stats + (size_t)(s->first_stat + v)),
                                    t->h.norm == LM_NORM_LAYER, s->dy + row * s->dy_stride + at, (int)n,
                                    s->dx + row * s->dx_stride + at, s->add, d_weight, d_bias);
         }
@@ -92,8 +100,8 @@ static void norm_backward(const lm_grad_pass *p, norm_run s, lm_stop stop, lm_er
 }
 
 /* A norm of whole rows of the stream. */
-static norm_run whole(const lm_trainer *t, const lm_weight *weight, const lm_weight *bias, const float *x, const float *stat,
-                      const float *dy, float *dx, int add) {
+static norm_run whole(const lm_trainer *t, const lm_weight *weight, const lm_weight *bias, const float *x,
+                      const float *stat, const float *dy, float *dx, int add) {
     size_t n = (size_t)t->h.n_embd;
     return (norm_run){ weight, bias && bias->p ? bias : NULL, x, n, stat, 1, dy, n, dx, n, add, 1, 0 };
 }
@@ -141,10 +149,27 @@ static void forward(const lm_grad_pass *p, side s, const float *x, float *out, l
         const lm_weight *w = s.w[i];
         if (!w->down) continue;
         struct { float *x; int n; } mid = { p->a->mids + w->mid * (size_t)t->max_rows, rank };
-        lm_product down = { .m = n, .n = rank, .k = cols, .a = x, .ar = (size_t)cols, .ak = 1, .b = { lm_param_stack(w->down, 0, rank) },
-                            .b_turned = 1, .c = mid.x, .stride = (size_t)rank };
-        lm_product up = { .m = n, .n = up_rows(w), .k = rank, .a = mid.x, .ar = (size_t)rank, .ak = 1, .b = { lm_param_stack(w->up, 0, up_rows(w)) },
-                          .b_turned = 1, .c = out + at, .stride = product.stride, .add = 1 };
+        lm_product down = { .m = n,
+                            .n = rank,
+                            .k = cols,
+                            .a = x,
+                            .ar = (size_t)cols,
+                            .ak = 1,
+                            .b = { lm_param_stack(w->down, 0, rank) },
+                            .b_turned = 1,
+                            .c = mid.x,
+                            .stride = (size_t)rank };
+        lm_product up = { .m = n,
+                          .n = up_rows(w),
+                          .k = rank,
+                          .a = mid.x,
+                          .ar = (size_t)rank,
+                          .ak = 1,
+                          .b = { lm_param_stack(w->up, 0, up_rows(w)) },
+                          .b_turned = 1,
+                          .c = out + at,
+                          .stride = product.stride,
+                          .add = 1 };
         lm_products_run(&down, 1, t->packed, stop, err);
         lm_grad_rows(p, scale_row, &mid, n, stop, err);
         lm_products_run(&up, 1, t->packed, stop, err);
@@ -152,7 +177,8 @@ static void forward(const lm_grad_pass *p, side s, const float *x, float *out, l
 }
 
 /* Given d of out: the weights' gradients, and dx (n, cols) of x. */
-static void backward(const lm_grad_pass *p, side s, const float *x, const float *d, float *dx, lm_stop stop, lm_err *err) {
+static void backward(const lm_grad_pass *p, side s, const float *x, const float *d, float *dx, lm_stop stop,
+                     lm_err *err) {
     lm_trainer *t = p->t;
     lm_product products[STACK + 1];
     int cols = s.w[0]->cols, n = t->n, rank = t->o.lora_rank, count = 0, at = 0;
@@ -195,7 +221,8 @@ static void dropout(const lm_trainer *t, int row, int site, float *x) {
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u + (uint64_t)site;
     z = (z ^ z >> 27) * 0x94D049BB133111EBu + t->first_row + (uint64_t)row;
     z = (z ^ z >> 31) * 0xBF58476D1CE4E5B9u;
-    t->kern->drop(x, t->h.n_embd, (uint32_t)(z >> 32), (uint32_t)(t->o.dropout * 4294967296.0), (float)(1 / (1 - t->o.dropout)));
+    t->kern->drop(x, t->h.n_embd, (uint32_t)(z >> 32), (uint32_t)(t->o.dropout * 4294967296.0),
+                  (float)(1 / (1 - t->o.dropout)));
 }
 
 static void add_table_row(const lm_trainer *t, const lm_weight *table, int row, float *x) {
@@ -207,7 +234,8 @@ static void add_table_row(const lm_trainer *t, const lm_weight *table, int row, 
         lm_stack s = lm_weight_stack(table, (size_t)row, 1);
         const float *from = (const float *)s.rows + at;
         if (s.dtype) {
-            s.dtype->decode((const uint8_t *)s.rows + at / (size_t)s.dtype->block * (size_t)s.dtype->bytes, buffer, count);
+            s.dtype->decode((const uint8_t *)s.rows + at / (size_t)s.dtype->block * (size_t)s.dtype->bytes, buffer,
+                            count);
             from = buffer;
         }
         t->kern->add(x + at, from, count);
@@ -241,16 +269,34 @@ typedef struct {
 static half_end attn_end(const lm_grad_pass *p) {
     const lm_weight *w = p->w;
     const lm_acts *a = p->a;
-    return (half_end){ &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM], &w[LM_ATTN_OUT_NORM], &w[LM_ATTN_OUT_NORM_BIAS], a->x, a->attn, a->attn_stat,
-                       a->mid_sum, a->mid_stat, a->mid, 2 * p->layer + 1 };
+    return (half_end){ &w[LM_O_BIAS],
+                       &w[LM_ATTN_POST_NORM],
+                       &w[LM_ATTN_OUT_NORM],
+                       &w[LM_ATTN_OUT_NORM_BIAS],
+                       a->x,
+                       a->attn,
+                       a->attn_stat,
+                       a->mid_sum,
+                       a->mid_stat,
+                       a->mid,
+                       2 * p->layer + 1 };
 }
 
 static half_end ffn_end(const lm_grad_pass *p) {
     const lm_weight *w = p->w;
     const lm_acts *a = p->a;
     float *to = p->layer + 1 < p->t->h.n_layers ? p->t->acts[p->layer + 1].x : p->t->stream;
-    return (half_end){ &w[LM_DOWN_BIAS], &w[LM_FFN_POST_NORM], &w[LM_FFN_OUT_NORM], &w[LM_FFN_OUT_NORM_BIAS], a->mid, a->ffn, a->ffn_stat,
-                       a->end_sum, a->end_stat, to, 2 * p->layer + 2 };
+    return (half_end){ &w[LM_DOWN_BIAS],
+                       &w[LM_FFN_POST_NORM],
+                       &w[LM_FFN_OUT_NORM],
+                       &w[LM_FFN_OUT_NORM_BIAS],
+                       a->mid,
+                       a->ffn,
+                       a->ffn_stat,
+                       a->end_sum,
+                       a->end_stat,
+                       to,
+                       2 * p->layer + 2 };
 }
 
 /* to = in + delta, which may have a bias, be normed and have parts dropped; then that may be normed. */
@@ -296,12 +342,14 @@ static void turn_row(const lm_grad_pass *p, int row, float *qkv, float sign) {
     int local = lm_hparams_is_local(h, p->layer) && t->cosine[1];
     size_t at = (size_t)t->pos[row] * (size_t)(h->n_rot / 2);
     if (!h->n_rot) return;
-    t->kern->turn(qkv, h->n_heads + h->n_kv_heads, h->head_dim, h->n_rot, h->rope == LM_ROPE_PAIRS, t->cosine[local] + at, t->sine[local] + at, sign);
+    t->kern->turn(qkv, h->n_heads + h->n_kv_heads, h->head_dim, h->n_rot, h->rope == LM_ROPE_PAIRS,
+                  t->cosine[local] + at, t->sine[local] + at, sign);
 }
 
 /* Norm each vector of raw to out. */
 static void norm_heads(lm_trainer *t, const float *raw, const lm_weight *weight, int n, float *out, float *stat) {
-    for (size_t i = 0, dim = (size_t)t->h.head_dim; i < (size_t)n; i++) norm(t, raw + i * dim, weight, NULL, out + i * dim, stat + 2 * i);
+    for (size_t i = 0, dim = (size_t)t->h.head_dim; i < (size_t)n; i++)
+        norm(t, raw + i * dim, weight, NULL, out + i * dim, stat + 2 * i);
 }
 
 static void qkv_row(const lm_grad_pass *p, int row, const void *arg) {
@@ -336,7 +384,9 @@ static void attn_begin_row(const lm_grad_pass *p, int row, const void *arg) {
 static void attn_end_row(const lm_grad_pass *p, int row, const void *arg) {
     size_t at = (size_t)row * (size_t)p->t->h.n_embd;
     end_half(p, row, arg);
-    if (p->w[LM_FFN_NORM].p) norm(p->t, p->a->mid + at, &p->w[LM_FFN_NORM], &p->w[LM_FFN_NORM_BIAS], p->a->h2 + at, p->a->stat2 + 2 * (size_t)row);
+    if (p->w[LM_FFN_NORM].p)
+        norm(p->t, p->a->mid + at, &p->w[LM_FFN_NORM], &p->w[LM_FFN_NORM_BIAS], p->a->h2 + at,
+             p->a->stat2 + 2 * (size_t)row);
 }
 
 static void ffn_end_row(const lm_grad_pass *p, int row, const void *arg) { end_half(p, row, arg); }
@@ -354,13 +404,15 @@ static void act_back_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     size_t n = (size_t)t->h.n_ff, has_gate = p->w[LM_GATE].p != NULL, at = (size_t)row * n * (1 + has_gate);
     (void)arg;
-    t->kern->act_backward(p->a->gu + at, has_gate ? p->a->gu + at + n : NULL, t->d_wide2 + (size_t)row * n, (int)n, t->d_wide + at,
-                          has_gate ? t->d_wide + at + n : NULL, t->h.act);
+    t->kern->act_backward(p->a->gu + at, has_gate ? p->a->gu + at + n : NULL, t->d_wide2 + (size_t)row * n, (int)n,
+                          t->d_wide + at, has_gate ? t->d_wide + at + n : NULL, t->h.act);
 }
 
 /*----------------------------------------------------------------------
 ** The story. */
-static lm_grad_pass pass_of(lm_trainer *t, int layer) { return (lm_grad_pass){ t, layer, t->layer[layer], &t->acts[layer], 0 }; }
+static lm_grad_pass pass_of(lm_trainer *t, int layer) {
+    return (lm_grad_pass){ t, layer, t->layer[layer], &t->acts[layer], 0 };
+}
 
 static side qkv_of(const lm_grad_pass *p) { return side_of(&p->w[LM_Q], &p->w[LM_K], &p->w[LM_V]); }
 static side up_of(const lm_grad_pass *p) { return side_of(&p->w[LM_GATE], NULL, &p->w[LM_UP]); }
@@ -392,9 +444,11 @@ static void qk_norms_backward(const lm_grad_pass *p, lm_stop stop, lm_err *err) 
     size_t heads = lm_width_heads(h), both = heads + lm_width_kv(h), stride = lm_width_qkv(h);
     for (int is_key = 0; is_key < 2; is_key++) {
         size_t at = is_key ? heads : 0;
-        norm_backward(p, (norm_run){ &p->w[is_key ? LM_K_NORM : LM_Q_NORM], NULL, p->a->raw_qk + at, both,
-                                     p->a->qk_stat, is_key ? h->n_kv_heads : h->n_heads, t->d_wide + at, stride, t->d_wide + at, stride, 0,
-                                     h->n_heads + h->n_kv_heads, is_key ? h->n_heads : 0 }, stop, err);
+        norm_backward(p,
+                      (norm_run){ &p->w[is_key ? LM_K_NORM : LM_Q_NORM], NULL, p->a->raw_qk + at, both, p->a->qk_stat,
+                                  is_key ? h->n_kv_heads : h->n_heads, t->d_wide + at, stride, t->d_wide + at, stride,
+                                  0, h->n_heads + h->n_kv_heads, is_key ? h->n_heads : 0 },
+                      stop, err);
     }
 }
 
@@ -405,7 +459,8 @@ static void add_row(const lm_grad_pass *p, int row, const void *arg) {
 }
 
 /* What half a layer read of the stream, normed or as it was, gives back to dx. */
-static void begin_half_backward(const lm_grad_pass *p, const lm_weight *weight, const lm_weight *bias, const float *x, const float *stat, lm_stop stop, lm_err *err) {
+static void begin_half_backward(const lm_grad_pass *p, const lm_weight *weight, const lm_weight *bias, const float *x,
+                                const float *stat, lm_stop stop, lm_err *err) {
     lm_trainer *t = p->t;
     if (weight->p) norm_backward(p, whole(t, weight, bias, x, stat, t->dh, t->dx, 1), stop, err);
     else lm_grad_rows(p, add_row, NULL, t->n, stop, err);
@@ -446,7 +501,8 @@ static void final_row(const lm_grad_pass *p, int row, const void *arg) {
     lm_trainer *t = p->t;
     size_t at = (size_t)row * (size_t)t->h.n_embd;
     (void)arg;
-    norm(t, t->stream + at, &t->top[LM_OUTPUT_NORM], &t->top[LM_OUTPUT_NORM_BIAS], t->final + at, t->final_stat + 2 * (size_t)row);
+    norm(t, t->stream + at, &t->top[LM_OUTPUT_NORM], &t->top[LM_OUTPUT_NORM_BIAS], t->final + at,
+         t->final_stat + 2 * (size_t)row);
 }
 
 void lm_grad_forward(lm_trainer *t, lm_stop stop, lm_err *err) {
@@ -480,20 +536,32 @@ static void loss_item(void *arg, int i) {
     lm_trainer *t = r->t;
     int row = t->targets[r->first + i];
     double weight = t->weights ? (double)t->weights[row + 1] : 1;
-    t->losses[r->first + i] = weight * t->kern->cross_entropy(t->logits + (size_t)i * (size_t)t->h.n_vocab, t->h.n_vocab, t->ids[row + 1],
-                                                              (float)(weight / t->total_weight));
+    t->losses[r->first + i] = weight
+                              * t->kern->cross_entropy(t->logits + (size_t)i * (size_t)t->h.n_vocab, t->h.n_vocab,
+                                                       t->ids[row + 1], (float)(weight / t->total_weight));
 }
 
 static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop stop, lm_err *err) {
     const lm_weight *w = &t->top[LM_OUTPUT];
     int dim = t->h.n_embd, vocab = t->h.n_vocab, step = t->vocab_block, keep = step >= vocab;
     const float *x = t->head + (size_t)first * (size_t)dim;
-    float *packed[3] = { t->packed, t->packed + lm_packed_floats(dim, step), t->packed + lm_packed_floats(dim, step) + lm_packed_floats(step, dim) };
+    float *packed[3] = { t->packed, t->packed + lm_packed_floats(dim, step),
+                         t->packed + lm_packed_floats(dim, step) + lm_packed_floats(step, dim) };
     struct { lm_trainer *t; int first; } r = { t, first };
     for (int v = 0; v < vocab; v += step) {
         int some = LM_MIN(step, vocab - v);
-        lm_product logits = { .m = n, .n = some, .k = dim, .a = x, .ar = (size_t)dim, .ak = 1, .b = { lm_weight_stack(w, (size_t)v, some) }, .b_turned = 1,
-                              .c = t->logits + v, .stride = (size_t)vocab, .packed_b = packed[0], .is_packed = keep && first };
+        lm_product logits = { .m = n,
+                              .n = some,
+                              .k = dim,
+                              .a = x,
+                              .ar = (size_t)dim,
+                              .ak = 1,
+                              .b = { lm_weight_stack(w, (size_t)v, some) },
+                              .b_turned = 1,
+                              .c = t->logits + v,
+                              .stride = (size_t)vocab,
+                              .packed_b = packed[0],
+                              .is_packed = keep && first };
         lm_products_run(&logits, 1, packed[2], stop, err);
     }
     lm_pool_run(loss_item, &r, n, stop, err);
@@ -501,10 +569,21 @@ static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop st
         int some = LM_MIN(step, vocab - v), count = 0;
         lm_product products[2];
         float *g = lm_weight_grad(w);
-        if (g) products[count++] = lm_grad_outer(g + (size_t)v * (size_t)dim, some, dim, t->logits + v, (size_t)vocab, x, n);
-        products[count++] = (lm_product){ .m = n, .n = dim, .k = some, .a = t->logits + v, .ar = (size_t)vocab, .ak = 1, .b = { lm_weight_stack(w, (size_t)v, some) },
-                                          .c = t->d_head + (size_t)first * (size_t)dim, .stride = (size_t)dim, .add = v > 0,
-                                          .packed_b = packed[1], .is_packed = keep && first };
+        if (g)
+            products[count++] = lm_grad_outer(g + (size_t)v * (size_t)dim, some, dim, t->logits + v, (size_t)vocab, x,
+                                              n);
+        products[count++] = (lm_product){ .m = n,
+                                          .n = dim,
+                                          .k = some,
+                                          .a = t->logits + v,
+                                          .ar = (size_t)vocab,
+                                          .ak = 1,
+                                          .b = { lm_weight_stack(w, (size_t)v, some) },
+                                          .c = t->d_head + (size_t)first * (size_t)dim,
+                                          .stride = (size_t)dim,
+                                          .add = v > 0,
+                                          .packed_b = packed[1],
+                                          .is_packed = keep && first };
         lm_products_run(products, count, packed[2], stop, err);
     }
 }
@@ -540,7 +619,9 @@ static void scatter_item(void *arg, int item) {
 }
 
 static void scatter(lm_trainer *t, const lm_weight *table, const int32_t *rows, float by, lm_stop stop, lm_err *err) {
-    if (lm_weight_grad(table)) lm_pool_run(scatter_item, &(scatter_run){ t, rows, lm_weight_grad(table), by }, (t->h.n_embd + COLS - 1) / COLS, stop, err);
+    if (lm_weight_grad(table))
+        lm_pool_run(scatter_item, &(scatter_run){ t, rows, lm_weight_grad(table), by },
+                    (t->h.n_embd + COLS - 1) / COLS, stop, err);
 }
 
 static void drop_embedding_row(const lm_grad_pass *p, int row, const void *arg) {
@@ -551,14 +632,21 @@ static void drop_embedding_row(const lm_grad_pass *p, int row, const void *arg) 
 void lm_grad_backward(lm_trainer *t, lm_stop stop, lm_err *err) {
     lm_grad_pass p = { .t = t };
     const lm_weight *top = t->top;
-    if (top[LM_OUTPUT_NORM].p) norm_backward(&p, whole(t, &top[LM_OUTPUT_NORM], &top[LM_OUTPUT_NORM_BIAS], t->stream, t->final_stat, t->dh, t->dx, 0), stop, err);
+    if (top[LM_OUTPUT_NORM].p)
+        norm_backward(&p,
+                      whole(t, &top[LM_OUTPUT_NORM], &top[LM_OUTPUT_NORM_BIAS], t->stream, t->final_stat, t->dh,
+                            t->dx, 0),
+                      stop, err);
     else memcpy(t->dx, t->dh, (size_t)t->n * (size_t)t->h.n_embd * sizeof(float));
     for (int layer = t->h.n_layers - 1; layer >= 0 && !err->code; layer--) {
         if (t->o.recompute) layer_forward(t, layer, stop, err);
         layer_backward(t, layer, stop, err);
     }
     if (t->o.dropout > 0 && t->is_training) lm_grad_rows(&p, drop_embedding_row, NULL, t->n, stop, err);
-    if (top[LM_EMBD_NORM].p) norm_backward(&p, whole(t, &top[LM_EMBD_NORM], &top[LM_EMBD_NORM_BIAS], t->embd, t->embd_stat, t->dx, t->dx, 0), stop, err);
+    if (top[LM_EMBD_NORM].p)
+        norm_backward(&p,
+                      whole(t, &top[LM_EMBD_NORM], &top[LM_EMBD_NORM_BIAS], t->embd, t->embd_stat, t->dx, t->dx, 0),
+                      stop, err);
     scatter(t, &t->top[LM_TOKEN_EMBD], t->ids, t->h.embd_scale, stop, err);
     scatter(t, &t->top[LM_POS_EMBD], t->pos, 1, stop, err);
     scatter(t, &t->top[LM_TYPE_EMBD], NULL, 1, stop, err);

@@ -68,7 +68,9 @@ static double run(lm_trainer *t, void (*fn)(void *, int), sweep *s, lm_stop stop
 
 void lm_optim_zero(lm_trainer *t, lm_stop stop, lm_err *err) { run(t, zero_item, &(sweep){0}, stop, err); }
 
-double lm_optim_norm(lm_trainer *t, lm_stop stop, lm_err *err) { return sqrt(run(t, square_item, &(sweep){0}, stop, err)); }
+double lm_optim_norm(lm_trainer *t, lm_stop stop, lm_err *err) {
+    return sqrt(run(t, square_item, &(sweep){ 0 }, stop, err));
+}
 
 void lm_optim_step(lm_trainer *t, double lr, double clip, lm_stop stop, lm_err *err) {
     const lm_train_options *o = &t->o;

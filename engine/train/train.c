@@ -20,7 +20,8 @@ static void check_options(const lm_train_options *o, lm_err *err) {
     };
     for (int i = 0; i < LM_COUNT(ranges); i++) {
         if (ranges[i].x >= ranges[i].min && ranges[i].x <= ranges[i].max) continue;
-        lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", ranges[i].name, ranges[i].x, ranges[i].min, ranges[i].max);
+        lm_err_set(err, LM_ERROR, "%s %g is out of range (%g to %g)", ranges[i].name, ranges[i].x, ranges[i].min,
+                   ranges[i].max);
     }
 }
 
@@ -36,7 +37,8 @@ static unsigned read_targets(const char *list, lm_err *err) {
         int i = 0;
         while (i < LM_COUNT(targets) && (strlen(targets[i].name) != n || memcmp(targets[i].name, at, n))) i++;
         if (i == LM_COUNT(targets)) {
-            lm_err_set(err, LM_ERROR, "lora target %.*s is not known (have: q, k, v, o, gate, up, down)", (int)LM_MIN(n, 40), at);
+            lm_err_set(err, LM_ERROR, "lora target %.*s is not known (have: q, k, v, o, gate, up, down)",
+                       (int)LM_MIN(n, 40), at);
             return 0;
         }
         slots |= 1u << targets[i].slot;
@@ -47,7 +49,8 @@ static unsigned read_targets(const char *list, lm_err *err) {
 }
 
 /* Add one of an adapter's two matrices; return its number. */
-static int add_adapter(lm_trainer *t, const lm_param *base, const char *suffix, int64_t cols, int64_t rows, lm_err *err) {
+static int add_adapter(lm_trainer *t, const lm_param *base, const char *suffix, int64_t cols, int64_t rows,
+                       lm_err *err) {
     lm_param *p = &t->params[t->n_params];
     char name[2 * LM_NAME_MAX];
     int n = snprintf(name, sizeof name, "%s.%s", base->info.name, suffix);
@@ -66,7 +69,8 @@ static int add_adapter(lm_trainer *t, const lm_param *base, const char *suffix, 
 
 /* A tensor that is several weights gets one for them all, at the first. */
 static void add_adapters(lm_trainer *t, lm_weight *w, size_t *mid, lm_err *err) {
-    int rank = t->o.lora_rank, a = add_adapter(t, w->p, "lora_a", w->cols, rank, err), b = add_adapter(t, w->p, "lora_b", rank, w->p->info.ne[1], err);
+    int rank = t->o.lora_rank, a = add_adapter(t, w->p, "lora_a", w->cols, rank, err),
+        b = add_adapter(t, w->p, "lora_b", rank, w->p->info.ne[1], err);
     w->down = &t->params[a];
     w->up = &t->params[b];
     w->mid = *mid;
@@ -97,7 +101,9 @@ static int bind_part(lm_weight *w, const int *at, int s, int n_slots) {
 }
 
 /* The bits of a slot and of those that share its tensor from it on. */
-static unsigned targeted(const int *at, int s, int n_slots, int slot) { return ((2u << same_behind(at, s, n_slots)) - 1) << slot; }
+static unsigned targeted(const int *at, int s, int n_slots, int slot) {
+    return ((2u << same_behind(at, s, n_slots)) - 1) << slot;
+}
 
 /* Bind tensors to slots and settle what is trained. Nothing large is allocated yet. */
 static void plan(lm_trainer *t, const lm_source *src, const lm_train_options *options, lm_err *err) {
@@ -112,7 +118,8 @@ static void plan(lm_trainer *t, const lm_source *src, const lm_train_options *op
     if (!t->arch) lm_err_set(err, LM_ERROR, "architecture %.40s is not supported", src->arch);
     else lm_hparams_read(&t->h, t->arch, src->hparams, src->hparams_n, err);
     if (err->code) return;
-    int n_slots = t->h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS, n_stored = lm_hparams_n_stored(&t->h), n_most = src->n_tensors + (slots ? 2 * t->h.n_layers * LM_COUNT(targets) : 0);
+    int n_slots = t->h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS, n_stored = lm_hparams_n_stored(&t->h),
+        n_most = src->n_tensors + (slots ? 2 * t->h.n_layers * LM_COUNT(targets) : 0);
     int *at = lm_alloc(sizeof *at * (size_t)n_slots, err);
     t->layer = lm_calloc((size_t)t->h.n_layers, sizeof *t->layer, err);
     t->params = lm_calloc((size_t)LM_MAX(n_most, 1), sizeof *t->params, err);
@@ -163,8 +170,12 @@ static void room(carver *c, void *out, uint64_t n, size_t size) {
 }
 
 /* What stands side by side: of queries, keys and values; of gate and up, for each expert a row meets. */
-static uint64_t pairs_of(const lm_hparams *h, uint64_t rows) { return rows * (uint64_t)(h->n_experts ? h->n_active : 1); }
-static uint64_t width_up(const lm_trainer *t) { return (uint64_t)t->h.n_ff * (t->layer[0][LM_GATE].p || t->h.n_experts ? 2 : 1); }
+static uint64_t pairs_of(const lm_hparams *h, uint64_t rows) {
+    return rows * (uint64_t)(h->n_experts ? h->n_active : 1);
+}
+static uint64_t width_up(const lm_trainer *t) {
+    return (uint64_t)t->h.n_ff * (t->layer[0][LM_GATE].p || t->h.n_experts ? 2 : 1);
+}
 
 static size_t mids_of(const lm_trainer *t, int layer) {
     size_t n = 0;
@@ -194,7 +205,9 @@ static void room_for_acts(carver *c, int layer) {
     const lm_hparams *h = &t->h;
     const lm_weight *w = t->layer[layer];
     lm_acts *a = t->acts ? &t->acts[layer] : &(lm_acts){0};
-    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = (uint64_t)h->n_heads * (uint64_t)h->head_dim, kv = (uint64_t)h->n_kv_heads * (uint64_t)h->head_dim;
+    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd,
+             heads = (uint64_t)h->n_heads * (uint64_t)h->head_dim,
+             kv = (uint64_t)h->n_kv_heads * (uint64_t)h->head_dim;
     uint64_t pairs = pairs_of(h, n);
     size_t f = sizeof(float);
     if (t->o.recompute && layer > 0) {
@@ -208,7 +221,9 @@ static void room_for_acts(carver *c, int layer) {
     if (w[LM_ATTN_NORM].p) room(c, &a->h, n * embd, f), room(c, &a->stat, n * 2, f);
     else a->h = a->x;
     room(c, &a->qkv, n * (heads + 2 * kv), f);
-    if (w[LM_Q_NORM].p) room(c, &a->raw_qk, n * (heads + kv), f), room(c, &a->qk_stat, 2 * n * (uint64_t)(h->n_heads + h->n_kv_heads), f);
+    if (w[LM_Q_NORM].p)
+        room(c, &a->raw_qk, n * (heads + kv), f),
+            room(c, &a->qk_stat, 2 * n * (uint64_t)(h->n_heads + h->n_kv_heads), f);
     room(c, &a->mixed, n * heads, f);
     room(c, &a->log_sum, n * (uint64_t)h->n_heads, f);
     a->attn = a->ffn = t->delta;
@@ -220,7 +235,8 @@ static void room_for_acts(carver *c, int layer) {
     room(c, &a->gu, pairs * width_up(t), f);
     room(c, &a->act, pairs * (uint64_t)h->n_ff, f);
     if (h->n_experts) {
-        room(c, &a->probs, n * (uint64_t)h->n_experts, f), room(c, &a->first, (uint64_t)h->n_experts + 1, sizeof(int32_t));
+        room(c, &a->probs, n * (uint64_t)h->n_experts, f),
+            room(c, &a->first, (uint64_t)h->n_experts + 1, sizeof(int32_t));
         room(c, &a->expert, pairs, sizeof(int32_t)), room(c, &a->share, pairs, f);
         room(c, &a->column, pairs, sizeof(int32_t)), room(c, &a->pair, pairs, sizeof(int32_t));
     }
@@ -232,23 +248,34 @@ static void room_for_acts(carver *c, int layer) {
 /* The most that the products of one run pack. */
 static uint64_t packed_floats(const lm_trainer *t) {
     const lm_hparams *h = &t->h;
-    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = lm_width_heads(h), most = 0, pairs = pairs_of(h, n), ff = (uint64_t)h->n_ff;
-    struct { uint64_t n, in, out; } shapes[] = { { n, embd, lm_width_qkv(h) }, { n, heads, embd }, { pairs, embd, width_up(t) }, { pairs, ff, embd },
-                                                 { n, embd, (uint64_t)h->n_experts } };
+    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = lm_width_heads(h), most = 0,
+             pairs = pairs_of(h, n), ff = (uint64_t)h->n_ff;
+    struct {
+        uint64_t n, in, out;
+    } shapes[] = { { n, embd, lm_width_qkv(h) },
+                   { n, heads, embd },
+                   { pairs, embd, width_up(t) },
+                   { pairs, ff, embd },
+                   { n, embd, (uint64_t)h->n_experts } };
     for (int i = 0; i < LM_COUNT(shapes); i++) {        /* the weights, and both factors of their gradients */
         uint64_t in = shapes[i].in + 16, out = shapes[i].out + 64;
         most = LM_MAX(most, in * out + shapes[i].n * (in + out + 2 * (uint64_t)t->o.lora_rank));
     }
     uint64_t block = (uint64_t)t->vocab_block + 16, rows = (uint64_t)t->panel_rows, texts = (uint64_t)t->max_pairs + 16;
-    return LM_MAX(LM_MAX(most, 2 * block * (embd + 16) + rows * (block + embd + 16)), 2 * texts * (embd + 16) + texts * texts) + 64;
+    return LM_MAX(LM_MAX(most, 2 * block * (embd + 16) + rows * (block + embd + 16)),
+                  2 * texts * (embd + 16) + texts * texts)
+           + 64;
 }
 
 static void room_for_all(carver *c) {
     lm_trainer *t = c->t;
     const lm_hparams *h = &t->h;
-    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, pairs = h->n_experts ? pairs_of(h, n) : 0, experts = (uint64_t)h->n_experts;
-    uint64_t wide = LM_MAX(lm_width_qkv(h), pairs_of(h, 1) * width_up(t)), wide2 = LM_MAX(lm_width_heads(h), pairs_of(h, (uint64_t)h->n_ff));
-    uint64_t logits = (uint64_t)t->panel_rows * (uint64_t)t->vocab, cosines = (uint64_t)t->max_pairs * (uint64_t)t->max_pairs;
+    uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, pairs = h->n_experts ? pairs_of(h, n) : 0,
+             experts = (uint64_t)h->n_experts;
+    uint64_t wide = LM_MAX(lm_width_qkv(h), pairs_of(h, 1) * width_up(t)),
+             wide2 = LM_MAX(lm_width_heads(h), pairs_of(h, (uint64_t)h->n_ff));
+    uint64_t logits = (uint64_t)t->panel_rows * (uint64_t)t->vocab,
+             cosines = (uint64_t)t->max_pairs * (uint64_t)t->max_pairs;
     size_t f = sizeof(float);
     room_for_params(c);
     room(c, &t->delta, n * embd, f);
@@ -294,7 +321,8 @@ static void fill_angles(lm_trainer *t, int local, const float *factors) {
     const lm_hparams *h = &t->h;
     int half = h->n_rot / 2;
     for (int i = 0; i < half; i++) {
-        double scale = local ? 1 : (double)h->rope_scale, base = local ? (double)h->rope_base_local : (double)h->rope_base;
+        double scale = local ? 1 : (double)h->rope_scale,
+               base = local ? (double)h->rope_base_local : (double)h->rope_base;
         double radians = scale * lm_pow(base, -2.0 * i / h->n_rot), s, c;
         if (factors) radians /= (double)factors[i];
         for (int pos = 0; pos < LM_MIN(t->max_rows, h->n_ctx); pos++) {
@@ -311,14 +339,16 @@ static void begin_adapter(const lm_trainer *t, lm_param *p, uint64_t which) {
     double limit = 1 / sqrt((double)p->info.ne[0]);
     uint64_t seed = (t->o.seed + 1) * 0x9E3779B97F4A7C15u ^ (which << 40);
     for (int64_t i = 0; i < p->info.n_params; i++) {
-        p->data[LM_TRAIN_VALUE][i] = is_a ? (float)(((double)(lm_random_at(seed, (uint64_t)i) >> 11) / 4503599627370496.0 - 1) * limit) : 0;
+        p->data[LM_TRAIN_VALUE][i] =
+            is_a ? (float)(((double)(lm_random_at(seed, (uint64_t)i) >> 11) / 4503599627370496.0 - 1) * limit) : 0;
     }
 }
 
 static int64_t rows_of(const lm_tensor *t) { return t->n_params / t->ne[0]; }
 
 /* Read a tensor that is trained, decoded; a piece is whole rows. */
-static void read_values(const lm_source *src, int i, lm_param *p, uint8_t *buffer, size_t row_bytes, lm_stop stop, lm_err *err) {
+static void read_values(const lm_source *src, int i, lm_param *p, uint8_t *buffer, size_t row_bytes, lm_stop stop,
+                        lm_err *err) {
     const lm_dtype *dtype = lm_dtype_find(p->info.dtype);
     size_t cols = (size_t)p->info.ne[0];
     for (int64_t row = 0; row < rows_of(&p->info) && !err->code; row++) {
@@ -330,7 +360,8 @@ static void read_values(const lm_source *src, int i, lm_param *p, uint8_t *buffe
 
 static void read_tensors(lm_trainer *t, const lm_source *src, lm_stop stop, lm_err *err) {
     size_t most = 0;
-    for (int i = 0; i < src->n_tensors; i++) most = LM_MAX(most, (size_t)(t->params[i].info.n_bytes / rows_of(&t->params[i].info)));
+    for (int i = 0; i < src->n_tensors; i++)
+        most = LM_MAX(most, (size_t)(t->params[i].info.n_bytes / rows_of(&t->params[i].info)));
     uint8_t *buffer = lm_alloc(most, err);
     for (int i = 0; i < t->n_params && !err->code; i++) {
         lm_param *p = &t->params[i];
@@ -345,7 +376,8 @@ static void read_tensors(lm_trainer *t, const lm_source *src, lm_stop stop, lm_e
                 if (row % 64 == 0 && stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
             }
         }
-        for (int what = LM_TRAIN_GRAD; p->data[0] && what <= LM_TRAIN_V; what++) memset(p->data[what], 0, (size_t)p->info.n_params * sizeof(float));
+        for (int what = LM_TRAIN_GRAD; p->data[0] && what <= LM_TRAIN_V; what++)
+            memset(p->data[what], 0, (size_t)p->info.n_params * sizeof(float));
         if (!p->data[0]) continue;
         p->info.dtype = LM_F32;
         lm_tensor_measure(&p->info, err);
@@ -371,8 +403,10 @@ lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options
     plan(t, src, options, err);
     uint64_t bytes = err->code ? 0 : measure(t, err), limit = lm_mem_limit(), used = lm_mem_used();
     if (limit && used + bytes > limit) {
-        lm_err_set(err, LM_NOMEM, "memory_limit %llu bytes: training takes %llu more than the %llu in use (fewer batch_tokens, or recompute, take less)",
-                   (unsigned long long)limit, (unsigned long long)bytes, (unsigned long long)used);
+        lm_err_set(
+            err, LM_NOMEM,
+            "memory_limit %llu bytes: training takes %llu more than the %llu in use (fewer batch_tokens, or recompute, take less)",
+            (unsigned long long)limit, (unsigned long long)bytes, (unsigned long long)used);
     }
     if (!err->code) {
         t->acts = lm_calloc((size_t)t->h.n_layers, sizeof *t->acts, err);
@@ -383,7 +417,8 @@ lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options
     if (!err->code) read_tensors(t, src, stop, err);
     if (!err->code) {
         const lm_param *factors = t->top[LM_ROPE_FREQS].p;
-        for (int local = 0; local < 2 && t->cosine[local]; local++) fill_angles(t, local, factors ? (const float *)factors->raw : NULL);
+        for (int local = 0; local < 2 && t->cosine[local]; local++)
+            fill_angles(t, local, factors ? (const float *)factors->raw : NULL);
         return t;
     }
     lm_trainer_free(t);
@@ -419,14 +454,15 @@ static double check_batch(const lm_trainer *t, const lm_train_batch *b, int firs
     int most = t->h.n_text && t->arch->is_encoder ? LM_MIN(t->h.n_text, t->h.n_ctx) : t->h.n_ctx;
     for (int i = 0; i < b->n && !err->code; i++) {
         if (b->lengths[i] < 1 || b->lengths[i] > LM_MIN(most, t->max_rows)) {
-            lm_err_set(err, LM_ERROR, "sequence %d: %d tokens, expected 1 to %d (%s)", i, b->lengths[i], LM_MIN(most, t->max_rows),
-                       most <= t->max_rows ? "the model's context" : "batch_tokens");
+            lm_err_set(err, LM_ERROR, "sequence %d: %d tokens, expected 1 to %d (%s)", i, b->lengths[i],
+                       LM_MIN(most, t->max_rows), most <= t->max_rows ? "the model's context" : "batch_tokens");
             return 0;
         }
         for (int j = 0; j < b->lengths[i] && !err->code; j++, at++) {
             double weight = b->weights ? (double)b->weights[at] : 1;
             if (b->ids[at] < 0 || b->ids[at] >= t->h.n_vocab) {
-                lm_err_set(err, LM_ERROR, "sequence %d: id %d at %d is not in the vocabulary of %d", i, b->ids[at], j, t->h.n_vocab);
+                lm_err_set(err, LM_ERROR, "sequence %d: id %d at %d is not in the vocabulary of %d", i, b->ids[at], j,
+                           t->h.n_vocab);
             } else if (!(weight >= 0 && weight <= 1e6)) {
                 lm_err_set(err, LM_ERROR, "sequence %d: weight %g at %d is out of range (0 to 1e6)", i, weight, j);
             } else if (j >= first) {
@@ -455,7 +491,8 @@ static void set_part(lm_trainer *t, const lm_train_batch *b, int *seq, size_t *a
     *at += (size_t)t->n;
 }
 
-static void start_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
+static void start_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_train_result *out, lm_stop stop,
+                        lm_err *err) {
     t->is_training = backward;
     t->total_rows = 0;
     for (int i = 0; i < b->n && !err->code; i++) t->total_rows += b->lengths[i];
@@ -479,11 +516,13 @@ static void end_batch(lm_trainer *t, double loss, int backward, lm_train_result 
     if (!err->code && !(out->grad_norm - out->grad_norm == 0)) lm_err_set(err, LM_ERROR, "the gradient is not finite");
 }
 
-static void run_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
+static void run_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_train_result *out, lm_stop stop,
+                      lm_err *err) {
     unsigned fp = lm_fp_enter();
     double loss = 0;
     size_t at = 0;
-    if (t->arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model predicts no next token: it is trained on pairs", t->arch->name);
+    if (t->arch->is_encoder)
+        lm_err_set(err, LM_ERROR, "a %s model predicts no next token: it is trained on pairs", t->arch->name);
     t->total_weight = check_batch(t, b, 1, err);
     if (!err->code && !(t->total_weight > 0)) lm_err_set(err, LM_ERROR, "a batch without a token to learn");
     start_batch(t, b, backward, out, stop, err);
@@ -500,18 +539,25 @@ static void run_batch(lm_trainer *t, const lm_train_batch *b, int backward, lm_t
     lm_fp_leave(fp);
 }
 
-void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) { run_batch(t, batch, 0, out, stop, err); }
-void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) { run_batch(t, batch, 1, out, stop, err); }
+void lm_trainer_loss(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop, lm_err *err) {
+    run_batch(t, batch, 0, out, stop, err);
+}
+void lm_trainer_gradients(lm_trainer *t, const lm_train_batch *batch, lm_train_result *out, lm_stop stop,
+                          lm_err *err) {
+    run_batch(t, batch, 1, out, stop, err);
+}
 
 static void check_pairs(const lm_trainer *t, const lm_pair_batch *pairs, const lm_train_batch *texts, lm_err *err) {
     if (pairs->n < 2 || pairs->n > t->max_pairs) {
-        lm_err_set(err, LM_ERROR, "%d pairs in a batch, expected 2 to %d (%s)", pairs->n, t->max_pairs, t->max_pairs < LM_PAIRS_MAX ? "half of batch_tokens" : "the most there can be");
+        lm_err_set(err, LM_ERROR, "%d pairs in a batch, expected 2 to %d (%s)", pairs->n, t->max_pairs,
+                   t->max_pairs < LM_PAIRS_MAX ? "half of batch_tokens" : "the most there can be");
         return;
     }
     check_batch(t, texts, 0, err);
 }
 
-static void run_pairs(lm_trainer *t, const lm_pair_batch *pairs, int backward, lm_train_result *out, lm_stop stop, lm_err *err) {
+static void run_pairs(lm_trainer *t, const lm_pair_batch *pairs, int backward, lm_train_result *out, lm_stop stop,
+                      lm_err *err) {
     lm_train_batch texts = { pairs->ids, NULL, pairs->lengths, 2 * pairs->n };
     unsigned fp = lm_fp_enter();
     int n_parts = 0;
@@ -539,8 +585,14 @@ static void run_pairs(lm_trainer *t, const lm_pair_batch *pairs, int backward, l
     lm_fp_leave(fp);
 }
 
-void lm_trainer_pair_loss(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err) { run_pairs(t, pairs, 0, out, stop, err); }
-void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop, lm_err *err) { run_pairs(t, pairs, 1, out, stop, err); }
+void lm_trainer_pair_loss(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop,
+                          lm_err *err) {
+    run_pairs(t, pairs, 0, out, stop, err);
+}
+void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_train_result *out, lm_stop stop,
+                               lm_err *err) {
+    run_pairs(t, pairs, 1, out, stop, err);
+}
 
 /* Put the step in front of a message that says what went wrong with its numbers. */
 static void blame_step(const lm_trainer *t, double lr, lm_err *err) {
@@ -563,14 +615,16 @@ static void check_rate(double lr, lm_err *err) {
     if (!(lr >= 0 && lr <= 1e12)) lm_err_set(err, LM_ERROR, "a learning rate of %g is out of range (0 to 1e12)", lr);
 }
 
-void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_train_result *out, lm_stop stop, lm_err *err) {
+void lm_trainer_step(lm_trainer *t, const lm_train_batch *batch, double lr, lm_train_result *out, lm_stop stop,
+                     lm_err *err) {
     if (err->code) return;
     check_rate(lr, err);
     run_batch(t, batch, 1, out, stop, err);
     take_step(t, lr, out, stop, err);
 }
 
-void lm_trainer_pair_step(lm_trainer *t, const lm_pair_batch *pairs, double lr, lm_train_result *out, lm_stop stop, lm_err *err) {
+void lm_trainer_pair_step(lm_trainer *t, const lm_pair_batch *pairs, double lr, lm_train_result *out, lm_stop stop,
+                          lm_err *err) {
     if (err->code) return;
     check_rate(lr, err);
     run_pairs(t, pairs, 1, out, stop, err);

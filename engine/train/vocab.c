@@ -124,7 +124,9 @@ static void add_word(lm_vocab *v, const char *text, size_t n, lm_err *err) {
         v->words[slot->id].count++;
         return;
     }
-    if (v->bytes.n + n > WORDS_MAX || !lm_grow((void **)&v->words, v->n_words, &v->words_cap, 1, sizeof *v->words, err)) return;
+    if (v->bytes.n + n > WORDS_MAX
+        || !lm_grow((void **)&v->words, v->n_words, &v->words_cap, 1, sizeof *v->words, err))
+        return;
     size_t at = v->bytes.n;
     lm_buf_append(&v->bytes, text, n, err);
     if (err->code) return;
@@ -138,7 +140,8 @@ static void add_words(lm_vocab *v, const char *text, size_t n, lm_err *err) {
     for (size_t at = 0; at < n && !err->code;) {
         size_t end = lm_regex_match(v->pattern, &run, text, at, n, err);
         worked(v, end - at, err);
-        for (; at < end && !err->code; at += LM_MIN(end - at, WORD_MAX)) add_word(v, text + at, LM_MIN(end - at, WORD_MAX), err);
+        for (; at < end && !err->code; at += LM_MIN(end - at, WORD_MAX))
+            add_word(v, text + at, LM_MIN(end - at, WORD_MAX), err);
     }
     lm_regex_end(&run);
 }
@@ -361,12 +364,14 @@ static void begin(lm_vocab *v, lm_err *err) {
 
 void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err) {
     if (err->code) return;
-    if (size < N_BYTES + 1 || size > 1 << 24) lm_err_set(err, LM_ERROR, "a vocabulary of %d tokens: expected %d to %d", size, N_BYTES + 1, 1 << 24);
+    if (size < N_BYTES + 1 || size > 1 << 24)
+        lm_err_set(err, LM_ERROR, "a vocabulary of %d tokens: expected %d to %d", size, N_BYTES + 1, 1 << 24);
     if (v->piece_at.n) lm_err_set(err, LM_ERROR, "a vocabulary is trained once");
     v->stop = stop;
     lm_ids_append(&v->piece_at, 0, err);
     if (!err->code) begin(v, err);
-    for (int32_t id; lm_vocab_count(v) < size && !err->code && (id = take_best(v, err)) != NONE;) merge_pair(v, id, err);
+    for (int32_t id; lm_vocab_count(v) < size && !err->code && (id = take_best(v, err)) != NONE;)
+        merge_pair(v, id, err);
 }
 
 lm_vocab *lm_vocab_new(lm_err *err) {
@@ -449,7 +454,8 @@ void lm_vocab_write(const lm_vocab *v, lm_buf *meta, lm_err *err) {
         lm_buf_append(meta, text.data, text.n, err);
     }
     put_array(meta, "tokenizer.ggml.token_type", LM_META_I32, n, err);
-    for (int32_t id = 0; id < n && !err->code; id++) lm_meta_put(meta, id + 1 < n ? LM_TOK_NORMAL : LM_TOK_CONTROL, 4, err);
+    for (int32_t id = 0; id < n && !err->code; id++)
+        lm_meta_put(meta, id + 1 < n ? LM_TOK_NORMAL : LM_TOK_CONTROL, 4, err);
     put_array(meta, "tokenizer.ggml.merges", LM_META_TEXT, lm_vocab_n_merges(v), err);
     for (int i = 0; i < lm_vocab_n_merges(v) && !err->code; i++) {
         text.n = 0;
