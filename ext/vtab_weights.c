@@ -149,6 +149,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     cur->row = cur->high[0] = 0;
     if (!has_tensor || model_null || err.code) return lm_vtab_fail(base->pVtab, &err);
     open_tensor(&cur->cells, ((lm_vtab *)base->pVtab)->c, has_model ? model.text : NULL, tensor.text, &err);
+    if (err.code) return lm_vtab_fail(base->pVtab, &err);
     cur->first_rowid = first_rowid(&cur->cells);
     cur->low[0] = cur->low[1] = 0;
     cur->high[0] = cur->cells.rows;
