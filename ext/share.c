@@ -204,8 +204,10 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
     lm_shared *s = lm_calloc(1, sizeof *s, err);
     if (!s) return NULL;
     s->calls = 1;
+    int autocommit = sqlite3_get_autocommit(c->db);
     s->model = lm_store_build(c, f, s->digest, err);
-    if (err->code == LM_NOMEM && give_room()) {
+    /* Where SQLite itself found no memory it has undone the transaction: the rows of before are not there any more. */
+    if (err->code == LM_NOMEM && sqlite3_get_autocommit(c->db) == autocommit && give_room()) {
         *err = (lm_err){0};
         s->model = lm_store_build(c, f, s->digest, err);
     }
