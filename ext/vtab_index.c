@@ -266,22 +266,9 @@ static int rename_index(sqlite3_vtab *vtab, const char *name) {
 static int is_shadow(const char *suffix) { return !sqlite3_stricmp(suffix, "config"); }
 
 static const sqlite3_module module = {
-    .iVersion = 3,
-    .xCreate = create,
-    .xConnect = connect,
-    .xBestIndex = best_index,
-    .xDisconnect = disconnect,
-    .xDestroy = destroy,
-    .xOpen = open_cursor,
-    .xClose = close_cursor,
-    .xFilter = filter,
-    .xNext = next,
-    .xEof = eof,
-    .xColumn = column,
-    .xRowid = rowid,
-    .xUpdate = update,
-    .xRename = rename_index,
-    .xShadowName = is_shadow,
+    .iVersion = 3, .xCreate = create, .xConnect = connect, .xBestIndex = best_index, .xDisconnect = disconnect,
+    .xDestroy = destroy, .xOpen = open_cursor, .xClose = close_cursor, .xFilter = filter, .xNext = next, .xEof = eof,
+    .xColumn = column, .xRowid = rowid, .xUpdate = update, .xRename = rename_index, .xShadowName = is_shadow,
 };
 
 int lm_vtab_index_register(lm_conn *c) { return lm_register_table(c, "lm_index", &module); }

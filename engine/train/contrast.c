@@ -70,16 +70,8 @@ double lm_contrast_loss(lm_trainer *t, int n, int backward, lm_stop stop, lm_err
     for (int way = 0; way < 2; way++) {         /* each a looks for its b, then each b for its a */
         const float *x = t->head + (way ? dim : 0), *y = t->head + (way ? 0 : dim);
         float *dx = t->d_head + (way ? dim : 0), *dy = t->d_head + (way ? 0 : dim);
-        lm_product cosines = { .m = n,
-                               .n = n,
-                               .k = dim,
-                               .a = x,
-                               .ar = stride,
-                               .ak = 1,
-                               .b = { lm_floats_stack(y, n, stride) },
-                               .b_turned = 1,
-                               .c = t->logits,
-                               .stride = (size_t)n };
+        lm_product cosines = lm_grad_output(x, n, dim, lm_floats_stack(y, n, stride), t->logits, (size_t)n);
+        cosines.ar = stride;
         lm_product back[] = {
             { .m = n, .n = dim, .k = n, .a = t->logits, .ar = (size_t)n, .ak = 1, .b = { lm_floats_stack(y, n, stride) }, .c = dx, .stride = stride, .add = way },
             { .m = n, .n = dim, .k = n, .a = t->logits, .ar = 1, .ak = (size_t)n, .b = { lm_floats_stack(x, n, stride) }, .c = dy, .stride = stride, .add = way },

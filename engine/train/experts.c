@@ -124,16 +124,8 @@ void lm_experts_forward(const lm_grad_pass *p, lm_stop stop, lm_err *err) {
     const lm_acts *a = p->a;
     int embd = t->h.n_embd, ff = t->h.n_ff, pairs = t->n * t->h.n_active;
     queue q = { .t = t };
-    lm_product logits = { .m = t->n,
-                          .n = router->rows,
-                          .k = embd,
-                          .a = a->h2,
-                          .ar = (size_t)embd,
-                          .ak = 1,
-                          .b = { lm_weight_stack(router, 0, router->rows) },
-                          .b_turned = 1,
-                          .c = a->probs,
-                          .stride = (size_t)router->rows };
+    lm_product logits = lm_grad_output(a->h2, t->n, embd, lm_weight_stack(router, 0, router->rows), a->probs,
+                                       (size_t)router->rows);
     lm_products_run(&logits, 1, t->packed, stop, err);
     lm_grad_rows(p, route_row, NULL, t->n, stop, err);
     if (err->code) return;
@@ -144,33 +136,20 @@ void lm_experts_forward(const lm_grad_pass *p, lm_stop stop, lm_err *err) {
     lm_grad_rows(p, gather_pair, &(gather){ a->h2, t->pair_x }, pairs, stop, err);
     for (int e = 0; e < t->h.n_experts; e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = { .m = count_of(a, e),
-                               .n = 2 * ff,
-                               .k = embd,
-                               .a = t->pair_x + at * (size_t)embd,
-                               .ar = (size_t)embd,
-                               .ak = 1,
-                               .b = { lm_weight_stack(gate, rows_before(gate, e), ff),
-                                      lm_weight_stack(up, rows_before(up, e), ff) },
-                               .b_turned = 1,
-                               .c = a->gu + at * 2 * (size_t)ff,
-                               .stride = 2 * (size_t)ff };
+        lm_stack gates = lm_weight_stack(gate, rows_before(gate, e), ff);
+        lm_product product = lm_grad_output(t->pair_x + at * (size_t)embd, count_of(a, e), embd, gates,
+                                            a->gu + at * 2 * (size_t)ff, 2 * (size_t)ff);
+        product.b[1] = lm_weight_stack(up, rows_before(up, e), ff);
+        product.n = 2 * ff;
         if (product.m) enqueue(&q, &product, 1, stop, err);
     }
     flush(&q, stop, err);
     lm_grad_rows(p, act_pair, NULL, pairs, stop, err);
     for (int e = 0; e < t->h.n_experts; e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = { .m = count_of(a, e),
-                               .n = embd,
-                               .k = ff,
-                               .a = a->act + at * (size_t)ff,
-                               .ar = (size_t)ff,
-                               .ak = 1,
-                               .b = { lm_weight_stack(down, rows_before(down, e), embd) },
-                               .b_turned = 1,
-                               .c = t->pair_d + at * (size_t)embd,
-                               .stride = (size_t)embd };
+        lm_product product = lm_grad_output(a->act + at * (size_t)ff, count_of(a, e), ff,
+                                            lm_weight_stack(down, rows_before(down, e), embd),
+                                            t->pair_d + at * (size_t)embd, (size_t)embd);
         if (product.m) enqueue(&q, &product, 1, stop, err);
     }
     flush(&q, stop, err);
@@ -221,15 +200,8 @@ void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm
     lm_grad_rows(p, gather_pair, &(gather){ d, t->pair_d }, pairs, stop, err);
     for (int e = 0; e < n_experts && !err->code; e++) {
         size_t at = (size_t)a->first[e];
-        lm_product product = { .m = count_of(a, e),
-                               .n = ff,
-                               .k = embd,
-                               .a = t->pair_d + at * (size_t)embd,
-                               .ar = (size_t)embd,
-                               .ak = 1,
-                               .b = { lm_weight_stack(down, rows_before(down, e), embd) },
-                               .c = t->d_wide2 + at * (size_t)ff,
-                               .stride = (size_t)ff };
+        lm_product product = lm_grad_input(t->d_wide2 + at * (size_t)ff, count_of(a, e), ff, t->pair_d + at * (size_t)embd,
+                                           (size_t)embd, lm_weight_stack(down, rows_before(down, e), embd), 0);
         if (product.m) enqueue(&q, &product, 1, stop, err);
     }
     flush(&q, stop, err);
@@ -252,23 +224,17 @@ void lm_experts_backward(const lm_grad_pass *p, const float *d, lm_stop stop, lm
             products[count] = lm_grad_outer(grad_of(up, e), ff, embd, d_gu + ff, wide, x, n);
             products[count++].same_b = 1;
         }
-        products[count++] = (lm_product){ .m = n,
-                                          .n = embd,
-                                          .k = 2 * ff,
-                                          .a = d_gu,
-                                          .ar = wide,
-                                          .ak = 1,
-                                          .b = { lm_weight_stack(gate, rows_before(gate, e), ff),
-                                                 lm_weight_stack(up, rows_before(up, e), ff) },
-                                          .c = t->pair_d + at * (size_t)embd,
-                                          .stride = (size_t)embd };
+        products[count] = lm_grad_input(t->pair_d + at * (size_t)embd, n, embd, d_gu, wide,
+                                        lm_weight_stack(gate, rows_before(gate, e), ff), 0);
+        products[count].b[1] = lm_weight_stack(up, rows_before(up, e), ff);
+        products[count++].k = 2 * ff;
         enqueue(&q, products, count, stop, err);
     }
     flush(&q, stop, err);
     lm_grad_rows(p, sum_row, &(sum_run){ t->pair_d, t->dh, 0 }, t->n, stop, err);
     lm_grad_rows(p, route_back_row, NULL, t->n, stop, err);
-    lm_product input = { .m = t->n, .n = embd, .k = n_experts, .a = t->d_logits, .ar = (size_t)n_experts, .ak = 1,
-                         .b = { lm_weight_stack(router, 0, n_experts) }, .c = t->dh, .stride = (size_t)embd, .add = 1 };
+    lm_product input = lm_grad_input(t->dh, t->n, embd, t->d_logits, (size_t)n_experts,
+                                     lm_weight_stack(router, 0, n_experts), 1);
     lm_products_run(&input, 1, t->packed, stop, err);
     if (!lm_weight_grad(router)) return;
     lm_product weights = lm_grad_outer(lm_weight_grad(router), n_experts, embd, t->d_logits, (size_t)n_experts, a->h2,

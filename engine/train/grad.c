@@ -149,27 +149,9 @@ static void forward(const lm_grad_pass *p, side s, const float *x, float *out, l
         const lm_weight *w = s.w[i];
         if (!w->down) continue;
         struct { float *x; int n; } mid = { p->a->mids + w->mid * (size_t)t->max_rows, rank };
-        lm_product down = { .m = n,
-                            .n = rank,
-                            .k = cols,
-                            .a = x,
-                            .ar = (size_t)cols,
-                            .ak = 1,
-                            .b = { lm_param_stack(w->down, 0, rank) },
-                            .b_turned = 1,
-                            .c = mid.x,
-                            .stride = (size_t)rank };
-        lm_product up = { .m = n,
-                          .n = up_rows(w),
-                          .k = rank,
-                          .a = mid.x,
-                          .ar = (size_t)rank,
-                          .ak = 1,
-                          .b = { lm_param_stack(w->up, 0, up_rows(w)) },
-                          .b_turned = 1,
-                          .c = out + at,
-                          .stride = product.stride,
-                          .add = 1 };
+        lm_product down = lm_grad_output(x, n, cols, lm_param_stack(w->down, 0, rank), mid.x, (size_t)rank);
+        lm_product up = lm_grad_output(mid.x, n, rank, lm_param_stack(w->up, 0, up_rows(w)), out + at, product.stride);
+        up.add = 1;
         lm_products_run(&down, 1, t->packed, stop, err);
         lm_grad_rows(p, scale_row, &mid, n, stop, err);
         lm_products_run(&up, 1, t->packed, stop, err);
@@ -199,12 +181,14 @@ static void backward(const lm_grad_pass *p, side s, const float *x, const float 
         if (!w->down) continue;
         const float *mid = p->a->mids + w->mid * (size_t)t->max_rows;
         struct { float *x; int n; } d_mid = { t->d_mid, rank };
-        lm_product first[] = { lm_grad_outer(w->up->data[LM_TRAIN_GRAD], up_rows(w), rank, d + at, input.ar, mid, n),
-            { .m = n, .n = rank, .k = up_rows(w), .a = d + at, .ar = input.ar, .ak = 1, .b = { lm_param_stack(w->up, 0, up_rows(w)) }, .c = d_mid.x,
-              .stride = (size_t)rank } };
-        lm_product then[] = { lm_grad_outer(w->down->data[LM_TRAIN_GRAD], rank, cols, d_mid.x, (size_t)rank, x, n),
-            { .m = n, .n = cols, .k = rank, .a = d_mid.x, .ar = (size_t)rank, .ak = 1, .b = { lm_param_stack(w->down, 0, rank) }, .c = dx,
-              .stride = (size_t)cols, .add = 1 } };
+        lm_product first[] = {
+            lm_grad_outer(w->up->data[LM_TRAIN_GRAD], up_rows(w), rank, d + at, input.ar, mid, n),
+            lm_grad_input(d_mid.x, n, rank, d + at, input.ar, lm_param_stack(w->up, 0, up_rows(w)), 0),
+        };
+        lm_product then[] = {
+            lm_grad_outer(w->down->data[LM_TRAIN_GRAD], rank, cols, d_mid.x, (size_t)rank, x, n),
+            lm_grad_input(dx, n, cols, d_mid.x, (size_t)rank, lm_param_stack(w->down, 0, rank), 1),
+        };
         lm_products_run(first, 2, t->packed, stop, err);
         lm_grad_rows(p, scale_row, &d_mid, n, stop, err);
         lm_products_run(then, 2, t->packed, stop, err);
@@ -550,18 +534,9 @@ static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop st
     struct { lm_trainer *t; int first; } r = { t, first };
     for (int v = 0; v < vocab; v += step) {
         int some = LM_MIN(step, vocab - v);
-        lm_product logits = { .m = n,
-                              .n = some,
-                              .k = dim,
-                              .a = x,
-                              .ar = (size_t)dim,
-                              .ak = 1,
-                              .b = { lm_weight_stack(w, (size_t)v, some) },
-                              .b_turned = 1,
-                              .c = t->logits + v,
-                              .stride = (size_t)vocab,
-                              .packed_b = packed[0],
-                              .is_packed = keep && first };
+        lm_product logits = lm_grad_output(x, n, dim, lm_weight_stack(w, (size_t)v, some), t->logits + v, (size_t)vocab);
+        logits.packed_b = packed[0];
+        logits.is_packed = keep && first;
         lm_products_run(&logits, 1, packed[2], stop, err);
     }
     lm_pool_run(loss_item, &r, n, stop, err);
@@ -572,18 +547,10 @@ static void panel_loss(lm_trainer *t, int first, int n, int backward, lm_stop st
         if (g)
             products[count++] = lm_grad_outer(g + (size_t)v * (size_t)dim, some, dim, t->logits + v, (size_t)vocab, x,
                                               n);
-        products[count++] = (lm_product){ .m = n,
-                                          .n = dim,
-                                          .k = some,
-                                          .a = t->logits + v,
-                                          .ar = (size_t)vocab,
-                                          .ak = 1,
-                                          .b = { lm_weight_stack(w, (size_t)v, some) },
-                                          .c = t->d_head + (size_t)first * (size_t)dim,
-                                          .stride = (size_t)dim,
-                                          .add = v > 0,
-                                          .packed_b = packed[1],
-                                          .is_packed = keep && first };
+        products[count] = lm_grad_input(t->d_head + (size_t)first * (size_t)dim, n, dim, t->logits + v, (size_t)vocab,
+                                        lm_weight_stack(w, (size_t)v, some), v > 0);
+        products[count].packed_b = packed[1];
+        products[count++].is_packed = keep && first;
         lm_products_run(products, count, packed[2], stop, err);
     }
 }

@@ -121,6 +121,16 @@ static inline lm_stack lm_param_stack(const lm_param *p, size_t first, int n) {
 static inline lm_stack lm_weight_stack(const lm_weight *w, size_t first, int n) { return lm_param_stack(w->p, w->at / (size_t)w->cols + first, n); }
 static inline lm_stack lm_floats_stack(const float *x, int n, size_t stride) { return (lm_stack){ x, NULL, n, stride }; }
 
+/* out (n, w.n) = x (n, cols) . W', and dx (n, cols) = d (n, w.n) . W or that added to it: w holds rows of W. */
+static inline lm_product lm_grad_output(const float *x, int n, int cols, lm_stack w, float *out, size_t stride) {
+    return (lm_product){ .m = n, .n = w.n, .k = cols, .a = x, .ar = (size_t)cols, .ak = 1, .b = { w }, .b_turned = 1,
+                         .c = out, .stride = stride };
+}
+static inline lm_product lm_grad_input(float *dx, int n, int cols, const float *d, size_t stride, lm_stack w, int add) {
+    return (lm_product){ .m = n, .n = cols, .k = w.n, .a = d, .ar = stride, .ak = 1, .b = { w }, .c = dx,
+                         .stride = (size_t)cols, .add = add };
+}
+
 /* The gradient of a matrix (rows, cols), with d (n, rows) of its output and x (n, cols) its input. */
 static inline lm_product lm_grad_outer(float *c, int rows, int cols, const float *d, size_t stride, const float *x, int n) {
     return (lm_product){ .m = rows, .n = cols, .k = n, .a = d, .ar = 1, .ak = stride, .b = { lm_floats_stack(x, n, (size_t)cols) }, .c = c,

@@ -15,6 +15,8 @@ import os
 import sqlite3
 import sys
 
+from check_create import uniform
+
 DTYPES = ["f32", "f16", "bf16", "q8_0", "q6_k", "q5_0", "q5_k", "q4_0", "q4_k"]
 MODELS = {
     "wide": {"n_layers": 2, "n_embd": 256, "n_heads": 4, "n_ff": 512, "n_ctx": 128, "vocab": "bytes"},
@@ -22,15 +24,6 @@ MODELS = {
     "experts": {"n_layers": 2, "n_embd": 256, "n_heads": 4, "n_ff": 256, "n_ctx": 128, "n_experts": 4},
 }
 TEXT = "The weather in spring is mild, and the sea is calm."
-
-
-def uniform(seed, t):
-    z = (seed + (t + 1) * 0x9E3779B97F4A7C15) % 2**64
-    for _ in range(2):
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        z ^= z >> 31
-    return (z >> 11) * 2.0**-53
 
 
 def errors():
