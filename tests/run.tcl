@@ -1,4 +1,4 @@
-# run.tcl: run the C tests, then every .test file (or those named), and end with one line of totals.
+# run.tcl: run the C tests, then every .test file (or those named), and end with what failed and one line of totals.
 source tests/tester.tcl
 file mkdir build/tmp
 
@@ -10,15 +10,16 @@ proc run_program {args} {
     foreach line $lines {
         if {[regexp {^(\d+) passed, (\d+) failed} $line -> p f]} {
             incr ::passed $p
-            incr ::failed $f
-            set counted 1
+            set n_failed $f
         } elseif {$line ne "child process exited abnormally"} {
             puts $line
         }
     }
-    if {![info exists counted]} {
-        incr ::failed
-        puts "[lindex $args 0]: did not finish"
+    if {![info exists n_failed]} {
+        complain "[join $args]: did not finish: [lrange $lines end-9 end]"
+    } elseif {$n_failed} {
+        incr ::failed [expr {$n_failed - 1}]
+        complain "[join $args]: $n_failed failed:\n[join [lrange $lines end-99 end] \n]"
     }
     return $output
 }
@@ -30,8 +31,7 @@ proc compare_kernels {model cpus} {
         if {$set ne $cpu} {
             puts "skipped: kernels $cpu: this cpu lacks them"
         } elseif {[info exists first] && $digest ne $first} {
-            incr ::failed
-            puts "$model: kernels $cpu: other bytes than [lindex $cpus 0]"
+            complain "$model: kernels $cpu: other bytes than [lindex $cpus 0]"
         } else {
             incr ::passed
             set first $digest
@@ -63,10 +63,10 @@ foreach file $files {
     puts "== $file"
     flush stdout
     if {[catch { source $file } message]} {
-        incr failed
-        puts "$file: stopped: $message\n$::errorInfo"
+        complain "$file: stopped: $message\n$::errorInfo"
     }
 }
 catch { db close }
+if {$failed} { puts "\nWhat failed, once more:\n[join $complaints \n]" }
 puts "$passed passed, $failed failed"
 exit [expr {$failed > 0}]

@@ -1,7 +1,6 @@
 /* safetensors_test.c: files as they should be, and files that lie. */
 #include "harness.h"
 
-#include <time.h>
 
 static const char g_path[] = "build/tmp/test.safetensors";
 
@@ -19,11 +18,11 @@ static void write_file(uint64_t stated, const char *header, size_t header_n, siz
 /* want NULL: it opens. Either way quickly, and in little memory. */
 static void check(int line, uint64_t stated, const char *header, size_t data_n, const char *want) {
     lm_err err = {0};
-    clock_t start = clock();
+    double start = cpu_seconds();
     write_file(stated, header, strlen(header), data_n);
     lm_safetensors *s = lm_safetensors_open(g_path, &err);
     CHECK(want ? !s && strstr(err.msg, want) : s != NULL, "(from line %d) '%s', wanted '%s'", line, err.msg, want ? want : "no error");
-    CHECK((double)(clock() - start) / CLOCKS_PER_SEC < 1, "(from line %d) took too long", line);
+    CHECK(cpu_seconds() - start < 1, "(from line %d) took too long", line);
     CHECK(lm_mem_peak() < 64 << 20, "(from line %d) took %llu bytes", line, (unsigned long long)lm_mem_peak());
     lm_safetensors_close(s);
 }

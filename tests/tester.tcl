@@ -4,6 +4,14 @@ package require sqlite3
 
 set passed 0
 set failed 0
+set complaints {}
+
+# Count a failure and say what it is, now and at the end of the run.
+proc complain {what} {
+    incr ::failed
+    lappend ::complaints $what
+    puts $what
+}
 
 # A fresh database in memory with the extension and the built-in model in it.
 proc reset_db {} {
@@ -18,8 +26,7 @@ proc report {number want got} {
     if {$want eq $got} {
         incr ::passed
     } else {
-        incr ::failed
-        puts "$::file $number: wanted {$want}, got {$got}"
+        complain "$::file $number: wanted {$want}, got {$got}"
     }
 }
 
@@ -36,6 +43,14 @@ proc do_sql_error {number sql want} {
 proc do_sql_error_like {number sql part} {
     set bad [catch { uplevel #0 [list db eval $sql] } got]
     report $number 1 [expr {$bad && [string first $part $got] >= 0 ? 1 : "no error with «$part»: $got"}]
+}
+
+# Milliseconds that this process has computed for: unlike the clock, they do not pass while others have the machine.
+proc cpu_ms {} {
+    set f [open /proc/self/stat]
+    set fields [lrange [regsub {^.*\) } [read $f] {}] 11 12]
+    close $f
+    return [expr {10 * ([lindex $fields 0] + [lindex $fields 1])}]
 }
 
 proc do_true {number script} { report $number 1 [expr {[uplevel #0 $script] ? 1 : 0}] }

@@ -4,19 +4,11 @@
 
 #include "harness.h"
 
-#include <time.h>
-
 static const lm_stop g_never = { 0 };
 static const lm_tok_options g_plain = { 0 }, g_parse = { .parse_special = 1 };
 
 /*----------------------------------------------------------------------
 ** Helpers */
-
-static inline double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static inline lm_ids encode(const lm_tok *t, const void *text, size_t n, const lm_tok_options *options) {
     lm_err err = { 0 };

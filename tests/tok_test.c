@@ -149,9 +149,9 @@ static void test_runs(void) {
             asking a = { 0 };
             size_t unit_n = strlen(units[u]), n = u < 5 ? MB : MB / 8;
             for (size_t i = 0; i < n; i++) text[i] = units[u][i % unit_n];
-            double start = seconds();
+            double start = cpu_seconds();
             lm_tok_encode(t, text, n, &g_plain, 0, (lm_stop){ count_asks, &a }, &ids, &err);
-            double took = seconds() - start;
+            double took = cpu_seconds() - start;
             CHECK(!err.code && ids.n >= n / 512, "%s: %zu bytes of '%s': %zu ids, %s", g_pres[p], n, units[u], ids.n, err.msg);
             /* Generous: under valgrind or a sanitizer it is slow, and quadratic would be hours. */
             CHECK(took < 30, "%s: %zu bytes of '%s' took %.1f s", g_pres[p], n, units[u], took);
@@ -461,9 +461,9 @@ int main(void) {
     lm_err err = { 0 };
     lm_gguf *g = lm_gguf_open(g_real, &err);
     lm_tok *real = NULL;
-    double start = seconds();
+    double start = cpu_seconds();
     if (g) real = lm_tok_new(lm_gguf_meta(g), lm_gguf_meta(g), &err);
-    double took = seconds() - start;
+    double took = cpu_seconds() - start;
     lm_gguf_close(g);
     if (real) {
         CHECK(took < 2, "building SmolLM2's tokenizer took %.0f ms", took * 1e3);
