@@ -70,7 +70,7 @@ static float dot(int dtype, const uint8_t *row, const float *column, int k) {
     }
     for (int b = 0; f && b < k; b += LM_BLOCK) {
         float amax = 0;
-        if (b % f->block == 0) f->read(row + b / f->block * f->bytes, &levels);
+        if (b % f->block == 0) lm_format_read(f, row + b / f->block * f->bytes, &levels);
         for (int i = 0; i < LM_BLOCK; i++) amax = LM_MAX(amax, fabsf(column[b + i]));
         float dx = amax < 1e-30f ? 0 : amax / 16256.0f;
         for (int e = b; e < b + LM_BLOCK; e += f->sub) {

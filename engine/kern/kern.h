@@ -47,11 +47,12 @@ typedef struct {
     int sub;                        /* elements that share a scale: 32 or 16 */
     int is_k, has_min;
     const int8_t *level;            /* 16 values that the stored integers stand for, or NULL */
-    void (*read)(const uint8_t *block, lm_levels *out);     /* fills what the format has */
-    int d_at, m_at;                 /* where in a block d and m lie; without an m, both d */
+    void (*read)(const uint8_t *block, lm_levels *out);     /* fills in what the format has, but d and m */
+    int d_at, m_at;                 /* where in a block these lie, as f16; without an m, both d */
 } lm_format;
 
 const lm_format *lm_format_find(int dtype);         /* NULL: f32, f16, bf16 */
+void lm_format_read(const lm_format *f, const uint8_t *block, lm_levels *out);      /* all of it */
 int lm_format_value(const lm_format *f, int q);     /* what a stored integer stands for, -128..127 */
 extern const int8_t lm_iq4_levels[16];
 

@@ -7,7 +7,7 @@
 /* Bytes a row takes in the low and high vectors of a block. */
 static int low_bytes(const lm_format *f) { return f->bits == 8 ? 32 : f->bits >= 4 ? 16 : 8; }
 static int high_bytes(const lm_format *f) { return f->bits == 6 ? 8 : f->bits == 5 || f->bits == 3 ? 4 : 0; }
-static int n_subs(const lm_format *f) { return LM_BLOCK / f->sub; }
+static int n_subs(const lm_format *f) { return f->sub == LM_BLOCK ? 1 : 2; }
 
 static size_t float_bytes(const lm_mat *m) { return m->dtype == LM_F32 ? sizeof(float) : sizeof(uint16_t); }
 
@@ -49,61 +49,50 @@ static void pack_floats(const lm_mat *m, uint8_t *tile, int n, const uint8_t *ro
     }
 }
 
-/* Scatter a row's bytes over its vectors, 4 to each. */
-static void put_vectors(uint8_t *vectors, const uint8_t *bytes, int n) {
-    for (int j = 0; j < n; j += 4) memcpy(vectors + j * LM_TILE, bytes + j, 4);
-}
-
-/* The bits of 32 stored integers from bit `from` on, `bits` of each, as the vectors want them. */
-static inline void gather(const uint8_t *q, int from, const int bits, uint8_t *out) {
-    const int step = bits == 4 ? 16 : 4, per_byte = 8 / bits, mask = (1 << bits) - 1;
-    for (int byte = 0; byte < LM_BLOCK / per_byte; byte++) {
-        int e = bits == 2 ? byte / 4 * 16 + byte % 4 : byte, all = 0;
-        for (int i = 0; i < per_byte; i++) all |= (q[e + i * step] >> from & mask) << i * bits;
-        out[byte] = (uint8_t)all;
+/* Put a row's `bits` bits from bit `from` on of 32 stored integers into its lanes of as many vectors, four bytes to each. */
+static inline void put_fields(const uint8_t *q, int from, const int bits, uint8_t *vectors) {
+    const int per_byte = 8 / bits, step = bits == 4 ? 16 : 4;
+    const uint32_t mask = 0x01010101 * ((1u << bits) - 1);
+    for (int v = 0; v < bits; v++) {
+        const uint8_t *first = q + (bits == 2 ? 16 : 4) * v;
+        uint32_t all = 0, some;
+        for (int i = 0; i < per_byte; i++) {
+            memcpy(&some, first + i * step, 4);
+            all |= (some >> from & mask) << i * bits;
+        }
+        memcpy(vectors + v * 4 * LM_TILE, &all, 4);
     }
 }
 
 /* Each width compiled on its own: loading spends its time here. */
-static void gather_bits(const uint8_t *q, int from, int bits, uint8_t *out) {
-    if (bits == 4) gather(q, from, 4, out);
-    else if (bits == 2) gather(q, from, 2, out);
-    else gather(q, from, 1, out);
-}
-
-static void put_half(uint8_t *at, float x) {
-    uint16_t h = lm_f32_to_f16(x);
-    memcpy(at, &h, 2);
-}
-
-/* Put one row's block into its lanes of a tile; the arguments point at the tile's parts. */
-static void pack_block(const lm_format *f, uint8_t *block, int row, const lm_levels *levels, int first) {
-    const uint8_t *q = levels->q + first;
-    uint8_t bytes[LM_BLOCK];
-    int low = low_bytes(f), high = high_bytes(f);
-    if (f->bits == 8) memcpy(bytes, q, LM_BLOCK);
-    else gather_bits(q, 0, f->bits >= 4 ? 4 : 2, bytes);
-    put_vectors(block + 4 * row, bytes, low);
-    if (high) gather_bits(q, f->bits == 3 ? 2 : 4, f->bits == 6 ? 2 : 1, bytes);
-    put_vectors(block + low * LM_TILE + 4 * row, bytes, high);
-    for (int s = 0, subs = f->is_k ? n_subs(f) : 0; s < subs; s++) {
-        uint8_t *scales = block + (low + high + s) * LM_TILE + row;
-        scales[0] = (uint8_t)levels->scale[first / f->sub + s];
-        if (f->has_min) scales[subs * LM_TILE] = (uint8_t)levels->min[first / f->sub + s];
-    }
+static void put_bits(const uint8_t *q, int from, int bits, uint8_t *vectors) {
+    if (bits == 8) put_fields(q, from, 8, vectors);
+    else if (bits == 4) put_fields(q, from, 4, vectors);
+    else if (bits == 2) put_fields(q, from, 2, vectors);
+    else put_fields(q, from, 1, vectors);
 }
 
 static void pack_blocks(const lm_mat *m, uint8_t *tile, int n, const uint8_t *rows) {
     const lm_format *f = m->format;
+    const int low = low_bytes(f), high = high_bytes(f), subs = n_subs(f);
     lm_levels levels;
     for (int r = 0; r < n; r++) {
+        uint8_t *at = tile;
         for (int k = 0; k < m->cols; k += f->block, rows += f->bytes) {
-            size_t head = 0;
             f->read(rows, &levels);
-            for (int i = 0; i < f->block; i += LM_BLOCK)
-                pack_block(f, tile + block_at(m, (k + i) / LM_BLOCK, &head), r, &levels, i);
-            put_half(tile + head + 2 * r, levels.d);
-            if (f->has_min) put_half(tile + head + 2 * (LM_TILE + r), levels.m);
+            memcpy(at + 2 * r, rows + f->d_at, 2);
+            if (f->has_min) memcpy(at + 2 * (LM_TILE + r), rows + f->m_at, 2);
+            at += m->head_bytes;
+            for (int b = 0; b < f->block / LM_BLOCK; b++, at += m->block_bytes) {
+                const uint8_t *q = levels.q + b * LM_BLOCK;
+                uint8_t *scales = at + (low + high) * LM_TILE + r;
+                put_bits(q, 0, low / 4, at + 4 * r);
+                if (high) put_bits(q, low / 4, high / 4, at + low * LM_TILE + 4 * r);
+                for (int s = 0; f->is_k && s < subs; s++) {
+                    scales[s * LM_TILE] = (uint8_t)levels.scale[b * subs + s];
+                    if (f->has_min) scales[(subs + s) * LM_TILE] = (uint8_t)levels.min[b * subs + s];
+                }
+            }
         }
     }
 }

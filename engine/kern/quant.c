@@ -50,52 +50,65 @@ static void encode_bf16(const float *x, void *out, int64_t n) {
 }
 
 /*----------------------------------------------------------------------
-** Blocks of 32: one d, and one m or none. Nibbles: byte j holds q[j] in its low and q[j + 16] in its high half.
-**
-**            bit 7     4 3      0
-**     qs[j]    q[j + 16] | q[j]                                   j = 0 .. 15 */
-static void read_nibbles(const uint8_t *qs, uint8_t *q) {
-    for (int j = 0; j < 16; j++) {
-        q[j] = qs[j] & 15;
-        q[j + 16] = qs[j] >> 4;
+** Fields of stored integers. Loading a model spends its time here: eight bytes at a time, in a form that compilers make
+** vectors of. */
+
+/* q[i] = (bytes[i] >> from & (1 << bits) - 1) << to, i = 0 .. n - 1, put on what is there when `add`; n is a multiple of 8. */
+static inline void fields(const uint8_t *bytes, int from, int bits, int to, uint8_t *q, int n, int add) {
+    const uint64_t mask = 0x0101010101010101 * ((1u << bits) - 1);
+    for (int i = 0; i < n; i += 8) {
+        uint64_t all = 0, some;
+        memcpy(&some, bytes + i, 8);
+        if (add) memcpy(&all, q + i, 8);
+        all |= (some >> from & mask) << to;
+        memcpy(q + i, &all, 8);
     }
 }
 
-/* Five-bit blocks keep the fifth bits apart: bit e of the 32-bit number qh belongs to q[e]. */
+/*----------------------------------------------------------------------
+** Blocks of 32: one d, and one m or none. Nibbles: byte j holds q[j] in its low and q[j + n] in its high half.
+**
+**            bit 7     4 3      0
+**     qs[j]    q[j + n] | q[j]                                    j = 0 .. n - 1, n = 16 */
+static inline void read_nibbles(const uint8_t *qs, uint8_t *q, int n) {
+    fields(qs, 0, 4, 0, q, n, 0);
+    fields(qs, 4, 4, 0, q + n, n, 0);
+}
+
+/* Five-bit blocks keep the fifth bits apart: bit e of the 32-bit number qh belongs to q[e]. A byte of it is repeated eight
+** times, each of which keeps a bit of its own and carries it to the top. */
 static void read_five_bits(const uint8_t *qh, const uint8_t *qs, uint8_t *q) {
-    read_nibbles(qs, q);
-    for (int e = 0; e < 32; e++) q[e] |= (uint8_t)((qh[e >> 3] >> (e & 7) & 1) << 4);
+    read_nibbles(qs, q, 16);
+    for (int e = 0; e < 32; e += 8) {
+        uint64_t all, own = qh[e / 8] * 0x0101010101010101 & 0x8040201008040201;
+        memcpy(&all, q + e, 8);
+        all |= (own + 0x7F7F7F7F7F7F7F7F) >> 3 & 0x1010101010101010;
+        memcpy(q + e, &all, 8);
+    }
 }
 
 /*  [0] d   [2] qs: 16 bytes                    x = d * (q - 8) */
 static void read_q4_0(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
-    read_nibbles(b + 2, out->q);
+    read_nibbles(b + 2, out->q, 16);
 }
 
 /*  [0] d   [2] m   [4] qs: 16 bytes            x = d * q + m */
 static void read_q4_1(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
-    out->m = f16_at(b + 2);
-    read_nibbles(b + 4, out->q);
+    read_nibbles(b + 4, out->q, 16);
 }
 
 /*  [0] d   [2] qh: 4 bytes   [6] qs: 16 bytes              x = d * (q - 16) */
 static void read_q5_0(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
     read_five_bits(b + 2, b + 6, out->q);
 }
 
 /*  [0] d   [2] m   [4] qh: 4 bytes   [8] qs: 16 bytes      x = d * q + m */
 static void read_q5_1(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
-    out->m = f16_at(b + 2);
     read_five_bits(b + 4, b + 8, out->q);
 }
 
 /*  [0] d   [2] q: 32 signed bytes              x = d * q, here with 128 put on q */
 static void read_q8_0(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
     for (int e = 0; e < 32; e++) out->q[e] = b[2 + e] ^ 128;
 }
 
@@ -124,27 +137,26 @@ const int8_t lm_iq4_levels[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 
 **
 **            bit 7      6 5      4 3      2 1     0
 **     byte l   q[l + 96] | q[l + 64] | q[l + 32] | q[l]           l = 0 .. 31, within the half */
-static void read_two_bits(const uint8_t *planes, int shift, uint8_t *q) {
-    for (int s = 0; s < 8; s++) {
-        const uint8_t *plane = planes + (s >> 2) * 32;
-        for (int l = 0; l < 32; l++) q[32 * s + l] |= (uint8_t)((plane[l] >> (s & 3) * 2 & 3) << shift);
-    }
+static inline void read_two_bits(const uint8_t *planes, int to, uint8_t *q, int add) {
+    for (int s = 0; s < 8; s++) fields(planes + (s >> 2) * 32, (s & 3) * 2, 2, to, q + 32 * s, 32, add);
+}
+
+/* Bit s of byte l is one of q[32 s + l]. */
+static inline void add_bits(const uint8_t *bits, int to, uint8_t *q) {
+    for (int s = 0; s < 8; s++) fields(bits, s, 1, to, q + 32 * s, 32, 1);
 }
 
 /*  [0] scales: 16 bytes, low half scale, high half minimum of sub-block s (16 elements)
 **  [16] qs: 64 bytes of planes   [80] d   [82] dmin */
 static void read_q2_k(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b + 80);
-    out->m = f16_at(b + 82);
     for (int s = 0; s < 16; s++) {
         out->scale[s] = (int8_t)(b[s] & 15);
         out->min[s] = (int8_t)(b[s] >> 4);
     }
-    memset(out->q, 0, sizeof out->q);
-    read_two_bits(b + 16, 0, out->q);
+    read_two_bits(b + 16, 0, out->q, 0);
 }
 
-/*  [0] hmask: 32 bytes, bit i of byte l is the third bit of q[32 i + l]
+/*  [0] hmask: 32 bytes, bit s of byte l is the third bit of q[32 s + l]
 **  [32] qs: 64 bytes of planes, the lower two bits   [96] scales: 12 bytes   [108] d
 **                                              x = (d * (scale - 32)) * (q - 4)
 **
@@ -154,13 +166,16 @@ static void read_q2_k(const uint8_t *b, lm_levels *out) {
 **     byte s  low[s + 8] | low[s]  s = 0 .. 7   byte 8 + s  high[s + 12] | [s + 8] | [s + 4] | [s]  s = 0 .. 3 */
 static void read_q3_k(const uint8_t *b, lm_levels *out) {
     const uint8_t *scales = b + 96;
-    out->d = f16_at(b + 108);
-    for (int s = 0; s < 16; s++) {
-        int low = scales[s & 7] >> (s < 8 ? 0 : 4) & 15, high = scales[8 + (s & 3)] >> (s >> 2) * 2 & 3;
-        out->scale[s] = (int8_t)((low | high << 4) - 32);
+    for (int i = 0; i < 4; i++) {           /* four scales at a time */
+        uint32_t four, high;
+        memcpy(&four, scales + i % 2 * 4, 4);
+        memcpy(&high, scales + 8, 4);
+        four = (four >> i / 2 * 4 & 0x0F0F0F0F) | (high >> 2 * i & 0x03030303) << 4;
+        four = ((four | 0x80808080) - 0x20202020) ^ 0x80808080;
+        memcpy(out->scale + 4 * i, &four, 4);
     }
-    for (int e = 0; e < 256; e++) out->q[e] = (uint8_t)((b[e & 31] >> (e >> 5) & 1) << 2);
-    read_two_bits(b + 32, 0, out->q);
+    read_two_bits(b + 32, 0, out->q, 0);
+    add_bits(b, 2, out->q);
 }
 
 /* q4_k and q5_k share 12 bytes of six-bit scales and minima for their 8 sub-blocks of 32 elements:
@@ -180,18 +195,11 @@ static void read_six_bits(const uint8_t *packed, lm_levels *out) {
 
 /* Each quarter of the block (64 elements) has 32 bytes: byte l holds q[l] low and q[l + 32] high. */
 static void read_quarters(const uint8_t *qs, uint8_t *q) {
-    for (int quarter = 0; quarter < 4; quarter++, qs += 32, q += 64) {
-        for (int l = 0; l < 32; l++) {
-            q[l] = qs[l] & 15;
-            q[l + 32] = qs[l] >> 4;
-        }
-    }
+    for (int quarter = 0; quarter < 4; quarter++) read_nibbles(qs + 32 * quarter, q + 64 * quarter, 32);
 }
 
 /*  [0] d   [2] dmin   [4] scales: 12 bytes, as above   [16] qs: 128 bytes, as above */
 static void read_q4_k(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
-    out->m = f16_at(b + 2);
     read_six_bits(b + 4, out);
     read_quarters(b + 16, out->q);
 }
@@ -199,11 +207,9 @@ static void read_q4_k(const uint8_t *b, lm_levels *out) {
 /*  [0] d   [2] dmin   [4] scales: 12 bytes, as above   [16] qh: 32 bytes   [48] qs: 128 bytes, as in q4_k
 **  Bit s of byte l of qh is the fifth bit of q[32 s + l]. */
 static void read_q5_k(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b);
-    out->m = f16_at(b + 2);
     read_six_bits(b + 4, out);
     read_quarters(b + 48, out->q);
-    for (int e = 0; e < 256; e++) out->q[e] |= (uint8_t)((b[16 + (e & 31)] >> (e >> 5) & 1) << 4);
+    add_bits(b + 16, 4, out->q);
 }
 
 /*  [0] ql: 128 bytes   [128] qh: 64 bytes of planes, the upper two bits   [192] scales: 16 signed bytes
@@ -211,15 +217,9 @@ static void read_q5_k(const uint8_t *b, lm_levels *out) {
 **  Each half of the block (128 elements) has 64 bytes of ql: byte l holds the lower four bits of q[l] low
 **  and of q[l + 64] high. Scale s belongs to elements 16 s .. 16 s + 15. */
 static void read_q6_k(const uint8_t *b, lm_levels *out) {
-    out->d = f16_at(b + 208);
     memcpy(out->scale, b + 192, 16);
-    for (int half = 0; half < 2; half++) {
-        for (int l = 0; l < 64; l++) {
-            out->q[128 * half + l] = b[64 * half + l] & 15;
-            out->q[128 * half + l + 64] = b[64 * half + l] >> 4;
-        }
-    }
-    read_two_bits(b + 128, 4, out->q);
+    for (int half = 0; half < 2; half++) read_nibbles(b + 64 * half, out->q + 128 * half, 64);
+    read_two_bits(b + 128, 4, out->q, 1);
 }
 
 /*----------------------------------------------------------------------
@@ -247,6 +247,12 @@ const lm_format *lm_format_find(int dtype) {
     return NULL;
 }
 
+void lm_format_read(const lm_format *f, const uint8_t *block, lm_levels *out) {
+    f->read(block, out);
+    out->d = f16_at(block + f->d_at);
+    out->m = f16_at(block + f->m_at);
+}
+
 int lm_format_value(const lm_format *f, int q) { return f->level ? f->level[q] : q - f->offset; }
 
 /* The float32 arithmetic is fixed: one multiplication for the scale of a sub-block, one for its minimum, then one
@@ -255,7 +261,7 @@ static void decode_blocks(int dtype, const uint8_t *b, float *out, int64_t n) {
     const lm_format *f = lm_format_find(dtype);
     lm_levels block;
     for (; n > 0; b += f->bytes, out += f->block, n -= f->block) {
-        f->read(b, &block);
+        lm_format_read(f, b, &block);
         for (int s = 0; s < f->block / f->sub; s++) {
             float d = f->is_k ? block.d * (float)block.scale[s] : block.d;
             float min = f->is_k ? block.m * (float)block.min[s] : -block.m;
