@@ -182,6 +182,7 @@ INSERT INTO answer SELECT generate('Hello', '{\"max_tokens\":4}');"
 
 # From opening a database to its first answer, what the process then holds, importing, tokenizing, and the first token.
 start() {
+    build/pack_bench | keep ours pack_
     if with minilm; then build/tok_bench $minilm/tokenizer.json $dir/text.txt 1 | tok_json minilm | keep ours tok_; fi
     if with minilm && [ -n "$tokenizers" ]; then "$python" - $minilm/tokenizer.json $dir/text.txt <<END | keep tokenizers tok_; fi
 import sys, time, tokenizers

@@ -42,6 +42,7 @@ INSERT INTO work(model, label, unit, ours, peer, theirs, target, cost, lim, is_l
 ('SmolLM2 Q4_1', 'first token after 64', 'ms', 'start_first_64', 'llama.cpp', 'start_first_64', NULL, NULL, NULL, 1),
 ('', 'first token after 512', 'ms', 'start_first_512', 'llama.cpp', 'start_first_512', NULL, NULL, NULL, 1),
 ('', 'loading, at the first call', 's', 'load_seconds', 'sqlite-ai', 'load_seconds', NULL, NULL, NULL, 1),
+('', 'of that, packing q4_1', 'GB/s', 'pack_q4_1', NULL, NULL, NULL, NULL, NULL, 0),
 ('', 'memory at most, shell and all', 'MB', 'load_peak_mb', 'sqlite-ai', 'load_peak_mb', NULL, NULL, NULL, 1),
 ('', 'import', 'MB/s', 'import_rate', NULL, NULL, NULL, NULL, NULL, 0),
 ('', 'tokenizer', 'MB/s', 'tok_smollm2', 'llama.cpp', 'tok_smollm2', NULL, NULL, NULL, 0),
