@@ -114,7 +114,7 @@ clean:                                    ## remove build/
 	rm -rf build
 
 help:                                     ## this list
-	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
+	@grep -hE '^[a-z0-9 ]+:.*##' $(MAKEFILE_LIST) | sed -e 's/:.*##/\t/'
 
 .PHONY: all static test fetch demo tour search sentiment overfit sharing pairs gpt1 curve retrain install clean help
 .SECONDARY:
