@@ -152,12 +152,8 @@ static void write_texts(lm_conn *c, lm_model *m, lm_ids *texts, lm_err *err) {
     lm_token token;
     lm_batch *b = lm_batch_new(m, err);
     for (int i = 0; i < TEXTS && b; i++) {
-        lm_gen_options o = { .max_tokens = room < TOKENS ? room : TOKENS,
-                             .temperature = 1,
-                             .top_p = 1,
-                             .repeat_penalty = 1,
-                             .seed = (uint64_t)i,
-                             .ignore_eog = 1 };
+        lm_gen_options o = { .max_tokens = room < TOKENS ? room : TOKENS, .temperature = 1, .top_p = 1,
+                             .repeat_penalty = 1, .seed = (uint64_t)i, .ignore_eog = 1 };
         lm_ids_append(&texts[i], start, err);
         lm_batch_add(b, &start, 1, &o, err);
     }
@@ -248,11 +244,7 @@ static void quantize(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     int has_model = lm_value_text(args[0], &model, "model", &err);
     if ((lm_value_text(args[1], &dtype, "dtype", &err) & lm_value_text(args[2], &name, "new_name", &err))
         && !err.code) {
-        job j = { .c = c,
-                  .f = &f,
-                  .schema = o.schema ? o.schema : "main",
-                  .name = name.text,
-                  .wants_kl = o.kl,
+        job j = { .c = c, .f = &f, .schema = o.schema ? o.schema : "main", .name = name.text, .wants_kl = o.kl,
                   .open = -1 };
         j.as = find_dtype(dtype, &err);
         if (!err.code) j.head = o.head ? lm_dtype_find_name(o.head) : better(j.as);

@@ -234,11 +234,7 @@ static void hash_samples(lm_samples *d) {
 }
 
 void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_learn_options *o, lm_err *err) {
-    row_reader r = { .d = d,
-                     .c = c,
-                     .s = s,
-                     .tok = lm_model_tok(s->model),
-                     .most = lm_model_n_ctx(s->model),
+    row_reader r = { .d = d, .c = c, .s = s, .tok = lm_model_tok(s->model), .most = lm_model_n_ctx(s->model),
                      .most_is = "the model's context" };
     const row_kind *kind = o->rows ? find_kind(o->rows) : NULL;
     int is_encoder = lm_model_is_encoder(s->model);

@@ -74,15 +74,8 @@ static void default_word(char **at, const char *word, lm_err *err) {
 }
 
 void lm_learn_options_read(lm_learn_options *o, lm_text json, lm_err *err) {
-    *o = (lm_learn_options){ .batch_tokens = 4096,
-                             .lr = 3e-4,
-                             .warmup = 0.05,
-                             .weight_decay = 0.1,
-                             .beta1 = 0.9,
-                             .beta2 = 0.95,
-                             .eps = 1e-8,
-                             .clip = 1,
-                             .checkpoint_every = -1 };
+    *o = (lm_learn_options){ .batch_tokens = 4096, .lr = 3e-4, .warmup = 0.05, .weight_decay = 0.1, .beta1 = 0.9,
+                             .beta2 = 0.95, .eps = 1e-8, .clip = 1, .checkpoint_every = -1 };
     lm_options_parse(table, o, json, &o->given, err);
     default_word(&o->decay, "matrices", err);
     default_word(&o->schedule, "cosine", err);

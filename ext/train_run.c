@@ -26,19 +26,11 @@ static lm_train_options trainer_options(const lm_run *r) {
     const lm_learn_options *o = &r->o;
     int part = o->batch_tokens < PART_TOKENS ? o->batch_tokens : PART_TOKENS;
     return (lm_train_options){ .batch_tokens = r->data.longest > part ? r->data.longest : part,
-                               .recompute = o->recompute,
-                               .beta1 = o->beta1,
-                               .beta2 = o->beta2,
-                               .eps = o->eps,
-                               .weight_decay = o->weight_decay,
-                               .decay_all = !strcmp(o->decay, "all"),
-                               .clip = o->clip,
-                               .dropout = o->dropout,
-                               .seed = (uint64_t)o->seed,
-                               .lora_rank = r->is_whole ? 0 : o->lora.rank,
-                               .lora_alpha = o->lora.alpha,
-                               .lora_targets = o->targets.n ? o->targets.data : NULL,
-                               .balance = BALANCE };
+                               .recompute = o->recompute, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
+                               .weight_decay = o->weight_decay, .decay_all = !strcmp(o->decay, "all"),
+                               .clip = o->clip, .dropout = o->dropout, .seed = (uint64_t)o->seed,
+                               .lora_rank = r->is_whole ? 0 : o->lora.rank, .lora_alpha = o->lora.alpha,
+                               .lora_targets = o->targets.n ? o->targets.data : NULL, .balance = BALANCE };
 }
 
 static void check_plain(const lm_run *r, const lm_source *src, lm_err *err) {
@@ -229,14 +221,9 @@ static void take_step(lm_run *r, lm_err *err) {
     s->seconds += seconds;
     s->sum += (float)result.loss;
     s->n_sum++;
-    r->row = (lm_run_row){ .step = s->step,
-                           .epoch = s->epoch + 1,
-                           .tokens = s->tokens,
-                           .loss = result.loss,
-                           .lr = rate,
-                           .grad_norm = result.grad_norm,
-                           .tokens_per_s = (double)r->packed.ids.n / seconds,
-                           .seconds = s->seconds };
+    r->row = (lm_run_row){ .step = s->step, .epoch = s->epoch + 1, .tokens = s->tokens, .loss = result.loss,
+                           .lr = rate, .grad_norm = result.grad_norm,
+                           .tokens_per_s = (double)r->packed.ids.n / seconds, .seconds = s->seconds };
     if ((size_t)s->at < d->n_train) return;
     s->at = 0;
     s->epoch++;

@@ -17,10 +17,7 @@ void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err) 
         lm_err_set(err, LM_ERROR, "matrix of %lld x %lld is too large", (long long)rows, (long long)cols);
         return;
     }
-    *m = (lm_mat){ .dtype = dtype,
-                   .format = f,
-                   .rows = (int)rows,
-                   .cols = (int)cols,
+    *m = (lm_mat){ .dtype = dtype, .format = f, .rows = (int)rows, .cols = (int)cols,
                    .n_tiles = (int)((rows + LM_TILE - 1) / LM_TILE) };
     if (f) {
         int scales = f->is_k ? n_subs(f) * (1 + f->has_min) : 0;

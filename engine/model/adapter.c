@@ -135,11 +135,7 @@ lm_model *lm_model_adapt(const lm_model *base, const lm_adapter *a, lm_err *err)
     lm_model *m = lm_calloc(1, sizeof *m, err);
     int n_stored = lm_hparams_n_stored(&base->h);
     if (!m) return NULL;
-    *m = (lm_model){ .arch = base->arch,
-                     .h = base->h,
-                     .layer = base->layer,
-                     .tok = base->tok,
-                     .base = base,
+    *m = (lm_model){ .arch = base->arch, .h = base->h, .layer = base->layer, .tok = base->tok, .base = base,
                      .rank = a->rank };
     memcpy(m->top, base->top, sizeof m->top);
     memcpy(m->inv_freq, base->inv_freq, sizeof m->inv_freq);

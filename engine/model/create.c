@@ -105,18 +105,10 @@ static void write_meta(const lm_design *d, const lm_arch *arch, lm_buf *meta, lm
 ** Tensors */
 
 static lm_hparams sizes(const lm_design *d) {
-    return (lm_hparams){ .n_layers = d->n_layers,
-                         .n_embd = d->n_embd,
-                         .n_heads = d->n_heads,
-                         .n_kv_heads = d->n_kv_heads,
-                         .head_dim = d->n_embd / d->n_heads,
-                         .n_ff = d->n_ff,
-                         .n_vocab = d->n_vocab,
-                         .n_ctx = d->n_ctx,
-                         .n_positions = d->n_ctx,
-                         .n_experts = d->n_experts,
-                         .n_active = d->n_active,
-                         .share_layers = d->share_layers };
+    return (lm_hparams){ .n_layers = d->n_layers, .n_embd = d->n_embd, .n_heads = d->n_heads,
+                         .n_kv_heads = d->n_kv_heads, .head_dim = d->n_embd / d->n_heads, .n_ff = d->n_ff,
+                         .n_vocab = d->n_vocab, .n_ctx = d->n_ctx, .n_positions = d->n_ctx, .n_experts = d->n_experts,
+                         .n_active = d->n_active, .share_layers = d->share_layers };
 }
 
 static void add_tensor(const lm_tensor_row *row, const lm_hparams *h, int layer, lm_tensor *t, lm_err *err) {

@@ -27,10 +27,7 @@ static void shape_weights(place *p, const lm_tensor *t, lm_err *err) {
         lm_mat *m = &p->mat[i];
         if (t->n_dims == 1) {
             int64_t n = t->ne[0] / p->n_mats;
-            *m = (lm_mat){ .dtype = LM_F32,
-                           .rows = 1,
-                           .cols = (int)n,
-                           .n_tiles = 1,
+            *m = (lm_mat){ .dtype = LM_F32, .rows = 1, .cols = (int)n, .n_tiles = 1,
                            .tile_bytes = (size_t)n * sizeof(float) };
         } else {
             lm_mat_init(m, t->dtype, t->ne[1] / p->n_mats, t->ne[0], err);

@@ -40,12 +40,8 @@ lm_moe *lm_moe_new(const lm_hparams *h, int max_rows, int exact, lm_err *err) {
     if (!s) return NULL;
     size_t rows = (size_t)max_rows, pairs = rows * (size_t)h->n_active, widest = (size_t)LM_MAX(h->n_embd, h->n_ff);
     size_t blocks = pairs * (widest / LM_BLOCK + 1);
-    *s = (lm_moe){ .kern = lm_kern_get(),
-                   .n_experts = h->n_experts,
-                   .n_active = h->n_active,
-                   .n_embd = h->n_embd,
-                   .n_ff = h->n_ff,
-                   .exact = exact };
+    *s = (lm_moe){ .kern = lm_kern_get(), .n_experts = h->n_experts, .n_active = h->n_active, .n_embd = h->n_embd,
+                   .n_ff = h->n_ff, .exact = exact };
     struct { void *at; size_t n, size; } parts[] = {
         { &s->logits, rows * (size_t)h->n_experts, sizeof(float) }, { &s->expert, pairs, sizeof(int) }, { &s->weight, pairs, sizeof(float) },
         { &s->column, pairs, sizeof(int) }, { &s->first, (size_t)h->n_experts + 1, sizeof(int) },

@@ -410,11 +410,8 @@ static int give(lm_batch *b, size_t i, lm_token *out, lm_err *err) {
     const mark *m = &s->marks[r->n_given];
     b->piece.n = 0;
     lm_utf8_repair(&b->piece, s->text.data + r->n_sent, m->end - r->n_sent, err);
-    *out = (lm_token){ .seq = (int)i,
-                       .id = s->ids.data[s->n_prompt + r->n_given],
-                       .logprob = m->logprob,
-                       .piece = b->piece.data,
-                       .piece_n = b->piece.n };
+    *out = (lm_token){ .seq = (int)i, .id = s->ids.data[s->n_prompt + r->n_given], .logprob = m->logprob,
+                       .piece = b->piece.data, .piece_n = b->piece.n };
     r->n_sent = m->end;
     if (++r->n_given == s->n_marks) out->finish = s->finish;
     return err->code ? -1 : 1;

@@ -58,12 +58,7 @@ static void encode_part(flow *f, const char *text, size_t n, int is_first, lm_er
         encode_normal(f, text, n, is_first, err);
         return;
     }
-    lm_added_walk w = { .a = added,
-                        .t = f->call->t,
-                        .normalized = 1,
-                        .all = f->all,
-                        .text = text,
-                        .n = n,
+    lm_added_walk w = { .a = added, .t = f->call->t, .normalized = 1, .all = f->all, .text = text, .n = n,
                         .stop = f->call->stop };
     size_t from, to;
     int32_t id;

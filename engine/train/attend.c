@@ -184,10 +184,7 @@ static void attend_back_item(void *arg, int item) {
     int end = h->causal ? (int)LM_MIN((int64_t)seq->n, (int64_t)k1 - 1 + window) : seq->n;
     for (int head = key_head * group; head < key_head * group + group; head++) {
         for (int q0 = h->causal ? k0 : 0; q0 < end; q0 += QUERIES) {
-            region g = { .q0 = q0,
-                         .q1 = LM_MIN(q0 + QUERIES, seq->n),
-                         .n = seq->n,
-                         .window = window,
+            region g = { .q0 = q0, .q1 = LM_MIN(q0 + QUERIES, seq->n), .n = seq->n, .window = window,
                          .causal = h->causal };
             g.k0 = h->causal ? LM_MAX(LM_MAX(q0 + 1 - window, 0) & ~(LM_PANEL - 1), k0) : k0;
             g.k1 = h->causal ? LM_MIN(g.q1, k1) : k1;
