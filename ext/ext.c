@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #ifndef SQLITE_CORE
 SQLITE_EXTENSION_INIT1
@@ -51,6 +52,19 @@ static void begin_process(void) {
     lm_mem_hook_set(&hook);
 }
 
+/* Has this connection the functions of this build? Its modules could not be made anew while statements run: load_extension()
+** is one itself. */
+static int is_loaded(sqlite3 *db) {
+    sqlite3_stmt *stmt = NULL;
+    int found = 0;
+    if (sqlite3_prepare_v2(db, "SELECT lm_version()", -1, &stmt, NULL) == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+        const char *text = (const char *)sqlite3_column_text(stmt, 0);
+        found = text && !strcmp(text, LM_VERSION);
+    }
+    sqlite3_finalize(stmt);
+    return found;
+}
+
 __attribute__((visibility("default")))
 int sqlite3_lm_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -62,13 +76,14 @@ int sqlite3_lm_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) 
 #else
     (void)api;
 #endif
-    (void)error;
     pthread_once(&once, begin_process);
-    lm_conn *c = lm_conn_new(db);
-    int rc = c ? SQLITE_OK : SQLITE_NOMEM;
+    int was_loaded = is_loaded(db);
+    lm_conn *c = was_loaded ? NULL : lm_conn_new(db);
+    int rc = c || was_loaded ? SQLITE_OK : SQLITE_NOMEM;
     if (c) lm_conn_ref(c);
-    for (int i = 0; i < LM_COUNT(registers) && rc == SQLITE_OK; i++) rc = registers[i](c);
+    for (int i = 0; i < LM_COUNT(registers) && c && rc == SQLITE_OK; i++) rc = registers[i](c);
     if (c) lm_conn_unref(c);
+    if (rc != SQLITE_OK && error) *error = sqlite3_mprintf("sqlite-lm: %s", sqlite3_errmsg(db));
 #ifndef SQLITE_CORE
     if (rc == SQLITE_OK) rc = SQLITE_OK_LOAD_PERMANENTLY;
 #endif

@@ -68,11 +68,14 @@ static void free_chain(lm_shared *s) {
 
 static int is_idle(const lm_shared *s) { return s->calls == 0 && s->connections == 0; }
 
-/* Keep what is in use, and the idle ones used last. */
+/* Keep what is in use, and the idle ones used last; of two that edits have replaced, the one in front. */
 static int keep_recent(const lm_shared *s, const void *most) {
-    int newer = 0;
+    int newer = 0, is_before = 1;
     if (!is_idle(s)) return 1;
-    for (const lm_shared *o = g_models; o; o = o->next) newer += is_idle(o) && o->used > s->used;
+    for (const lm_shared *o = g_models; o; o = o->next) {
+        is_before &= o != s;
+        newer += is_idle(o) && (o->used > s->used || (o->used == s->used && is_before));
+    }
     return newer < *(const int *)most;
 }
 

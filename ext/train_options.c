@@ -36,12 +36,18 @@ static const lm_option table[] = {
 };
 
 /* Those that are a call's: they do not decide what a run computes. */
-static int is_of_call(const lm_option *o) {
-    return o->at == AT(max_seconds) || o->at == AT(checkpoint_every) || o->at == AT(recompute) || o->at == AT(resume);
-}
+static int is_of_call(const lm_option *o) { return o->at == AT(max_seconds) || o->at == AT(recompute) || o->at == AT(resume); }
 
 /* And those that may differ when a run is taken up again: the rows' digest tells, and a model may have a new name. */
-static int is_free(const lm_option *o) { return is_of_call(o) || o->at == AT(query) || o->at == AT(model); }
+static int is_free(const lm_option *o) {
+    return is_of_call(o) || o->at == AT(query) || o->at == AT(model) || o->at == AT(checkpoint_every);
+}
+
+static int is_given(const lm_learn_options *o, size_t at) {
+    int i = 0;
+    while (table[i].at != at) i++;
+    return o->given >> i & 1;
+}
 #undef AT
 
 #define AT(field) offsetof(lm_lora_options, field)
@@ -143,6 +149,12 @@ static void check_same(const lm_option *row, const lm_learn_options *now, const 
     lm_buf_clear(&b);
 }
 
+static void swap(char **a, char **b) {
+    char *was = *a;
+    *a = *b;
+    *b = was;
+}
+
 void lm_learn_options_resume(lm_learn_options *o, lm_text text, lm_err *err) {
     lm_learn_options had;
     lm_learn_options_read(&had, text, err);
@@ -151,13 +163,10 @@ void lm_learn_options_resume(lm_learn_options *o, lm_text text, lm_err *err) {
     }
     had.resume = o->resume;
     had.max_seconds = o->max_seconds;
-    had.checkpoint_every = o->checkpoint_every;
     had.recompute = o->recompute;
-    if (o->query) {
-        char *query = o->query;
-        o->query = had.query;
-        had.query = query;
-    }
+    if (is_given(o, offsetof(lm_learn_options, checkpoint_every))) had.checkpoint_every = o->checkpoint_every;
+    if (o->query) swap(&o->query, &had.query);
+    if (o->model) swap(&o->model, &had.model);
     lm_learn_options_clear(o);
     *o = had;
 }

@@ -400,17 +400,28 @@ static void check_model(lm_run *r, lm_err *err) {
     sqlite3_finalize(stmt);
 }
 
-static void finish_done(lm_run *r, lm_err *err) {
+/* Write what was learnt. Other runs of the same parameters, which are no longer what those left, can not be taken up again:
+** their checkpoints go, and this run's own when it is done. */
+static void write_end(lm_run *r, int is_done, lm_err *err) {
     lm_run_write_learnt(r, err);
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "DELETE FROM \"%w\".lm_checkpoint WHERE run = ?", r->model.schema);
-    if (stmt) sqlite3_bind_int64(stmt, 1, r->id);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "DELETE FROM \"%w\".lm_checkpoint WHERE run IN"
+                                         " (SELECT id FROM \"%w\".lm_run WHERE model = ?1 AND adapter IS ?2) AND (run <> ?3 OR ?4)",
+                                         r->model.schema, r->model.schema);
+    if (stmt) {
+        sqlite3_bind_int64(stmt, 1, r->model.id);
+        bind_text(stmt, 2, r->o.adapter);
+        sqlite3_bind_int64(stmt, 3, r->id);
+        sqlite3_bind_int(stmt, 4, is_done);
+    }
     lm_write_step(r->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
+static void finish_done(lm_run *r, lm_err *err) { write_end(r, 1, err); }
+
 static void finish_stopped(lm_run *r, lm_err *err) {
     lm_run_write_checkpoint(r, err);
-    lm_run_write_learnt(r, err);
+    write_end(r, 0, err);
 }
 
 void lm_run_finish(lm_run *r, int is_done, lm_err *err) {

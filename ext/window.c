@@ -184,15 +184,26 @@ static const verb verbs[] = {
     { "generate_batch", "prompt", read_generate, clear_generate, null_generate, compute_texts, result_text },
 };
 
-/* Is there a running statement that names the function and no frame that could be right? */
-static int is_over_partition(sqlite3 *db, const char *name) {
+/* Is the function called where no frame could be right? Peers of a RANGE or of GROUPS, and a partition without a frame, are
+** given one value that nobody could tell from the first of many, so texts must: that of the running statement that calls it
+** or, when none does, of views. */
+static int is_for_peers(lm_conn *c, const char *name, lm_err *err) {
+    static const char right[] = "%rows%following%";
     char pattern[40];
-    sqlite3_snprintf(sizeof pattern, pattern, "%%%s%%", name);
-    for (sqlite3_stmt *stmt = sqlite3_next_stmt(db, NULL); stmt; stmt = sqlite3_next_stmt(db, stmt)) {
+    int n_calls = 0, n_wrong = 0;
+    sqlite3_snprintf(sizeof pattern, pattern, "%%%s(%%", name);
+    for (sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, NULL); stmt; stmt = sqlite3_next_stmt(c->db, stmt)) {
         const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
-        if (sql && !sqlite3_strlike(pattern, sql, 0) && sqlite3_strlike("%following%", sql, 0)) return 1;
+        if (!sql || sqlite3_strlike(pattern, sql, 0)) continue;
+        n_calls++;
+        n_wrong += sqlite3_strlike(right, sql, 0) != 0;
     }
-    return 0;
+    if (n_calls) return n_wrong;
+    sqlite3_stmt *views = lm_conn_prepare(c, err, "SELECT 1 FROM (SELECT sql FROM main.sqlite_master UNION ALL SELECT sql FROM temp.sqlite_master)"
+                                          " WHERE sql LIKE %Q AND sql NOT LIKE %Q", pattern, right);
+    n_wrong = views && lm_conn_step(c, views, err);
+    sqlite3_finalize(views);
+    return n_wrong;
 }
 
 /* The value of the frame's first row; the first that is asked for has every row of the frame computed. */
@@ -200,8 +211,8 @@ static void value(sqlite3_context *ctx) {
     const function *fn = sqlite3_user_data(ctx);
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
-    int is_whole = f && !f->n_values && f->n_steps > 1 && is_over_partition(fn->c->db, fn->verb->name);
-    if (!f || !f->n || f->n_gone != f->n_values || is_whole) {
+    int is_wrong = f && !f->n_values && f->n_steps > 1 && is_for_peers(fn->c, fn->verb->name, &err);
+    if (!f || !f->n || f->n_gone != f->n_values || is_wrong) {
         lm_err_set(&err, LM_ERROR, "%s: the frame must start at CURRENT ROW: %s", fn->verb->name, shape);
     } else {
         row *r = at(f, 0);

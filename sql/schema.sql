@@ -68,6 +68,17 @@ CREATE TRIGGER IF NOT EXISTS main.lm_model_delete AFTER DELETE ON lm_model BEGIN
     DELETE FROM lm_setting WHERE key IN ('generate_model', 'embed_model') AND value = old.name;
 END;
 
+-- REPLACE would take a row away without asking the trigger above.
+CREATE TRIGGER IF NOT EXISTS main.lm_model_insert BEFORE INSERT ON lm_model
+WHEN EXISTS (SELECT 1 FROM lm_model WHERE name = new.name OR id = new.id) BEGIN
+    SELECT RAISE(ABORT, 'lm_model: a model of that name or id exists already: delete it first');
+END;
+
+CREATE TRIGGER IF NOT EXISTS main.lm_model_take BEFORE UPDATE OF id, name ON lm_model
+WHEN EXISTS (SELECT 1 FROM lm_model WHERE (name = new.name OR id = new.id) AND id <> old.id) BEGIN
+    SELECT RAISE(ABORT, 'lm_model: a model of that name or id exists already: delete it first');
+END;
+
 CREATE TRIGGER IF NOT EXISTS main.lm_model_rename AFTER UPDATE OF name ON lm_model BEGIN
     UPDATE lm_setting SET value = new.name WHERE key IN ('generate_model', 'embed_model') AND value = old.name;
 END;

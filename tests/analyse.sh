@@ -19,6 +19,6 @@ for file in "$@"; do
     *) cpu="" ;;
     esac
     # shellcheck disable=SC2086
-    clang-tidy --quiet --warnings-as-errors='*' -checks="$checks" -config="$numbers" "$file" -- -std=c11 -D_GNU_SOURCE= -Ibuild -DLM_COMMIT='"x"' $cpu $contract 2>/dev/null || failed=1
+    clang-tidy --quiet --warnings-as-errors='*' -checks="$checks" -config="$numbers" "$file" -- -std=c11 -D_GNU_SOURCE= -Ibuild/analyse -DLM_COMMIT='"x"' $cpu $contract 2>/dev/null || failed=1
 done
 exit $failed

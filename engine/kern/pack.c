@@ -49,7 +49,7 @@ static void pack_floats(const lm_mat *m, uint8_t *tile, int n, const uint8_t *ro
 /* Put a row's `bits` bits from bit `from` on of 32 stored integers into its lanes of as many vectors, four bytes to each. */
 static inline void put_fields(const uint8_t *q, int from, const int bits, uint8_t *vectors) {
     const int per_byte = 8 / bits, step = bits == 4 ? 16 : 4;
-    const uint32_t mask = 0x01010101 * ((1u << bits) - 1);
+    const uint32_t mask = 0x01010101u * ((1u << bits) - 1);
     for (int v = 0; v < bits; v++) {
         const uint8_t *first = q + (bits == 2 ? 16 : 4) * v;
         uint32_t all = 0, some;

@@ -55,7 +55,7 @@ static void encode_bf16(const float *x, void *out, int64_t n) {
 
 /* q[i] = (bytes[i] >> from & (1 << bits) - 1) << to, i = 0 .. n - 1, put on what is there when `add`; n is a multiple of 8. */
 static inline void fields(const uint8_t *bytes, int from, int bits, int to, uint8_t *q, int n, int add) {
-    const uint64_t mask = 0x0101010101010101 * ((1u << bits) - 1);
+    const uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1);
     for (int i = 0; i < n; i += 8) {
         uint64_t all = 0, some;
         memcpy(&some, bytes + i, 8);
@@ -80,9 +80,9 @@ static inline void read_nibbles(const uint8_t *qs, uint8_t *q, int n) {
 static void read_five_bits(const uint8_t *qh, const uint8_t *qs, uint8_t *q) {
     read_nibbles(qs, q, 16);
     for (int e = 0; e < 32; e += 8) {
-        uint64_t all, own = qh[e / 8] * 0x0101010101010101 & 0x8040201008040201;
+        uint64_t all, own = qh[e / 8] * 0x0101010101010101u & 0x8040201008040201u;
         memcpy(&all, q + e, 8);
-        all |= (own + 0x7F7F7F7F7F7F7F7F) >> 3 & 0x1010101010101010;
+        all |= (own + 0x7F7F7F7F7F7F7F7Fu) >> 3 & 0x1010101010101010u;
         memcpy(q + e, &all, 8);
     }
 }
