@@ -66,10 +66,8 @@ static void unknown(const lm_cells *s, const char *name, lm_err *err) {
         strcpy(nearest, other);
     }
     sqlite3_finalize(stmt);
-    lm_err_set(
-        err, LM_ERROR,
-        "model %.60s has no tensor %.63s: nearest of its %d is %s (SELECT tensor FROM lm_parameters lists them)",
-        s->f.name, name, count, nearest);
+    lm_err_set(err, LM_ERROR, "model %.60s has no tensor %.63s: %s%s%s (SELECT tensor FROM lm_parameters lists its %d)",
+               s->f.name, name, *nearest ? "did you mean " : "no name is near", nearest, *nearest ? "?" : "", count);
 }
 
 void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_err *err) {
@@ -210,8 +208,8 @@ void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {
     }
     if (err->code) return;
     s->type->encode(&x, bytes, 1);
-    if (!isfinite(value)) lm_err_set(err, LM_ERROR, "value %g: expected a finite number", value);
-    if (!(fabsf(x) < s->type->limit)) lm_err_set(err, LM_ERROR, "value %g is more than %s holds", value, s->type->name);
+    if (!isfinite(value)) lm_err_set(err, LM_ERROR, "tensor %s: value %g: expected a finite number", s->t.name, value);
+    if (!(fabsf(x) < s->type->limit)) lm_err_set(err, LM_ERROR, "tensor %s: value %g is more than %s holds", s->t.name, value, s->type->name);
     if (!err->code) write_bytes(s, index * s->type->bytes, bytes, s->type->bytes, err);
     if (!err->code) stamp(s, err);
 }

@@ -131,7 +131,8 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     lm_digest_add(&im->root, digest, sizeof digest);
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
-    sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC);
+    if (sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC) == SQLITE_TOOBIG)
+        lm_err_set(err, LM_ERROR, "tensor %s: a chunk of %lld bytes is more than SQLITE_LIMIT_LENGTH lets a value have", t->name, (long long)n);
     lm_write_step(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
@@ -255,7 +256,11 @@ static void import_finish(import *im, lm_err *err) {
 
 static void check_name(lm_conn *c, const char *schema, const char *name, lm_err *err) {
     size_t n = strlen(name);
+    lm_buf sound = {0};
     if (n == 0 || n > 200) lm_err_set(err, LM_ERROR, "a model's name must have 1 to 200 bytes, not %d", (int)n);
+    lm_utf8_repair(&sound, name, n, err);
+    if (!err->code && (sound.n != n || memcmp(sound.data, name, n))) lm_err_set(err, LM_ERROR, "a model's name must be UTF-8");
+    lm_buf_clear(&sound);
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE name = ?", schema);
     if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
     if (stmt && lm_conn_step(c, stmt, err)) {
