@@ -213,6 +213,7 @@ void lm_import_check(lm_conn *c, const char *function, const char *schema, const
 
 /*======================================================================
 ** export.c: a model's rows as a GGUF file at path, which must not be there unless overwrite says so. */
+#define LM_LABEL_KEY "sqlite_lm.label_format"               /* of a file: what lm_model.info has as label_format, JSON */
 void lm_export(lm_conn *c, const lm_found *f, const char *path, int overwrite, lm_err *err);
 
 /*======================================================================

@@ -52,11 +52,12 @@ static int is_tokenizer_data(const lm_meta_entry *e) {
     return e->type == LM_META_ARRAY && e->key_n >= sizeof arrays - 1 && !memcmp(e->key, arrays, sizeof arrays - 1);
 }
 
-/* Copy the entries that are, or are not, the tokenizer's arrays. */
+/* Copy the entries that are, or are not, the tokenizer's arrays; the form of labels is info's. */
 static void copy_entries(const lm_meta *meta, int arrays, lm_buf *out, lm_err *err) {
     for (size_t i = 0; i < lm_meta_count(meta); i++) {
         const lm_meta_entry *e = lm_meta_at(meta, i);
-        if (is_tokenizer_data(e) == arrays) lm_buf_append(out, e->raw, e->raw_n, err);
+        int is_label = e->key_n == strlen(LM_LABEL_KEY) && !memcmp(e->key, LM_LABEL_KEY, e->key_n);
+        if (is_tokenizer_data(e) == arrays && !is_label) lm_buf_append(out, e->raw, e->raw_n, err);
     }
 }
 
@@ -236,13 +237,16 @@ static void import_model(import *im, const char *name, const char *path, const c
 static void import_finish(import *im, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     char text[2 * LM_DIGEST_BYTES + 1];
+    const char *label = NULL;
+    size_t label_n = 0;
     lm_digest_end(&im->root, digest);
     lm_hex(digest, text);
+    lm_meta_text(source_meta(&im->from), LM_LABEL_KEY, &label, &label_n, err);
     sqlite3_stmt *stmt =
         lm_conn_prepare(im->c, err,
                         "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?5, n_bytes = ?2, digest = ?3,"
-                        " edit = randomblob(8), info = json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3))"
-                        " WHERE id = ?4",
+                        " edit = randomblob(8), info = json_patch(json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3)),"
+                        " iif(json_valid(?6), json_object('label_format', json(?6)), '{}')) WHERE id = ?4",
                         im->schema);
     if (!stmt) return;
     sqlite3_bind_int64(stmt, 1, im->n_params);
@@ -250,6 +254,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_text(stmt, 3, text, -1, SQLITE_STATIC);
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
+    sqlite3_bind_text(stmt, 6, label, (int)label_n, SQLITE_STATIC);
     lm_write_step(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }

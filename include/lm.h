@@ -202,7 +202,7 @@ void lm_gguf_read(lm_gguf *g, int i, int64_t offset, void *dst, size_t n, lm_err
 typedef struct lm_gguf_writer lm_gguf_writer;
 
 typedef struct {
-    const void *meta[2]; size_t meta_n[2];      /* stretches of entries (lm_meta's form), written one after the other */
+    const void *meta[3]; size_t meta_n[3];      /* stretches of entries (lm_meta's form), written one after the other */
     const lm_tensor *tensors; int n_tensors;
 } lm_gguf_content;
 
