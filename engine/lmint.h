@@ -73,7 +73,7 @@ lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err);
 void lm_meta_adopt(lm_meta *m, void *bytes);
 
 /* file.c */
-typedef struct { int fd; uint64_t n; } lm_file;     /* n: bytes, when it was opened */
+typedef struct { int fd, is_absent; uint64_t n; } lm_file;     /* is_absent: why it was not opened; n: bytes, when it was */
 void lm_file_open(lm_file *f, const char *path, lm_err *err);   /* a regular file */
 void lm_file_read(const lm_file *f, uint64_t at, uint8_t *dst, size_t n, lm_err *err);
 void lm_file_close(lm_file *f);

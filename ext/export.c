@@ -26,17 +26,19 @@ static void write_file(void *arg, const lm_stored *m, lm_err *err) {
     lm_free(piece);
 }
 
-/* A database that this connection has open must not be what is replaced. */
+/* A database that this connection has open must not be what is replaced, nor its journals. */
 static void check_path(lm_conn *c, const char *path, lm_err *err) {
     struct stat target, database;
     const char *schema;
     if (stat(path, &target)) return;
     for (int i = 0; (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
         const char *file = sqlite3_db_filename(c->db, schema);
-        if (!file || !*file || stat(file, &database) || database.st_dev != target.st_dev
-            || database.st_ino != target.st_ino)
-            continue;
-        lm_err_set(err, LM_ERROR, "%.100s is the open database %.60s", path, schema);
+        if (!file || !*file) continue;
+        const char *const files[] = { file, sqlite3_filename_wal(file), sqlite3_filename_journal(file) };
+        for (int k = 0; k < LM_COUNT(files); k++) {
+            if (stat(files[k], &database) || database.st_dev != target.st_dev || database.st_ino != target.st_ino) continue;
+            lm_err_set(err, LM_ERROR, "%.100s is the open database %.60s%s", path, schema, k ? "'s journal" : "");
+        }
     }
 }
 

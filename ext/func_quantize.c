@@ -191,7 +191,7 @@ static void write_info(job *j, lm_err *err) {
         if (j->wants_kl) sqlite3_bind_double(stmt, 2, kl);
         sqlite3_bind_text(stmt, 3, j->f->name, -1, SQLITE_STATIC);
         sqlite3_bind_text(stmt, 4, j->name, -1, SQLITE_STATIC);
-        lm_conn_step(j->c, stmt, err);
+        lm_write_step(j->c, stmt, err);
     }
     sqlite3_finalize(stmt);
     sqlite3_free(a);

@@ -325,7 +325,7 @@ static void import_whole(import *im, const char *function, lm_err *err) {
 }
 
 void lm_import(lm_conn *c, const char *path, const char *schema, const char *name, const char *dtype, lm_err *err) {
-import im = {.c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) :NULL };
+    import im = { .c = c, .schema = schema, .name = name, .path = path, .as = dtype ? lm_dtype_find_name(dtype) : NULL };
     im.from = open_source(path, err);
     import_whole(&im, "lm_import", err);
     close_source(&im.from);

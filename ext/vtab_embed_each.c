@@ -13,6 +13,7 @@ typedef struct {
     lm_vector_options options;
     sqlite3_value *keys[BATCH], *texts[BATCH];
     lm_err errs[BATCH];
+    lm_shared *model;
     float *vectors;                     /* (BATCH, size) */
     int n_tokens[BATCH], size, n, at;
     sqlite3_int64 n_before;             /* rows of the batches before */
@@ -39,6 +40,7 @@ static void clear(sqlite3_vtab_cursor *base) {
     clear_batch(cur);
     sqlite3_finalize(cur->each.query);
     lm_vector_options_clear(&cur->options);
+    lm_share_end(cur->model);
     lm_free(cur->vectors);
 }
 
@@ -49,20 +51,21 @@ static void next_batch(each_cursor *cur, lm_err *err) {
     clear_batch(cur);
     while (cur->n < BATCH && lm_each_read(&cur->each, &cur->keys[cur->n], &cur->texts[cur->n], err)) cur->n++;
     if (!cur->n || err->code) return;
-    lm_shared *s = lm_share_begin(c, cur->options.model, "embed", err);
-    cur->size = s ? lm_vector_size(s, &cur->options, err) : 0;
-    if (s && !cur->vectors) cur->vectors = lm_alloc((size_t)BATCH * (size_t)cur->size * sizeof *cur->vectors, err);
+    if (!cur->model) {                  /* for all batches: what is the default may change meanwhile */
+        cur->model = lm_share_begin(c, cur->options.model, "embed", err);
+        cur->size = cur->model ? lm_vector_size(cur->model, &cur->options, err) : 0;
+        cur->vectors = err->code ? NULL : lm_alloc((size_t)BATCH * (size_t)cur->size * sizeof *cur->vectors, err);
+    }
     for (int i = 0; i < cur->n && !err->code; i++) {
         lm_err own = {0};
         if (!lm_value_text(cur->texts[i], &texts[i], "text", &own)) texts[i].text = NULL;
         if (own.code == LM_NOMEM) *err = own;
     }
-    if (!err->code) lm_vectors(c, s, &cur->options, texts, cur->n, cur->vectors, cur->n_tokens, cur->errs, err);
+    if (!err->code) lm_vectors(c, cur->model, &cur->options, texts, cur->n, cur->vectors, cur->n_tokens, cur->errs, err);
     for (int i = 0; i < cur->n && !err->code; i++) {
         lm_text unused;
         if (!texts[i].text) lm_value_text(cur->texts[i], &unused, "text", &cur->errs[i]);
     }
-    lm_share_end(s);
 }
 
 static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, int n_args, sqlite3_value **args) {

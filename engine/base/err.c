@@ -36,13 +36,19 @@ void lm_buf_append(lm_buf *buf, const void *bytes, size_t n, lm_err *err) {
 }
 
 void lm_buf_print(lm_buf *buf, lm_err *err, const char *format, ...) {
-    char text[512];     /* callers print numbers and short names; longer text goes through append */
+    char text[512], *longer = NULL;
     va_list args;
     va_start(args, format);
     int n = vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (n >= (int)sizeof text) n = (int)sizeof text - 1;
-    lm_buf_append(buf, text, n > 0 ? (size_t)n : 0, err);
+    if (n >= (int)sizeof text) {
+        longer = lm_alloc((size_t)n + 1, err);
+        va_start(args, format);
+        if (longer) vsnprintf(longer, (size_t)n + 1, format, args);
+        va_end(args);
+    }
+    if (n > 0 && !err->code) lm_buf_append(buf, longer ? longer : text, (size_t)n, err);
+    lm_free(longer);
 }
 
 void lm_buf_clear(lm_buf *buf) {

@@ -28,6 +28,7 @@ void lm_file_open(lm_file *f, const char *path, lm_err *err) {
     struct stat st;
     *f = (lm_file){ .fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) };
     if (f->fd < 0) {
+        f->is_absent = errno == ENOENT;
         lm_file_fail("cannot open", errno, err);
     } else if (fstat(f->fd, &st)) {
         lm_file_fail("cannot stat", errno, err);

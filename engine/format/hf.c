@@ -66,7 +66,7 @@ static char *read_whole(const char *folder, const char *name, size_t most, int o
     join(path, sizeof path, folder, name, err);
     if (err->code) return NULL;
     lm_file_open(&f, path, &inner);
-    if (inner.code && optional && strstr(inner.msg, "No such file")) return NULL;
+    if (f.is_absent && optional) return NULL;
     if (!inner.code && f.n > most) lm_err_set(&inner, LM_ERROR, "%llu bytes, wanted at most %zu", (unsigned long long)f.n, most);
     if (!inner.code) text = lm_alloc((size_t)f.n + 1, &inner);
     if (text) lm_file_read(&f, 0, (uint8_t *)text, (size_t)f.n, &inner);
@@ -386,6 +386,7 @@ static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n
         if (kind != LM_JSON_END)
             lm_err_set(err, LM_ERROR, "model.safetensors.index.json: weight_map: expected names of files");
     }
+    if (!err->code) lm_json_next(&j, err);          /* nothing may follow */
     lm_json_clear(&j);
 }
 
