@@ -16,6 +16,7 @@ static void result_default(sqlite3_context *ctx, lm_conn *c, const char *key, lm
 
 /* Set the default model of a task, and answer with it; NULL removes it. */
 static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlite3_value *value, lm_err *err) {
+    lm_write w;
     lm_text name;
     lm_found f;
     int is_set = lm_value_text(value, &name, key, err);
@@ -24,9 +25,9 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
         if (err->code) return;
         lm_found_clear(&f);
     }
-    lm_conn_check_begun(c, "lm_config", "main", err);
+    if (!is_set && !lm_store_exists(c, "main", err)) return;
+    lm_write_begin(&w, c, "lm_config", "main", err);
     if (is_set) lm_result_text(ctx, name.text, name.n);
-    lm_store_create(c, "main", err);
     sqlite3_stmt *stmt =
         lm_conn_prepare(c, err,
                         is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"
@@ -34,9 +35,10 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
     if (stmt) {
         sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
         if (is_set) sqlite3_bind_text(stmt, 2, name.text, (int)name.n, SQLITE_STATIC);
-        lm_conn_step(c, stmt, err);
+        lm_write_step(c, stmt, err);
     }
     sqlite3_finalize(stmt);
+    lm_write_end(&w, err);
 }
 
 static sqlite3_int64 whole_number(sqlite3_value *value, const char *key, sqlite3_int64 max, lm_err *err) {

@@ -325,7 +325,9 @@ void lm_run_check(lm_run *r, lm_err *err) {
     const void *edit = there ? column_stamp(r->look, 0) : NULL;
     int same = edit && !memcmp(edit, r->edit, sizeof r->edit);
     sqlite3_reset(r->look);
-    if (err->code == LM_INTERRUPT || err->code == LM_NOMEM || (same && !changed)) return;
+    int rc = err->code >= LM_SQLITE ? (err->code - LM_SQLITE) & 0xFF : 0;
+    int is_gone = rc == SQLITE_ERROR || rc == SQLITE_ABORT || rc == SQLITE_SCHEMA;      /* the row's table, or its transaction */
+    if (err->code == LM_INTERRUPT || err->code == LM_NOMEM || (rc && !is_gone) || (same && !changed)) return;
     *err = (lm_err){0};
     int code = LM_SQLITE + SQLITE_ABORT;
     if (!same) lm_err_set(err, code, "lm_train: transaction was rolled back during training");
