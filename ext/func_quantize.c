@@ -22,9 +22,7 @@ static const lm_option quantize_table[] = {
 
 /* What the formats of that list are in general.file_type, other programs' number for what a file is mostly made of; -1: not in it. */
 static int file_type(const lm_dtype *type) {
-    static const struct {
-        int dtype, type;
-    } types[] = { { LM_F32, 0 },   { LM_F16, 1 },   { LM_Q4_0, 2 },  { LM_Q8_0, 7 }, { LM_Q5_0, 8 },
+    static const struct { int dtype, type; } types[] = { { LM_F32, 0 },   { LM_F16, 1 },   { LM_Q4_0, 2 },  { LM_Q8_0, 7 }, { LM_Q5_0, 8 },
                   { LM_Q4_K, 15 }, { LM_Q5_K, 17 }, { LM_Q6_K, 18 }, { LM_BF16, 32 } };
     for (int i = 0; i < LM_COUNT(types); i++) if (types[i].dtype == type->id) return types[i].type;
     return -1;

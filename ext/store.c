@@ -509,9 +509,7 @@ static void read_rows(reader *r, sqlite3_stmt *row, uint8_t digest[LM_DIGEST_BYT
         r->f->schema, r->f->schema);
     if (!err->code && r->use) {
         lm_stored stored_rows = { { arch, hparams, hparams_n, r->tensors, r->n_tensors, read_tensor, r },
-                                  meta,
-                                  meta_n,
-                                  &arrays };
+                                  meta, meta_n, &arrays };
         r->use(r->use_arg, &stored_rows, err);
     } else {
         for (int i = 0; i < r->n_tensors && !err->code; i++)

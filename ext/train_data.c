@@ -192,9 +192,8 @@ static int is_named(const char *column, const char *const names[3]) {
 
 /* What rows are meant to be, by their columns' number and names. */
 static const row_kind *guess(sqlite3_stmt *stmt, int is_encoder, lm_err *err) {
-    static const char *const labels[] = { "label", "class", "category" }, *const completions[] = { "completion",
-                                                                                                   "answer",
-                                                                                                   "response" };
+    static const char *const labels[] = { "label", "class", "category" };
+    static const char *const completions[] = { "completion", "answer", "response" };
     int n = sqlite3_column_count(stmt);
     const char *last = sqlite3_column_name(stmt, n - 1);
     if (is_encoder && n == 2) return find_kind("pair");

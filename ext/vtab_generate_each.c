@@ -147,13 +147,9 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const lm_table table = {
-    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column,
-      .xRowid = rowid },
-    "generate_each",
-    "CREATE TABLE generate_each(key, text, n_prompt, n_tokens, finish, error, query HIDDEN, options HIDDEN)",
-    1,
-    sizeof(each_cursor),
-    clear,
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "generate_each", "CREATE TABLE generate_each(key, text, n_prompt, n_tokens, finish, error, query HIDDEN, options HIDDEN)",
+    1, sizeof(each_cursor), clear,
 };
 
 int lm_vtab_generate_each_register(lm_conn *c) { return lm_table_register(c, &table); }

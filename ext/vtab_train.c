@@ -76,13 +76,9 @@ static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
 }
 
 static const lm_table table = {
-    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column,
-      .xRowid = rowid },
-    "lm_train",
-    "CREATE TABLE lm_train(step, epoch, tokens, loss, val_loss, lr, grad_norm, tokens_per_s, seconds, event, options HIDDEN)",
-    1,
-    sizeof(train_cursor),
-    clear,
+    { LM_TABLE_METHODS, .xBestIndex = best_index, .xFilter = filter, .xNext = next, .xEof = eof, .xColumn = column, .xRowid = rowid },
+    "lm_train", "CREATE TABLE lm_train(step, epoch, tokens, loss, val_loss, lr, grad_norm, tokens_per_s, seconds, event, options HIDDEN)",
+    1, sizeof(train_cursor), clear,
 };
 
 int lm_vtab_train_register(lm_conn *c) { return lm_table_register(c, &table); }

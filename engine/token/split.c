@@ -361,8 +361,7 @@ static void read_digits(stage *s, const lm_tree *t, const lm_node *node, lm_err 
 
 /* Where Metaspace puts its mark before a text, by either way of saying so. */
 int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err) {
-    static const char
-        *const names[] = { [LM_MARK_NEVER] = "never", [LM_MARK_FIRST] = "first", [LM_MARK_ALWAYS] = "always" };
+    static const char *const names[] = { [LM_MARK_NEVER] = "never", [LM_MARK_FIRST] = "first", [LM_MARK_ALWAYS] = "always" };
     if (!lm_tree_find(t, node, "prepend_scheme")) {
         return lm_tree_bool(t, node, "add_prefix_space", 1, err) ? LM_MARK_ALWAYS : LM_MARK_NEVER;
     }

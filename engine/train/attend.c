@@ -118,9 +118,8 @@ static void attend_item(void *arg, int item) {
         for (int j = q0; j < g.q1; j++) {
             float *x = s.p + (size_t)(j - q0) * wide;
             int from = first_key(&g, j), end = end_key(&g, j);
-            p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head] = t->kern->softmax(x + (from - g.k0),
-                                                                                                    end - from,
-                                                                                                    attn_scale(h));
+            p->a->log_sum[(row + (size_t)j) * (size_t)h->n_heads + (size_t)head]
+                = t->kern->softmax(x + (from - g.k0), end - from, attn_scale(h));
             clear_unseen(&g, j, x);
         }
         lm_multiply(t->kern, s.p, wide, 1, s.values, k1 - k0, g.k0 - k0, g.k1 - g.k0, g.q1 - g.q0, dim,

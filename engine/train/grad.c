@@ -253,34 +253,16 @@ typedef struct {
 static half_end attn_end(const lm_grad_pass *p) {
     const lm_weight *w = p->w;
     const lm_acts *a = p->a;
-    return (half_end){ &w[LM_O_BIAS],
-                       &w[LM_ATTN_POST_NORM],
-                       &w[LM_ATTN_OUT_NORM],
-                       &w[LM_ATTN_OUT_NORM_BIAS],
-                       a->x,
-                       a->attn,
-                       a->attn_stat,
-                       a->mid_sum,
-                       a->mid_stat,
-                       a->mid,
-                       2 * p->layer + 1 };
+    return (half_end){ &w[LM_O_BIAS], &w[LM_ATTN_POST_NORM], &w[LM_ATTN_OUT_NORM], &w[LM_ATTN_OUT_NORM_BIAS],
+                       a->x, a->attn, a->attn_stat, a->mid_sum, a->mid_stat, a->mid, 2 * p->layer + 1 };
 }
 
 static half_end ffn_end(const lm_grad_pass *p) {
     const lm_weight *w = p->w;
     const lm_acts *a = p->a;
     float *to = p->layer + 1 < p->t->h.n_layers ? p->t->acts[p->layer + 1].x : p->t->stream;
-    return (half_end){ &w[LM_DOWN_BIAS],
-                       &w[LM_FFN_POST_NORM],
-                       &w[LM_FFN_OUT_NORM],
-                       &w[LM_FFN_OUT_NORM_BIAS],
-                       a->mid,
-                       a->ffn,
-                       a->ffn_stat,
-                       a->end_sum,
-                       a->end_stat,
-                       to,
-                       2 * p->layer + 2 };
+    return (half_end){ &w[LM_DOWN_BIAS], &w[LM_FFN_POST_NORM], &w[LM_FFN_OUT_NORM], &w[LM_FFN_OUT_NORM_BIAS],
+                       a->mid, a->ffn, a->ffn_stat, a->end_sum, a->end_stat, to, 2 * p->layer + 2 };
 }
 
 /* to = in + delta, which may have a bias, be normed and have parts dropped; then that may be normed. */

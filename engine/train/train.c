@@ -250,13 +250,8 @@ static uint64_t packed_floats(const lm_trainer *t) {
     const lm_hparams *h = &t->h;
     uint64_t n = (uint64_t)t->max_rows, embd = (uint64_t)h->n_embd, heads = lm_width_heads(h), most = 0,
              pairs = pairs_of(h, n), ff = (uint64_t)h->n_ff;
-    struct {
-        uint64_t n, in, out;
-    } shapes[] = { { n, embd, lm_width_qkv(h) },
-                   { n, heads, embd },
-                   { pairs, embd, width_up(t) },
-                   { pairs, ff, embd },
-                   { n, embd, (uint64_t)h->n_experts } };
+    struct { uint64_t n, in, out; } shapes[] = { { n, embd, lm_width_qkv(h) }, { n, heads, embd }, { pairs, embd, width_up(t) },
+                                                 { pairs, ff, embd }, { n, embd, (uint64_t)h->n_experts } };
     for (int i = 0; i < LM_COUNT(shapes); i++) {        /* the weights, and both factors of their gradients */
         uint64_t in = shapes[i].in + 16, out = shapes[i].out + 64;
         most = LM_MAX(most, in * out + shapes[i].n * (in + out + 2 * (uint64_t)t->o.lora_rank));
