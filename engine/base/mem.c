@@ -37,22 +37,33 @@ static void hint_huge(uintptr_t p, size_t n) {
 
 static header *header_of(void *p) { return (header *)p - 1; }
 
+/* Count n bytes as used, behind *used of before; 0 where there may not be so many. What is refused is never counted: it would
+** have other threads refused too. */
+static int reserve(size_t n, uint64_t limit, uint64_t *used) {
+    *used = g_used;
+    do {
+        if (n >= SIZE_MAX / 2 || (limit && (*used > limit || n > limit - *used))) return 0;
+    } while (!atomic_compare_exchange_weak(&g_used, used, *used + n));
+    return 1;
+}
+
 void *lm_alloc(size_t n, lm_err *err) {
     if (err->code) return NULL;
-    uint64_t limit = g_limit, used = atomic_fetch_add(&g_used, n) + n;
-    void *base = NULL;
-    if (n < SIZE_MAX / 2 && (!limit || used <= limit)) base = g_hook.alloc((uint64_t)n + sizeof(header) + ALIGN - 1);
+    uint64_t limit = g_limit, used;
+    int fits = reserve(n, limit, &used);
+    void *base = fits ? g_hook.alloc((uint64_t)n + sizeof(header) + ALIGN - 1) : NULL;
     if (!base) {
-        atomic_fetch_sub(&g_used, n);
-        if (limit && used > limit) {
+        if (fits) atomic_fetch_sub(&g_used, n);
+        if (limit && !fits) {
             lm_err_set(err, LM_NOMEM, "memory_limit %llu bytes: %llu in use, %llu more wanted",
-                       (unsigned long long)limit, (unsigned long long)(used - n), (unsigned long long)n);
+                       (unsigned long long)limit, (unsigned long long)used, (unsigned long long)n);
         } else {
             lm_err_set(err, LM_NOMEM, "out of memory: no room for %llu bytes", (unsigned long long)n);
         }
         return NULL;
     }
     uint64_t peak = g_peak;
+    used += n;
     while (used > peak && !atomic_compare_exchange_weak(&g_peak, &peak, used)) {}
     uintptr_t p = ((uintptr_t)base + sizeof(header) + ALIGN - 1) & ~(uintptr_t)(ALIGN - 1);
     *header_of((void *)p) = (header){ n, base };
