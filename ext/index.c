@@ -582,7 +582,7 @@ void lm_index_command(lm_index *x, const char *word, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** The k nearest: a heap whose root is the worst of them. Ties go to the lower key. */
-typedef struct { lm_hit *items; int n, k; } heap;
+typedef struct { lm_hit *items; size_t cap; int n, k; } heap;
 
 static int is_worse(const lm_hit *a, const lm_hit *b) {
     return a->distance != b->distance ? a->distance > b->distance : a->key > b->key;
@@ -598,9 +598,10 @@ static void sift_down(lm_hit *items, int n, int at) {
     }
 }
 
-static void heap_add(heap *h, sqlite3_int64 key, double distance) {
+static void heap_add(heap *h, sqlite3_int64 key, double distance, lm_err *err) {
     lm_hit hit = { key, distance };
     if (h->n < h->k) {
+        if (!lm_grow((void **)&h->items, (size_t)h->n, &h->cap, 1, sizeof *h->items, err)) return;
         int at = h->n++;
         for (; at && is_worse(&hit, &h->items[(at - 1) / 2]); at = (at - 1) / 2) h->items[at] = h->items[(at - 1) / 2];
         h->items[at] = hit;
@@ -640,7 +641,7 @@ static int collect(const lm_index *x, const float *query, int size, int most, he
         if (distance > last) n_nearer = n_count, last = distance;
         if (!sqlite3_column_int(stmt, 2) || sqlite3_column_type(stmt, 1) == SQLITE_NULL) continue;
         n_count++;
-        heap_add(h, sqlite3_column_int64(stmt, 0), distance);
+        heap_add(h, sqlite3_column_int64(stmt, 0), distance, err);
     }
     sqlite3_finalize(stmt);
     return err->code || !most || n < most || n_nearer >= h->k;
@@ -655,7 +656,7 @@ static void add_pending(lm_index *x, const lm_shared *s, const float *query, int
         for (int i = 0; i < w->n && !err->code; i++) {
             if (!w->has_vector[i]) continue;
             sqlite3_bind_blob(stmt, 2, walk_vector(w, i), size * (int)sizeof *query, SQLITE_STATIC);
-            if (lm_conn_step(x->c, stmt, err)) heap_add(h, w->keys[i], (double)(float)sqlite3_column_double(stmt, 0));
+            if (lm_conn_step(x->c, stmt, err)) heap_add(h, w->keys[i], (double)(float)sqlite3_column_double(stmt, 0), err);
             sqlite3_reset(stmt);
         }
     }
@@ -690,7 +691,6 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     heap h = { .k = k };
     lm_shared *s = begin(x, 0, &size, err);
     float *vector = lm_alloc((size_t)size * sizeof *vector, err);
-    h.items = lm_alloc((size_t)k * sizeof *h.items, err);
     if (!err->code) read_query(x, s, query, vector, size, err);
     sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT 1001)", err);
     int is_lost = has_lost_places(x, err);
