@@ -313,6 +313,23 @@ static void restore_places(const lm_index *x, lm_err *err) {
         exec(x, "UPDATE {places} SET _rowid_ = -1 - rowid; UPDATE {places} SET _rowid_ = rowid", err);
 }
 
+/* The model by the name that the index was declared with or, when it was renamed since, by the digest of what made the vectors. */
+static lm_shared *begin_model(const lm_index *x, lm_err *err) {
+    const char *name = x->o.vector.model;
+    lm_err own = {0};
+    lm_shared *s = err->code ? NULL : lm_share_begin(x->c, name, "embed", &own);
+    if (own.code == LM_ERROR && name && lm_store_exists(x->c, x->schema, err)) {
+        sqlite3_stmt *stmt = lm_index_prepare(x, "SELECT m.name FROM {schema}.lm_model m JOIN {config} c ON c.key = 'digest' AND m.digest = c.value"
+                                              " WHERE m.name <> ?1", err);
+        if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);
+        const char *now = lm_conn_step(x->c, stmt, err) ? lm_column_text(stmt, 0, err) : NULL;
+        if (now) own = (lm_err){0}, s = lm_share_begin(x->c, now, "embed", &own);
+        sqlite3_finalize(stmt);
+    }
+    if (!err->code) *err = own;
+    return s;
+}
+
 #define HOW_TO(command) "INSERT INTO %.60s(%.60s) VALUES('" command "')"
 
 static lm_shared *begin(lm_index *x, int is_rebuild, int *size, lm_err *err) {
@@ -322,7 +339,7 @@ static lm_shared *begin(lm_index *x, int is_rebuild, int *size, lm_err *err) {
         lm_err_set(err, LM_ERROR, "%.60s: the triggers on %.60s that keep it in step are gone: " HOW_TO("rebuild"),
                    x->name, x->o.content, x->name, x->name);
     }
-    lm_shared *s = err->code ? NULL : lm_share_begin(x->c, x->o.vector.model, "embed", err);
+    lm_shared *s = begin_model(x, err);
     *size = s ? lm_vector_size(s, &x->o.vector, err) : 0;
     if (s) lm_hex(s->digest, digest);
     sqlite3_stmt *stmt = lm_index_prepare(x, "SELECT value FROM {config} WHERE key = 'digest'", err);
