@@ -65,6 +65,16 @@ static int is_loaded(sqlite3 *db) {
     return found;
 }
 
+static int register_all(sqlite3 *db) {
+    lm_conn *c = lm_conn_new(db);
+    int rc = SQLITE_OK;
+    if (!c) return SQLITE_NOMEM;
+    lm_conn_ref(c);
+    for (int i = 0; i < LM_COUNT(registers) && rc == SQLITE_OK; i++) rc = registers[i](c);
+    lm_conn_unref(c);
+    return rc;
+}
+
 __attribute__((visibility("default")))
 int sqlite3_lm_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -77,12 +87,7 @@ int sqlite3_lm_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) 
     (void)api;
 #endif
     pthread_once(&once, begin_process);
-    int was_loaded = is_loaded(db);
-    lm_conn *c = was_loaded ? NULL : lm_conn_new(db);
-    int rc = c || was_loaded ? SQLITE_OK : SQLITE_NOMEM;
-    if (c) lm_conn_ref(c);
-    for (int i = 0; i < LM_COUNT(registers) && c && rc == SQLITE_OK; i++) rc = registers[i](c);
-    if (c) lm_conn_unref(c);
+    int rc = is_loaded(db) ? SQLITE_OK : register_all(db);
     if (rc != SQLITE_OK && error) *error = sqlite3_mprintf("sqlite-lm: %s", sqlite3_errmsg(db));
 #ifndef SQLITE_CORE
     if (rc == SQLITE_OK) rc = SQLITE_OK_LOAD_PERMANENTLY;

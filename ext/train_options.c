@@ -159,7 +159,7 @@ void lm_learn_options_resume(lm_learn_options *o, lm_text text, lm_err *err) {
     lm_learn_options had;
     lm_learn_options_read(&had, text, err);
     for (const lm_option *row = table; row->name && !err->code; row++) {
-        if (!is_free(row) && (o->given >> (row - table) & 1)) check_same(row, o, &had, err);
+        if (!is_free(row) && is_given(o, row->at)) check_same(row, o, &had, err);
     }
     had.resume = o->resume;
     had.max_seconds = o->max_seconds;
