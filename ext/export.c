@@ -1,5 +1,6 @@
 /* export.c: a model's rows become a GGUF file: tensors bit for bit and in the order of their rows, metadata as it came
-** in, and the form of its labels (LM_LABEL_KEY), which is a model's of this extension alone. Every digest is checked on the way; a model that fails leaves no file. */
+** in, and the form of its labels (LM_LABEL_KEY), which other programs pass over. Every digest is checked on the way; a model
+** that fails leaves no file. */
 #include "ext.h"
 
 #include <sys/stat.h>
