@@ -99,14 +99,13 @@ static void add_tensor(lm_adapter_rows *r, sqlite3_stmt *stmt, lm_err *err) {
 }
 
 void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_err *err) {
-    lm_stop stop = lm_conn_stop(c);
     sqlite3_stmt *stmt =
         lm_conn_prepare(c, err,
                         "SELECT name, shape, data FROM \"%w\".lm_adapter_tensor WHERE adapter = ? ORDER BY name",
                         model->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->id);
     while (stmt && lm_conn_step(c, stmt, err)) {
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(c), err);
         add_tensor(r, stmt, err);
     }
     sqlite3_finalize(stmt);

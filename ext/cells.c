@@ -147,8 +147,7 @@ static void read_bytes(lm_cells *s, int64_t offset, uint8_t *dst, int64_t n, lm_
 
 int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *err) {
     if (index < s->first || index >= s->end) {
-        lm_stop stop = lm_conn_stop(s->c);
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(s->c), err);
         int64_t first = index / WINDOW * WINDOW, end = s->t.n_params - first < WINDOW ? s->t.n_params : first + WINDOW;
         int64_t at = first / s->type->block * s->type->bytes, n = (end - first) / s->type->block * s->type->bytes;
         s->first = s->end = 0;

@@ -139,10 +139,9 @@ typedef struct { lm_conn *c; const lm_design *d; const lm_tensor *tensors; } mak
 
 static void read_weights(void *arg, int i, int64_t offset, void *dst, size_t n, lm_err *err) {
     const maker *m = arg;
-    lm_stop stop = lm_conn_stop(m->c);
     int64_t at = offset / (int64_t)sizeof(float), end = at + (int64_t)(n / sizeof(float));
     for (float *out = dst; at < end && !err->code; at += STRETCH, out += STRETCH) {
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(m->c), err);
         lm_design_fill(m->d, &m->tensors[i], at, end - at < STRETCH ? end - at : STRETCH, out);
     }
 }

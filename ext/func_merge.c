@@ -33,7 +33,6 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     merge *m = arg;
     const lm_tensor *from = &m->from->tensors[i], *to = &m->tensors[i];
     const lm_dtype *type = lm_dtype_find(from->dtype), *as = lm_dtype_find(to->dtype);
-    lm_stop stop = lm_conn_stop(m->c);
     if (!lm_adapter_has(&m->rows.a, from->name)) {
         m->from->read(m->from->arg, i, offset, dst, n, err);
         return;
@@ -41,7 +40,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     int64_t at = offset / as->bytes, end = (offset + (int64_t)n) / as->bytes, count;
     for (uint8_t *out = dst; at < end && !err->code; at += count, out += count * as->bytes) {
         count = end - at < STRETCH ? end - at : STRETCH;
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(m->c), err);
         m->from->read(m->from->arg, i, at / type->block * type->bytes, m->raw,
                       (size_t)(count / type->block * type->bytes), err);
         if (err->code) return;

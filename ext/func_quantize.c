@@ -116,7 +116,7 @@ static void encode_stretch(job *j, lm_err *err) {
     int64_t at = j->end / as->bytes * as->block, n = to->n_params - at < STRETCH ? to->n_params - at : STRETCH;
     j->first = j->end;
     j->end += n / as->block * as->bytes;
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    lm_poll(stop, err);
     j->from->read(j->from->arg, j->open, at / type->block * type->bytes, type == as ? j->blocks : j->raw,
                   (size_t)(n / type->block * type->bytes), err);
     if (type == as || err->code) return;

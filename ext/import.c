@@ -104,7 +104,6 @@ static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x,
 static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int64_t n, lm_err *err) {
     const lm_tensor *from = source_tensor(&im->from, i);
     const lm_dtype *type = lm_dtype_find(from->dtype), *as = lm_dtype_find(to->dtype);
-    lm_stop stop = lm_conn_stop(im->c);
     int64_t at = offset / as->bytes * as->block, end = (offset + n) / as->bytes * as->block;
     for (uint8_t *out = im->buffer; at < end && !err->code; at += STRETCH) {
         int64_t count = end - at < STRETCH ? end - at : STRETCH;
@@ -113,7 +112,7 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
         if (!err->code)
             lm_tensor_check(from, at / type->block * type->bytes, im->raw, count / type->block * type->bytes, err);
         if (err->code) return;
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(im->c), err);
         type->decode(im->raw, im->floats, count);
         check_range(to, as, im->floats, count, at, err);
         if (!err->code) as->encode(im->floats, out, count);

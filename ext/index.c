@@ -452,17 +452,12 @@ static int walk_next(walk *w, lm_err *err) {
 static const char pending_sql[] =
     "SELECT o.key, c.{body} FROM {outbox} o LEFT JOIN {content} c ON c.{key} = o.key WHERE o.key >= ?1 ORDER BY o.key";
 
-static void poll(const lm_index *x, lm_err *err) {
-    lm_stop stop = lm_conn_stop(x->c);
-    if (!err->code && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-}
-
 /* vec0 has words of its own for an interrupt that strikes inside it. */
 static void see_interrupt(const lm_index *x, lm_err *err) {
     lm_err own = {0};
     if (err->code != LM_ERROR) return;
     x->c->asked_ns = x->c->asked_long_ns = 0;
-    poll(x, &own);
+    lm_poll(lm_conn_stop(x->c), &own);
     if (own.code) *err = own;
 }
 
@@ -473,7 +468,7 @@ static void drain(lm_index *x, const lm_shared *s, int size, lm_err *err) {
     sqlite3_stmt *done = lm_index_prepare(x, "DELETE FROM {outbox} WHERE key <= ?1", err);
     while (!err->code && walk_next(w, err)) {
         for (int i = 0; i < w->n && !err->code; i++) {
-            poll(x, err);
+            lm_poll(lm_conn_stop(x->c), err);
             sqlite3_bind_int64(remove, 1, w->keys[i]);
             run(x, remove, err);
             if (!w->has_vector[i]) continue;
@@ -561,7 +556,7 @@ static void check(lm_index *x, lm_err *err) {
     sqlite3_stmt *stored = lm_index_prepare(x, "SELECT embedding FROM {vec} WHERE rowid = ?1", err);
     while (!err->code && walk_next(w, err)) {
         for (int i = 0; i < w->n && !err->code; i++) {
-            poll(x, err);
+            lm_poll(lm_conn_stop(x->c), err);
             sqlite3_bind_int64(stored, 1, w->keys[i]);
             int is_stored = lm_conn_step(x->c, stored, err);
             const char *fault = find_fault(w, i, stored, is_stored);

@@ -214,14 +214,13 @@ int lm_prompt_add(lm_conn *c, const lm_shared *s, const lm_generate_options *o, 
                   lm_batch *b, int *n_prompt, lm_err *err) {
     lm_ids ids = {0};
     int seq = -1;
-    lm_stop stop = lm_conn_stop(c);
     lm_gen_options g = { .max_tokens = o->max_tokens, .temperature = o->temperature, .top_k = o->top_k,
                          .top_p = o->top_p, .min_p = o->min_p, .repeat_penalty = o->repeat_penalty,
                          .seed = (uint64_t)o->seed, .stops = (const char *const *)o->stop.items,
                          .stop_ns = o->stop.ns, .n_stops = o->stop.n, .want_logprob = want_logprob };
     if (!o->has_seed) sqlite3_randomness(sizeof g.seed, &g.seed);
     lm_prompt_ids(c, s, o, prompt, (lm_text){ "", 0 }, &ids, err);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    lm_poll(lm_conn_stop(c), err);
     if (!err->code) seq = lm_batch_add(b, ids.data, ids.n, &g, err);
     if (n_prompt) *n_prompt = (int)ids.n;
     lm_ids_clear(&ids);

@@ -324,8 +324,7 @@ static void blame(const lm_found *f, const char *part, lm_err *err) {
 static void next_chunk(reader *r, int i, lm_err *err) {
     const lm_tensor *t = &r->tensors[i];
     uint8_t digest[LM_DIGEST_BYTES];
-    lm_stop stop = lm_conn_stop(r->c);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    lm_poll(lm_conn_stop(r->c), err);
     if (r->tensor != i) {
         sqlite3_reset(r->chunks);
         sqlite3_bind_int64(r->chunks, 1, r->ids[i]);

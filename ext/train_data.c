@@ -237,7 +237,6 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
                      .most_is = "the model's context" };
     const row_kind *kind = o->rows ? find_kind(o->rows) : NULL;
     int is_encoder = lm_model_is_encoder(s->model);
-    lm_stop stop = lm_conn_stop(c);
     *d = (lm_samples){0};
     if (is_encoder) r.most = lm_model_n_text(s->model);
     if (o->batch_tokens < r.most) r.most = o->batch_tokens, r.most_is = "batch_tokens";
@@ -258,7 +257,7 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
     while (kind && lm_conn_step(c, r.stmt, err)) {
         d->n_rows++;
         r.ids.n = 0;
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(c), err);
         if (has_null(r.stmt)) d->n_nulls++;
         else kind->read(&r, err);
     }

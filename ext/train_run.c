@@ -106,9 +106,8 @@ static void read_rows(lm_run *r, lm_err *err) {
 static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
     const lm_samples *d = &r->data;
     sqlite3_int64 most = r->o.max_steps ? r->o.max_steps : INT64_MAX, n = 0;
-    lm_stop stop = lm_conn_stop(r->c);
     for (int epoch = 0; (!r->o.epochs || epoch < r->o.epochs) && n < most && !err->code; epoch++) {
-        if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(lm_conn_stop(r->c), err);
         lm_samples_shuffle(d, (uint64_t)r->o.seed, epoch, r->order);
         for (size_t at = 0; at < d->n_train; n++) {
             if (n == r->state.step) r->state.epoch = epoch, r->state.at = (sqlite3_int64)at;

@@ -207,14 +207,13 @@ static float *numbers(lm_run *r, int part, int i) {
 static int n_parts(const lm_run *r) { return r->best && r->state.best_step ? 4 : 3; }
 
 static void hash_numbers(lm_run *r, lm_err *err) {
-    lm_stop stop = lm_conn_stop(r->c);
     lm_digest d;
     lm_digest_init(&d);
     for (int part = 0; part < n_parts(r); part++) {
         for (int i = 0; i < lm_trainer_n_tensors(r->trainer); i++) {
             int64_t n_params = lm_trainer_tensor(r->trainer, i)->n_params;
             for (int64_t at = 0; at < n_params && !err->code; at += PIECE) {
-                if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+                lm_poll(lm_conn_stop(r->c), err);
                 lm_digest_add(&d, numbers(r, part, i) + at,
                               (size_t)(n_params - at < PIECE ? n_params - at : PIECE) * sizeof(float));
             }
@@ -247,8 +246,7 @@ void lm_run_write_checkpoint(lm_run *r, lm_err *err) {
 static void load_piece(lm_run *r, sqlite3_stmt *stmt, int part, int i, int64_t at, lm_err *err) {
     const lm_tensor *t = lm_trainer_tensor(r->trainer, i);
     int64_t n = t->n_params - at < PIECE ? t->n_params - at : PIECE;
-    lm_stop stop = lm_conn_stop(r->c);
-    if (stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    lm_poll(lm_conn_stop(r->c), err);
     sqlite3_bind_int64(stmt, 1, r->id);
     bind_text(stmt, 2, parts[part]);
     bind_text(stmt, 3, t->name);

@@ -40,8 +40,7 @@ void lm_write_end(lm_write *w, lm_err *err) {
 }
 
 void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
-    lm_stop stop = lm_conn_stop(c);
-    if (!err->code && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+    lm_poll(lm_conn_stop(c), err);
     if (stmt) lm_conn_step(c, stmt, err);
     sqlite3_reset(stmt);
 }

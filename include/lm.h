@@ -52,6 +52,7 @@ typedef struct {
     int (*ask)(void *arg);
     void *arg;
 } lm_stop;
+int lm_poll(lm_stop stop, lm_err *err);                         /* ask, if no error is set; return err->code */
 
 int lm_threads(void);                                           /* threads a job uses, the caller's included */
 void lm_threads_set(int n);                                     /* 1..64; 0: one per cpu of the process */

@@ -1,4 +1,4 @@
-/* err.c: the sticky error and the growing byte and id arrays that carry text and tokens about. */
+/* err.c: the sticky error, the stop signal, and the growing byte and id arrays that carry text and tokens about. */
 #include "../lmint.h"
 
 #include <stdarg.h>
@@ -14,6 +14,10 @@ int lm_err_set(lm_err *err, int code, const char *format, ...) {
     /* A message cut in the middle of a character would not be text. */
     err->msg[lm_utf8_complete(err->msg, strlen(err->msg))] = 0;
     return err->code = code;
+}
+
+int lm_poll(lm_stop stop, lm_err *err) {
+    return err->code || !stop.ask || !stop.ask(stop.arg) ? err->code : lm_err_set(err, LM_INTERRUPT, "interrupted");
 }
 
 int lm_grow(void **data, size_t n, size_t *cap, size_t more, size_t size, lm_err *err) {

@@ -247,6 +247,6 @@ void lm_pool_run(void (*fn)(void *arg, int i), void *arg, int n, lm_stop stop, l
         }
         n = run_slice(fn, arg, left, n_shares, stop.ask ? now_ns() + SLICE_NS : 0);
         release();
-        if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(stop, err);
     }
 }

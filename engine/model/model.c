@@ -72,7 +72,7 @@ static void read_part(const lm_source *src, int i, lm_mat *m, int64_t offset, ui
         if (!err->code)
             lm_tensor_check(t, offset + (int64_t)row * (int64_t)row_bytes, buffer, (int64_t)((size_t)n * row_bytes),
                             err);
-        if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        lm_poll(stop, err);
         for (int r = 0; r < n && !err->code; r += LM_TILE) {
             lm_mat_pack(m, row + r, LM_MIN(LM_TILE, n - r), buffer + (size_t)r * row_bytes);
         }

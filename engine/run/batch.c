@@ -259,10 +259,6 @@ static void advance(lm_batch *b, sequence *s, int32_t id, mark m, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** A step: let sequences in, gather rows, run the pass, sample. */
-static void ask(lm_stop stop, lm_err *err) {
-    if (stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
-}
-
 static int n_todo(const sequence *s) { return (int)s->ids.n - s->kv.n; }
 
 /* Is the beginning of this prompt being read now, so that waiting for it saves work? */
@@ -297,7 +293,7 @@ static void let_in(lm_batch *b, lm_stop stop, lm_err *err) {
         } else {
             leave_queue(b, at);
             enter_live(b, s);
-            ask(stop, err);             /* a page may have been copied */
+            lm_poll(stop, err);         /* a page may have been copied */
         }
     }
 }
@@ -325,7 +321,7 @@ static int reserve(lm_batch *b, int i, int n, lm_stop stop, lm_err *err) {
     size_t n_pages = s->kv.n_pages;
     lm_err own = {0};
     lm_kv_reserve(&s->kv, n, &own);
-    ask(stop, &own);                    /* zeros take their time */
+    lm_poll(stop, &own);                /* zeros take their time */
     while (s->kv.n_pages > n_pages && lm_mem_is_short() && lm_prefix_shrink(b->m)) {}
     int is_short = own.code == LM_NOMEM || (s->kv.n_pages > n_pages && lm_mem_is_short());
     if (own.code == LM_INTERRUPT || !is_short || b->n_live == 1) {
@@ -394,7 +390,7 @@ static int step(lm_batch *b, lm_stop stop, lm_err *err) {
         if (s->is_reading) lm_prefix_keep(&s->kv, s->ids.data, s->kv.n);
         s->is_reading = 0;
         i += s->ready < 0 || sample(b, i, logits, err);
-        ask(stop, err);
+        lm_poll(stop, err);
     }
     lm_fp_leave(fp);
     return !err->code;

@@ -130,7 +130,7 @@ static int add_rows(lm_scorer *s, size_t i, int n, lm_stop stop, lm_err *err) {
     q->from = q->kv.n;
     int take = LM_MIN(n_window(s, q) - q->kv.n, LM_ROWS_MAX - n);
     lm_kv_reserve(&q->kv, q->kv.n + take, &own);
-    if (stop.ask && stop.ask(stop.arg)) lm_err_set(&own, LM_INTERRUPT, "interrupted");      /* zeros take their time */
+    lm_poll(stop, &own);            /* zeros take their time */
     if (own.code == LM_NOMEM && n) {        /* once others are done there may be room */
         lm_kv_clear(&q->kv);
         return n;

@@ -78,7 +78,7 @@ static int find(lm_added_walk *w, size_t *from, size_t *to, const token **found,
     const lm_added *a = w->a;
     size_t span = next_span(w, id), n = 0;
     for (size_t i = w->search; i < span && a && a->n; i++) {
-        if ((i - w->search) % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(w->stop, err)) return 0;
+        if ((i - w->search) % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_poll(w->stop, err)) return 0;
         if (!a->first[w->normalized][(uint8_t)w->text[i]]) continue;
         int best = longest_at(a, w, i, span, &n);
         if (best < 0) continue;
@@ -111,7 +111,7 @@ int lm_added_next(lm_added_walk *w, size_t *from, size_t *to, int32_t *id, lm_er
     /* Where one token follows another nothing else would ask. */
     if (w->at - w->asked >= LM_STOP_BYTES) {
         w->asked = w->at;
-        if (lm_tok_stopped(w->stop, err)) return 0;
+        if (lm_poll(w->stop, err)) return 0;
     }
     int is_match = find(w, &start, &end, &found, id, err);
     if (!is_match) {
@@ -123,12 +123,12 @@ int lm_added_next(lm_added_walk *w, size_t *from, size_t *to, int32_t *id, lm_er
     for (size_t k = 0; found && found->lstrip && start > w->at && lm_uni_is_space(char_before(w->text, start, &n));
          k++) {
         start -= LM_MIN(n, start - w->at);
-        if (k % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(w->stop, err)) return 0;
+        if (k % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_poll(w->stop, err)) return 0;
     }
     for (size_t k = 0; found && found->rstrip && end < w->n && lm_uni_is_space(char_after(w->text, end, w->n, &n));
          k++) {
         end += n;
-        if (k % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(w->stop, err)) return 0;
+        if (k % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_poll(w->stop, err)) return 0;
     }
     *from = w->at;
     *to = start;

@@ -148,13 +148,13 @@ static void encode_long(const lm_tok *t, const char *text, size_t n, lm_stop sto
         x.n = 0;
         at = begin(t, b, text, at, n, &x, ids, at + SHORT);
         for (int i = 0; i < x.n; i++) m.symbols[m.n++] = (lm_symbol){ .id = ids[i] };
-        if (m.n % LM_STOP_BYTES < SHORT) lm_tok_stopped(stop, err);
+        if (m.n % LM_STOP_BYTES < SHORT) lm_poll(stop, err);
     }
     if (x.pending && !err->code) m.symbols[m.n++] = (lm_symbol){ .id = b->unknown };
     if (!err->code) lm_merge_run(&m, stop, err);
     for (size_t i = 0, steps = 0; i < m.n && !err->code; i = m.symbols[i].next) {
         if (m.symbols[i].id >= 0) lm_ids_append(out, m.symbols[i].id, err);
-        if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
+        if (++steps % LM_STOP_BYTES == 0) lm_poll(stop, err);
     }
     lm_free(m.symbols);
 }
@@ -210,7 +210,7 @@ static void encode_cut(lm_tok_call *c, const char *text, size_t n, lm_err *err) 
     const bpe *b = c->t->family_data;
     size_t from = 0;
     for (size_t i = 1; b->cuts && n > SHORT && i + 3 <= n && !lm_tok_is_done(c, err); i++) {
-        if (i % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+        if (i % LM_STOP_BYTES == 0) lm_poll(c->stop, err);
         if (text[i] != space[0] || b->glued[(uint8_t)text[i - 1]] || memcmp(text + i, space, 3)) continue;
         encode_piece(c->t, text + from, i - from, c->stop, c->out, err);
         from = i;

@@ -51,10 +51,10 @@ void lm_merge_run(lm_merge *m, lm_stop stop, lm_err *err) {
         s[i].prev = (uint32_t)i - 1;
         s[i].next = (uint32_t)i + 1;
         rank_pair(m, &h, i);
-        if (i % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
+        if (i % LM_STOP_BYTES == 0) lm_poll(stop, err);
     }
     for (size_t steps = 1; h.n && !err->code; steps++) {
-        if (steps % (LM_STOP_BYTES / 4) == 0) lm_tok_stopped(stop, err);
+        if (steps % (LM_STOP_BYTES / 4) == 0) lm_poll(stop, err);
         uint64_t top = pop(&h);
         size_t at = (uint32_t)top, right = s[at].next;
         if (s[at].rank != top >> 32) continue;      /* merged since, or its neighbour was */

@@ -32,7 +32,7 @@ typedef struct {
 static int goes_on(pass *p, lm_err *err) {
     if (p->i - p->asked >= LM_STOP_BYTES) {
         p->asked = p->i;
-        lm_tok_stopped(p->stop, err);
+        lm_poll(p->stop, err);
     }
     if (p->out->n / GROWTH_MAX > p->whole + GROWTH_FREE / GROWTH_MAX) {
         lm_err_set(err, LM_ERROR, "the tokenizer's normalizer or decoder makes over %zu bytes of %zu", p->out->n,
@@ -131,7 +131,7 @@ static void strip(pass *p, int flags, lm_err *err) {
         while (at > from && ((uint8_t)p->text[at] & 0xC0) == 0x80) at--;
         if (lm_utf8_step(p->text + at, to - at, &cp) <= 0 || !lm_uni_is_space(cp)) break;
         to = at;
-        if ((p->n - to) % LM_STOP_BYTES < 3) lm_tok_stopped(p->stop, err);
+        if ((p->n - to) % LM_STOP_BYTES < 3) lm_poll(p->stop, err);
     }
     lm_buf_append(p->out, p->text + from, to - from, err);
 }

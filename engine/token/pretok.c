@@ -180,7 +180,7 @@ int lm_pretok_next(lm_pretok_walk *w, const char **piece, size_t *n, lm_err *err
         if (w->level + 1 == w->p->n_levels) {
             if (to - w->asked >= LM_STOP_BYTES) {
                 w->asked = to;
-                if (lm_tok_stopped(w->run.stop, err)) return 0;
+                if (lm_poll(w->run.stop, err)) return 0;
             }
             *piece = w->text + from;
             *n = to - from;

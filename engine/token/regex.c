@@ -303,7 +303,7 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         }
         if ((run->places += PLACES) >= LM_STOP_BYTES / 16 || window > 4 * LM_STOP_BYTES) {
             run->places = 0;
-            lm_tok_stopped(run->stop, err);
+            lm_poll(run->stop, err);
         }
     }
     return 0;

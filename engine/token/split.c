@@ -36,7 +36,7 @@ static int tick(lm_split_walk *w, size_t bytes, lm_err *err) {
     w->work += bytes;
     if (w->work < LM_STOP_BYTES) return !err->code;
     w->work = 0;
-    return !lm_tok_stopped(w->stop, err);
+    return !lm_poll(w->stop, err);
 }
 
 static int matches(int kind, uint32_t cp) {

@@ -128,12 +128,12 @@ static void merge_long(const lm_tok *t, const char *text, size_t n, lm_stop stop
         m.symbols[m.n] = (lm_symbol){ .id = find_word(t, text + i, char_bytes(text + i)),
                                       .at = (uint32_t)i,
                                       .next = (uint32_t)m.n + 1 };
-        if (++m.n % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
+        if (++m.n % LM_STOP_BYTES == 0) lm_poll(stop, err);
     }
     if (!err->code) lm_merge_run(&m, stop, err);
     for (size_t i = 0, steps = 0; i < m.n && !err->code; i = m.symbols[i].next) {
         append_symbol(t, m.symbols[i].id, text + m.symbols[i].at, end_of(&m, i) - m.symbols[i].at, out, err);
-        if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(stop, err);
+        if (++steps % LM_STOP_BYTES == 0) lm_poll(stop, err);
     }
     lm_free(m.symbols);
 }
@@ -167,7 +167,7 @@ static void encode(lm_tok_call *c, const char *text, size_t n, lm_err *err) {
         lm_buf_append(&piece, is_space ? space : text + i, is_space ? 3 : step, err);
         if (i - asked >= LM_STOP_BYTES) {
             asked = i;
-            lm_tok_stopped(c->stop, err);
+            lm_poll(c->stop, err);
         }
     }
     if (!err->code) encode_piece(t, piece.data, piece.n, c->stop, c->out, err);

@@ -356,10 +356,6 @@ int32_t lm_tok_special(const lm_tok *t, const char *text, size_t n) {
 /*----------------------------------------------------------------------
 ** Encoding */
 
-int lm_tok_stopped(lm_stop stop, lm_err *err) {
-    return err->code || !stop.ask || !stop.ask(stop.arg) ? err->code : lm_err_set(err, LM_INTERRUPT, "interrupted");
-}
-
 /* Find the longest special token that text begins with, among those that all or the type USER allows: keep
 ** the range of the sorted spellings that agree with text so far, and read on until it is empty. */
 static int32_t special_at(const lm_tok *t, const char *text, size_t n, int all, size_t *work) {
@@ -410,7 +406,7 @@ int lm_tok_is_valid(const char *text, size_t n, lm_stop stop, lm_err *err) {
         }
         if (i - asked >= LM_STOP_BYTES) {
             asked = i;
-            if (lm_tok_stopped(stop, err)) return 0;
+            if (lm_poll(stop, err)) return 0;
         }
     }
     return 1;
@@ -424,7 +420,7 @@ static size_t next_special(lm_tok_call *c, const char *text, size_t n, size_t st
     for (size_t i = start; i < n; i++) {
         if (++work >= LM_STOP_BYTES) {
             work = 0;
-            if (lm_tok_stopped(c->stop, err)) return n;
+            if (lm_poll(c->stop, err)) return n;
         }
         if (!(c->t->special_first[(uint8_t)text[i]] & wanted)) continue;
         *id = special_at(c->t, text + i, n - i, all, &work);

@@ -74,7 +74,6 @@ int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n);      /* by spe
 /* Find an array whose elements have the type given. NULL: none, or err is set. */
 const lm_meta_entry *lm_tok_array(const lm_meta *arrays, const char *key, int elem, lm_err *err);
 
-int lm_tok_stopped(lm_stop stop, lm_err *err);                  /* ask; on a yes set err to LM_INTERRUPT */
 int lm_tok_is_done(const lm_tok_call *c, lm_err *err);          /* an error, or more ids than the limit */
 int lm_tok_is_valid(const char *text, size_t n, lm_stop stop, lm_err *err);     /* UTF-8 */
 size_t lm_tok_ascii(const char *text, size_t n);                /* bytes of ASCII at the front */

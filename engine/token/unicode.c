@@ -95,7 +95,7 @@ static void sort_marks(forming *f, size_t first, lm_err *err) {
         int c = combining_class(f->segment[i]);
         if (i > first && combining_class(f->segment[i - 1]) > c) in_order = 0;
         begins[c]++;
-        if (i % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(f->stop, err)) return;
+        if (i % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_poll(f->stop, err)) return;
     }
     if (in_order || !lm_grow((void **)&f->sorted, 0, &f->sorted_cap, f->n, sizeof *f->sorted, err)) return;
     for (int c = 0; c < 256; c++) {
@@ -105,7 +105,7 @@ static void sort_marks(forming *f, size_t first, lm_err *err) {
     }
     for (size_t i = first; i < f->n; i++) {
         f->sorted[begins[combining_class(f->segment[i])]++] = f->segment[i];
-        if (i % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_tok_stopped(f->stop, err)) return;
+        if (i % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_poll(f->stop, err)) return;
     }
     for (size_t i = 0; i < first; i++) f->sorted[i] = f->segment[i];
     uint32_t *sorted = f->sorted;
@@ -130,7 +130,7 @@ static void compose_marks(forming *f, lm_err *err) {
             f->segment[kept++] = mark;
             last = c;
         }
-        if (i % LM_STOP_BYTES == 0 && lm_tok_stopped(f->stop, err)) return;
+        if (i % LM_STOP_BYTES == 0 && lm_poll(f->stop, err)) return;
     }
     f->n = kept;
 }
@@ -144,7 +144,7 @@ static void end_marks(forming *f, lm_err *err) {
 static void flush(forming *f, lm_err *err) {
     for (size_t i = 0; i < f->n && !err->code; i++) {
         lm_uni_append(f->out, f->segment[i], err);
-        if (i % LM_STOP_BYTES == LM_STOP_BYTES - 1) lm_tok_stopped(f->stop, err);
+        if (i % LM_STOP_BYTES == LM_STOP_BYTES - 1) lm_poll(f->stop, err);
     }
     f->n = 0;
 }
@@ -194,7 +194,7 @@ void lm_uni_form(int flags, const char *text, size_t n, lm_buf *out, lm_stop sto
         }
         if (i - asked >= LM_STOP_BYTES) {
             asked = i;
-            lm_tok_stopped(stop, err);
+            lm_poll(stop, err);
         }
     }
     end_marks(&f, err);

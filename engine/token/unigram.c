@@ -43,7 +43,7 @@ static void find_ways(lm_tok_call *c, const char *text, size_t n, way *ways, lm_
     ways[0] = (way){ 0, 0, NO_ID };
     for (size_t i = 1; i <= n; i++) {
         ways[i].from = UINT32_MAX;
-        if (i % LM_STOP_BYTES == 0 && lm_tok_stopped(c->stop, err)) return;
+        if (i % LM_STOP_BYTES == 0 && lm_poll(c->stop, err)) return;
     }
     for (size_t at = 0, step; at < n && !err->code; at += step) {
         int has_single = 0;
@@ -60,7 +60,7 @@ static void find_ways(lm_tok_call *c, const char *text, size_t n, way *ways, lm_
         if (!has_single) offer(&ways[at + step], (uint32_t)at, here + u->unknown_score, u->unknown);
         if ((work += i - at + 1) >= LM_STOP_BYTES) {
             work = 0;
-            lm_tok_stopped(c->stop, err);
+            lm_poll(c->stop, err);
         }
     }
 }
@@ -73,11 +73,11 @@ static void append_stretch(lm_tok_call *c, const char *text, size_t n, lm_err *e
     int all = u->falls_back;
     for (size_t i = 0; id < 0 && i < n && all && !err->code; i++) {
         all = u->byte[(uint8_t)text[i]] != NO_ID;
-        if ((i + 1) % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+        if ((i + 1) % LM_STOP_BYTES == 0) lm_poll(c->stop, err);
     }
     for (size_t i = 0; id < 0 && i < n && all && !err->code; i++) {
         lm_ids_append(c->out, u->byte[(uint8_t)text[i]], err);
-        if ((i + 1) % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+        if ((i + 1) % LM_STOP_BYTES == 0) lm_poll(c->stop, err);
     }
     if (err->code || (id < 0 && all)) return;
     if (id < 0) id = u->unknown;
@@ -100,18 +100,18 @@ static void encode_piece(lm_tok_call *c, const char *text, size_t n, lm_err *err
         int fuses = u->fuses && u->unknown >= 0 && ways[end].id == u->unknown;
         while (fuses && from && ways[from].id == u->unknown) {
             from = ways[from].from;
-            if (++steps % LM_STOP_BYTES == 0 && lm_tok_stopped(c->stop, err)) break;
+            if (++steps % LM_STOP_BYTES == 0 && lm_poll(c->stop, err)) break;
         }
         ways[from].score = (double)end;
         end = from;
-        if (++steps % LM_STOP_BYTES == 0) lm_tok_stopped(c->stop, err);
+        if (++steps % LM_STOP_BYTES == 0) lm_poll(c->stop, err);
     }
     for (size_t at = 0, asked = 0; at < n && !err->code; at = end) {
         end = (size_t)ways[at].score;
         append_stretch(c, text + at, end - at, err);
         if (end - asked < LM_STOP_BYTES) continue;
         asked = end;
-        lm_tok_stopped(c->stop, err);
+        lm_poll(c->stop, err);
     }
     if (ways != few) lm_free(ways);
 }

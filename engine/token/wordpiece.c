@@ -38,7 +38,7 @@ static void encode_word(lm_tok_call *c, const char *text, size_t n, lm_err *err)
         else is_known = 0;
         if ((work += i - at + 1) >= LM_STOP_BYTES) {
             work = 0;
-            lm_tok_stopped(c->stop, err);
+            lm_poll(c->stop, err);
         }
     }
     if (is_known || err->code) return;

@@ -349,7 +349,7 @@ static void read_values(const lm_source *src, int i, lm_param *p, uint8_t *buffe
     for (int64_t row = 0; row < rows_of(&p->info) && !err->code; row++) {
         src->read(src->arg, i, row * (int64_t)row_bytes, buffer, row_bytes, err);
         if (!err->code) dtype->decode(buffer, p->data[LM_TRAIN_VALUE] + (size_t)row * cols, (int64_t)cols);
-        if (row % 64 == 0 && stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+        if (row % 64 == 0) lm_poll(stop, err);
     }
 }
 
@@ -368,7 +368,7 @@ static void read_tensors(lm_trainer *t, const lm_source *src, lm_stop stop, lm_e
         } else {
             for (int64_t row = 0; row < rows_of(&p->info) && !err->code; row++) {
                 src->read(src->arg, i, row * (int64_t)row_bytes, p->raw + (size_t)row * row_bytes, row_bytes, err);
-                if (row % 64 == 0 && stop.ask && stop.ask(stop.arg)) lm_err_set(err, LM_INTERRUPT, "interrupted");
+                if (row % 64 == 0) lm_poll(stop, err);
             }
         }
         for (int what = LM_TRAIN_GRAD; p->data[0] && what <= LM_TRAIN_V; what++)

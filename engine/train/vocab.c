@@ -57,7 +57,7 @@ static void worked(lm_vocab *v, size_t n, lm_err *err) {
     v->work += n;
     if (v->work < LM_STOP_BYTES) return;
     v->work = 0;
-    lm_tok_stopped(v->stop, err);
+    lm_poll(v->stop, err);
 }
 
 static pair *pair_at(const lm_vocab *v, int32_t i) { return (pair *)(void *)v->pairs.chunks[i / CHUNK] + i % CHUNK; }
