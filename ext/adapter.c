@@ -66,15 +66,13 @@ static void add_tensor(lm_adapter_rows *r, sqlite3_stmt *stmt, lm_err *err) {
     lm_adapter *a = &r->a;
     const char *name = (const char *)sqlite3_column_text(stmt, 0), *shape = (const char *)sqlite3_column_text(stmt, 1);
     lm_tensor t = { .dtype = LM_F32 };
-    lm_err bad = {0};
     if (!name || !shape || strlen(name) > LM_NAME_MAX) corrupt(r, "a tensor has a bad name or shape", err);
     if (a->n_tensors == TENSORS_MAX) corrupt(r, "there are too many tensors", err);
     if (err->code) return;
     memcpy(t.name, name, strlen(name) + 1);
-    lm_shape_read(&t, shape, (size_t)sqlite3_column_bytes(stmt, 1), &bad);
-    lm_tensor_measure(&t, &bad);
-    if (bad.code)
-        lm_err_set(err, bad.code, "lm_adapter, id %lld: tensor %s: shape: %.160s", (long long)r->id, t.name, bad.msg);
+    lm_shape_read(&t, shape, (size_t)sqlite3_column_bytes(stmt, 1), err);
+    lm_tensor_measure(&t, err);
+    lm_err_blame(err, "lm_adapter, id %lld: tensor %s: shape: ", (long long)r->id, t.name);
     const void *data = sqlite3_column_blob(stmt, 2);
     if (!err->code
         && (!data || sqlite3_column_type(stmt, 2) != SQLITE_BLOB || sqlite3_column_bytes(stmt, 2) != t.n_bytes)) {

@@ -314,10 +314,7 @@ static void corrupt(const reader *r, const lm_tensor *t, const char *what, lm_er
 
 /* Put the model's name, and what part of it was read, in front of a message that does not begin with it. */
 static void blame(const lm_found *f, const char *part, lm_err *err) {
-    lm_err inner = *err;
-    if (err->code != LM_ERROR || !strncmp(err->msg, "model ", 6)) return;
-    *err = (lm_err){0};
-    lm_err_set(err, LM_ERROR, "model %.60s: %s%s", f->name, part, inner.msg);
+    if (err->code == LM_ERROR && strncmp(err->msg, "model ", 6)) lm_err_blame(err, "model %.60s: %s", f->name, part);
 }
 
 /* Step to the next chunk of tensor i, check and hash it. */

@@ -125,14 +125,13 @@ void lm_run_find(lm_run *r, lm_err *err) {
                                 (const char *)sqlite3_column_text(stmt, 5), (const char *)sqlite3_column_text(stmt, 6),
                                 (const char *)sqlite3_column_text(stmt, 7) };
         const void *edit = column_stamp(stmt, 4);
-        lm_err inner = {0};
         r->id = sqlite3_column_int64(stmt, 0);
         r->durable = r->state.step = sqlite3_column_int64(stmt, 3);
         if (!texts[0] || !texts[1] || !texts[2] || !texts[3] || !texts[4] || !edit || r->state.step < 0)
-            lm_err_set(&inner, LM_ERROR, "a column has no value");
-        if (!inner.code) memcpy(r->edit, edit, 8);
-        if (!inner.code) read_state(r, texts[1], strlen(texts[1]), &inner);
-        if (inner.code) lm_err_set(err, inner.code, "lm_run, id %lld: %.160s", (long long)r->id, inner.msg);
+            lm_err_set(err, LM_ERROR, "a column has no value");
+        if (!err->code) memcpy(r->edit, edit, 8);
+        if (!err->code) read_state(r, texts[1], strlen(texts[1]), err);
+        if (err->code) lm_err_blame(err, "lm_run, id %lld: ", (long long)r->id);
         else lm_learn_options_resume(&r->o, (lm_text){ texts[0], strlen(texts[0]) }, err);
         if (!err->code && r->o.resume != LM_OPT_WORD && strcmp(texts[3], lm_train_math())) {
             lm_err_set(

@@ -23,6 +23,8 @@ typedef struct { int code; char msg[240]; } lm_err;
 
 /* Set *err from a printf format, unless it is already set. Return LM_ERROR-like codes for `return`. */
 int lm_err_set(lm_err *err, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Put a text, which ends with ": ", in front of the message of an error that is set. */
+void lm_err_blame(lm_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*----------------------------------------------------------------------
 ** The host: memory, settings and the stop signal. */

@@ -5,15 +5,28 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A message cut in the middle of a character would not be text. */
+static void end_whole(lm_err *err) { err->msg[lm_utf8_complete(err->msg, strlen(err->msg))] = 0; }
+
 int lm_err_set(lm_err *err, int code, const char *format, ...) {
     if (err->code) return err->code;
     va_list args;
     va_start(args, format);
     vsnprintf(err->msg, sizeof err->msg, format, args);
     va_end(args);
-    /* A message cut in the middle of a character would not be text. */
-    err->msg[lm_utf8_complete(err->msg, strlen(err->msg))] = 0;
+    end_whole(err);
     return err->code = code;
+}
+
+void lm_err_blame(lm_err *err, const char *format, ...) {
+    lm_err inner = *err;
+    if (!err->code) return;
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(err->msg, sizeof err->msg, format, args);
+    va_end(args);
+    if (n >= 0 && n < (int)sizeof err->msg) snprintf(err->msg + n, sizeof err->msg - (size_t)n, "%s", inner.msg);
+    end_whole(err);
 }
 
 int lm_poll(lm_stop stop, lm_err *err) {

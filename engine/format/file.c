@@ -62,11 +62,9 @@ void lm_file_close(lm_file *f) {
 
 /* Put the path's end in front of a message, as much of it as leaves room for the rest. */
 void lm_file_blame(const char *path, lm_err *err) {
-    lm_err inner = *err;
     size_t n = strlen(path), from = n > 72 ? n - 69 : 0;
     while (from && (path[from] & 0xC0) == 0x80) from++;
-    *err = (lm_err){0};
-    lm_err_set(err, inner.code, "%s%s: %s", from ? "..." : "", path + from, inner.msg);
+    lm_err_blame(err, "%s%s: ", from ? "..." : "", path + from);
 }
 
 int lm_tensor_is_name(const char *name, size_t n) {

@@ -66,7 +66,6 @@ static void check_span(lm_tensor *t, int type, int n_dims, const int64_t *shape,
 /* Read one tensor's object, which has just begun; j->key was its name. */
 static void read_tensor(lm_safetensors *s, lm_json *j, uint64_t data_at, lm_err *err) {
     lm_tensor t = {0};
-    lm_err inner = {0};
     int64_t shape[LM_DIMS_MAX], span[2] = {0};
     int type = -1, n_dims = -1, n_span = 0;
     size_t name_n = j->key.n;
@@ -76,23 +75,23 @@ static void read_tensor(lm_safetensors *s, lm_json *j, uint64_t data_at, lm_err 
         return;
     }
     memcpy(t.name, j->key.data, name_n);
-    for (int kind; (kind = lm_json_next(j, &inner)) != LM_JSON_END && !inner.code;) {
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END && !err->code;) {
         if (!strcmp(j->key.data, "dtype") && kind == LM_JSON_TEXT) {
             for (int i = 0; i < LM_COUNT(g_types); i++) if (!strcmp(g_types[i].name, j->string.data)) type = i;
-            if (type < 0) lm_err_set(&inner, LM_ERROR, "unknown dtype %.20s", j->string.data);
+            if (type < 0) lm_err_set(err, LM_ERROR, "unknown dtype %.20s", j->string.data);
         } else if (!strcmp(j->key.data, "shape")) {
-            n_dims = read_numbers(j, kind, "shape", shape, LM_DIMS_MAX, &inner);
+            n_dims = read_numbers(j, kind, "shape", shape, LM_DIMS_MAX, err);
         } else if (!strcmp(j->key.data, "data_offsets")) {
-            n_span = read_numbers(j, kind, "data_offsets", span, 2, &inner);
+            n_span = read_numbers(j, kind, "data_offsets", span, 2, err);
         } else {
-            lm_err_set(&inner, LM_ERROR, "unexpected member \"%.20s\"", j->key.data);
+            lm_err_set(err, LM_ERROR, "unexpected member \"%.20s\"", j->key.data);
         }
     }
-    if (!inner.code && (type < 0 || n_dims < 0 || n_span != 2))
-        lm_err_set(&inner, LM_ERROR, "wanted dtype, shape and two data_offsets");
-    if (!inner.code) check_span(&t, type, n_dims, shape, span, s->file.n - data_at, &inner);
-    if (inner.code) {
-        lm_err_set(err, inner.code, "tensor %s: %.150s", t.name, inner.msg);
+    if (!err->code && (type < 0 || n_dims < 0 || n_span != 2))
+        lm_err_set(err, LM_ERROR, "wanted dtype, shape and two data_offsets");
+    if (!err->code) check_span(&t, type, n_dims, shape, span, s->file.n - data_at, err);
+    if (err->code) {
+        lm_err_blame(err, "tensor %s: ", t.name);
         return;
     }
     if (!lm_grow((void **)&s->tensors, s->n, &s->cap, 1, sizeof *s->tensors, err)) return;

@@ -258,11 +258,7 @@ void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_
         else set_field(h, &fields[i], fields[i].missing, err);
     }
     lm_json_clear(&j);
-    if (err->code == LM_ERROR && !strncmp(err->msg, "JSON", 4)) {
-        lm_err inner = *err;
-        *err = (lm_err){0};
-        lm_err_set(err, LM_ERROR, "hparams: %s", inner.msg);
-    }
+    if (err->code == LM_ERROR && !strncmp(err->msg, "JSON", 4)) lm_err_blame(err, "hparams: ");
     if (!err->code) check_hparams(h, err);
 }
 

@@ -239,11 +239,7 @@ void lm_tokjson_read(lm_tokjson *f, const char *text, size_t n, lm_err *err) {
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
-    if (err->code == LM_ERROR && memcmp(err->msg, "tokenizer.json", 14)) {
-        lm_err inner = *err;
-        *err = (lm_err){0};
-        lm_err_set(err, LM_ERROR, "tokenizer.json: %.200s", inner.msg);
-    }
+    if (err->code == LM_ERROR && memcmp(err->msg, "tokenizer.json", 14)) lm_err_blame(err, "tokenizer.json: ");
 }
 
 const lm_node *lm_tokjson_part(const lm_tokjson *f, int part) {

@@ -591,10 +591,7 @@ void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_tra
 
 /* Put the step in front of a message that says what went wrong with its numbers. */
 static void blame_step(const lm_trainer *t, double lr, lm_err *err) {
-    lm_err inner = *err;
-    if (inner.code != LM_ERROR) return;
-    *err = (lm_err){0};
-    lm_err_set(err, LM_ERROR, "step %lld, learning rate %g: %.180s", (long long)t->steps + 1, lr, inner.msg);
+    if (err->code == LM_ERROR) lm_err_blame(err, "step %lld, learning rate %g: ", (long long)t->steps + 1, lr);
 }
 
 /* Given the gradients, the step. */
