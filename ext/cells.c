@@ -207,8 +207,9 @@ void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {
     }
     if (err->code) return;
     s->type->encode(&x, bytes, 1);
-    if (!isfinite(value)) lm_err_set(err, LM_ERROR, "tensor %s: value %g: expected a finite number", s->t.name, value);
-    if (!(fabsf(x) < s->type->limit)) lm_err_set(err, LM_ERROR, "tensor %s: value %g is more than %s holds", s->t.name, value, s->type->name);
+    if (!isfinite(value)) lm_err_set(err, LM_ERROR, "tensor %s: expected a finite number", s->t.name);
+    lm_tensor_check_range(&s->t, index, &x, 1, s->type->limit, err);
+    lm_err_blame(err, "value %g: ", value);
     if (!err->code) write_bytes(s, index * s->type->bytes, bytes, s->type->bytes, err);
     if (!err->code) stamp(s, err);
 }

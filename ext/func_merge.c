@@ -2,7 +2,6 @@
 ** adapter does not change is stored bit for bit; a matrix that it does change becomes plain numbers where it was blocks. */
 #include "ext.h"
 
-#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -46,11 +45,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
         if (err->code) return;
         type->decode(m->raw, m->floats, count);
         lm_adapter_add(&m->rows.a, from->name, at, count, m->floats);
-        for (int64_t k = 0; k < count && !err->code; k++) {
-            if (fabsf(m->floats[k]) < as->limit) continue;
-            lm_err_set(err, LM_ERROR, "lm_merge: tensor %s: element %lld is %g, more than %s holds", to->name,
-                       (long long)(at + k), (double)m->floats[k], as->name);
-        }
+        lm_tensor_check_range(to, at, m->floats, count, as->limit, err);
         if (!err->code) as->encode(m->floats, out, count);
     }
 }

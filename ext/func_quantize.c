@@ -4,7 +4,6 @@
 ** format keeps its bytes. All rows and the comparison of the two models happen inside one savepoint. */
 #include "ext.h"
 
-#include <math.h>
 #include <stddef.h>
 
 enum { STRETCH = 1 << 18 /* elements: whole blocks of every format */, TEXTS = 8, TOKENS = 64 /* what models are compared by */ };
@@ -98,16 +97,6 @@ static void plan(job *j, const lm_stored *stored, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** Numbers on their way */
-static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x, int64_t n, int64_t at, lm_err *err) {
-    float limit = as->block > 1 ? HALF_MAX : as->limit;
-    for (int64_t e = 0; e < n; e++) {
-        if (fabsf(x[e]) < limit) continue;
-        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, %s holds numbers under %g", to->name,
-                   (long long)(at + e), (double)x[e], as->name, (double)limit);
-        return;
-    }
-}
-
 /* Put the next stretch of the open tensor into blocks. */
 static void encode_stretch(job *j, lm_err *err) {
     const lm_tensor *from = &j->from->tensors[j->open], *to = &j->to[j->open];
@@ -121,7 +110,7 @@ static void encode_stretch(job *j, lm_err *err) {
                   (size_t)(n / type->block * type->bytes), err);
     if (type == as || err->code) return;
     type->decode(j->raw, j->floats, n);
-    check_range(to, as, j->floats, n, at, err);
+    lm_tensor_check_range(to, at, j->floats, n, as->block > 1 ? HALF_MAX : as->limit, err);
     if (!err->code) lm_encode_blocks(as, j->floats, j->blocks, n, stop, err);
 }
 

@@ -3,7 +3,6 @@
 ** q8_0. */
 #include "ext.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -92,14 +91,6 @@ static lm_tensor stored_tensor(const import *im, int i, lm_err *err) {
     return t;
 }
 
-static void check_range(const lm_tensor *to, const lm_dtype *as, const float *x, int64_t n, int64_t at, lm_err *err) {
-    for (int64_t e = 0; e < n && !err->code; e++) {
-        if (fabsf(x[e]) < as->limit || (!isfinite(x[e]) && as->block == 1)) continue;
-        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, more than %s holds: import it as f32", to->name,
-                   (long long)(at + e), (double)x[e], as->name);
-    }
-}
-
 /* Read bytes [offset, offset + n) of tensor i as it is to be stored, converting. */
 static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int64_t n, lm_err *err) {
     const lm_tensor *from = source_tensor(&im->from, i);
@@ -114,7 +105,7 @@ static void convert(import *im, int i, const lm_tensor *to, int64_t offset, int6
         if (err->code) return;
         lm_poll(lm_conn_stop(im->c), err);
         type->decode(im->raw, im->floats, count);
-        check_range(to, as, im->floats, count, at, err);
+        lm_tensor_check_range(to, at, im->floats, count, as->limit, err);
         if (!err->code) as->encode(im->floats, out, count);
         out += count / as->block * as->bytes;
     }

@@ -1,28 +1,19 @@
 /* train_write.c: what a run learnt, as rows: the model's own, or an adapter's. The best weights are what stays. */
 #include "train.h"
 
-#include <math.h>
-
 typedef struct {
     lm_run *r;
     sqlite3_stmt *find_tensor, *find_chunk, *set_chunk, *set_digest;
 } writer;
 
-/* Encode floats as the chunk's tensor has them. */
-static void encode(const lm_tensor *t, const lm_dtype *type, const float *x, int64_t n, uint8_t *out, lm_err *err) {
-    for (int64_t i = 0; i < n && !err->code; i++) {
-        if (!(fabsf(x[i]) < type->limit))
-            lm_err_set(err, LM_ERROR, "lm_train: tensor %s: a weight is now %g, more than %s holds", t->name,
-                       (double)x[i], type->name);
-    }
-    if (!err->code) type->encode(x, out, n);
-}
-
+/* Write n floats, t's from `first` on, as t's dtype. */
 static void write_chunk(writer *w, const lm_tensor *t, const lm_dtype *type, sqlite3_int64 id, const float *x,
-                        int64_t n, lm_err *err) {
+                        int64_t first, int64_t n, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     int bytes = (int)(n * type->bytes);
-    encode(t, type, x, n, w->r->buffer, err);
+    lm_tensor_check_range(t, first, x + first, n, type->limit, err);
+    if (err->code) return;
+    type->encode(x + first, w->r->buffer, n);
     lm_hash(w->r->buffer, (size_t)bytes, digest);
     sqlite3_bind_blob(w->set_chunk, 1, w->r->buffer, bytes, SQLITE_STATIC);
     sqlite3_bind_int64(w->set_chunk, 2, id);
@@ -34,9 +25,10 @@ static void write_chunk(writer *w, const lm_tensor *t, const lm_dtype *type, sql
 
 static void write_tensor(writer *w, int i, lm_err *err) {
     lm_run *r = w->r;
-    const lm_tensor *t = lm_trainer_tensor(r->trainer, i);
+    lm_tensor t = *lm_trainer_tensor(r->trainer, i);
+    const float *values = lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE);
     sqlite3_bind_int64(w->find_tensor, 1, r->model.id);
-    sqlite3_bind_text(w->find_tensor, 2, t->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(w->find_tensor, 2, t.name, -1, SQLITE_STATIC);
     int there = lm_conn_step(r->c, w->find_tensor, err);
     sqlite3_int64 id = there ? sqlite3_column_int64(w->find_tensor, 0) : 0;
     const char *dtype = there ? (const char *)sqlite3_column_text(w->find_tensor, 1) : NULL;
@@ -44,16 +36,17 @@ static void write_tensor(writer *w, int i, lm_err *err) {
     sqlite3_reset(w->find_tensor);
     if (!type || !type->encode || type->block > 1)
         lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
-    for (int64_t at = 0, seq = 0, n; at < t->n_params && !err->code; at += n, seq++) {
+    if (!err->code) t.dtype = type->id;
+    for (int64_t at = 0, seq = 0, n; at < t.n_params && !err->code; at += n, seq++) {
         sqlite3_bind_int64(w->find_chunk, 1, id);
         sqlite3_bind_int64(w->find_chunk, 2, seq);
         there = lm_conn_step(r->c, w->find_chunk, err);
         sqlite3_int64 chunk = there ? sqlite3_column_int64(w->find_chunk, 0) : 0;
         n = there ? sqlite3_column_int64(w->find_chunk, 1) / type->bytes : 0;
         sqlite3_reset(w->find_chunk);
-        if (n <= 0 || n * type->bytes > LM_CHUNK_BYTES || n > t->n_params - at)
+        if (n <= 0 || n * type->bytes > LM_CHUNK_BYTES || n > t.n_params - at)
             lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
-        else write_chunk(w, t, type, chunk, lm_trainer_data(r->trainer, i, LM_TRAIN_VALUE) + at, n, err);
+        else write_chunk(w, &t, type, chunk, values, at, n, err);
     }
 }
 

@@ -148,6 +148,8 @@ void lm_tensor_measure(lm_tensor *t, lm_err *err);
 int lm_tensor_is_name(const char *name, size_t n);
 /* Are the numbers, or the scales, finite of the whole blocks that stand from offset on? */
 void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int64_t n_bytes, lm_err *err);
+/* Are n numbers, t's from element `first` on, less than limit away from 0, so that t's dtype can hold them? */
+void lm_tensor_check_range(const lm_tensor *t, int64_t first, const float *x, int64_t n, float limit, lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Metadata: typed key-value pairs in GGUF's own encoding (key string, type, value; little-endian), kept

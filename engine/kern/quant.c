@@ -330,6 +330,14 @@ void lm_tensor_check(const lm_tensor *t, int64_t offset, const void *bytes, int6
     }
 }
 
+void lm_tensor_check_range(const lm_tensor *t, int64_t first, const float *x, int64_t n, float limit, lm_err *err) {
+    for (int64_t i = 0; i < n && !err->code; i++) {
+        if (fabsf(x[i]) < limit) continue;
+        lm_err_set(err, LM_ERROR, "tensor %s: element %lld is %g, %s holds numbers under %g", t->name,
+                   (long long)(first + i), (double)x[i], lm_dtype_find(t->dtype)->name, (double)limit);
+    }
+}
+
 void lm_tensor_measure(lm_tensor *t, lm_err *err) {
     if (err->code) return;
     const lm_dtype *type = lm_dtype_find(t->dtype);
