@@ -28,10 +28,6 @@ void lm_vector_options_read(lm_vector_options *o, sqlite3_value *json, lm_err *e
 
 void lm_vector_options_clear(lm_vector_options *o) { lm_options_clear(vector_table, o); }
 
-int lm_vector_options_null(const lm_vector_options *o, const lm_err *err) {
-    return err->code == LM_ERROR && o->on_error && !strcmp(o->on_error, "null");
-}
-
 int lm_vector_size(const lm_shared *s, const lm_vector_options *o, lm_err *err) {
     int most = lm_model_n_embd(s->model);
     if (o->dimensions > most)

@@ -126,6 +126,7 @@ void lm_texts_clear(lm_texts *t);
 void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err);
 void lm_options_parse(const lm_option *table, void *into, lm_text json, uint64_t *given, lm_err *err);    /* the same */
 void lm_options_clear(const lm_option *table, void *options);
+int lm_options_null(const char *on_error, const lm_err *err);       /* does option "on_error" make this error NULL? */
 int lm_distance(const char *a, const char *b);      /* Levenshtein's (1966), between two names; 99 for long ones */
 
 /*======================================================================
@@ -312,7 +313,6 @@ typedef struct {
 
 void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int is_chat, lm_err *err);
 void lm_generate_options_clear(lm_generate_options *o);
-int lm_generate_options_null(const lm_generate_options *o, const lm_err *err);  /* is this error to be NULL? */
 /* Append a conversation as the model is to read it. */
 void lm_prompt_text(const lm_shared *s, const lm_generate_options *o, lm_text prompt, lm_buf *text, lm_err *err);
 /* Tokenise a prompt as the options and the model's template say, and what has been answered to it. */
@@ -335,7 +335,6 @@ typedef struct {
 void lm_vector_options_init(lm_vector_options *o);                      /* the defaults */
 void lm_vector_options_read(lm_vector_options *o, sqlite3_value *json, lm_err *err);
 void lm_vector_options_clear(lm_vector_options *o);
-int lm_vector_options_null(const lm_vector_options *o, const lm_err *err);      /* is this error to be NULL? */
 int lm_vector_size(const lm_shared *s, const lm_vector_options *o, lm_err *err);     /* dimensions */
 
 /* The special tokens that stand around every text, the first `lead` of them before it, and the room between. */

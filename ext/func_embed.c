@@ -44,7 +44,7 @@ static void embed(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         }
     }
     lm_share_end(s);
-    if (err.code && !lm_vector_options_null(&o, &err)) lm_result_error(ctx, &err);
+    if (err.code && !lm_options_null(o.on_error, &err)) lm_result_error(ctx, &err);
     lm_buf_clear(&key);
     lm_vector_options_clear(&o);
 }
@@ -93,7 +93,7 @@ static void similarity(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     }
     if (v[0].n != v[1].n) lm_err_set(&err, LM_ERROR, "lm_similarity: vectors of %d and %d dimensions", v[0].n, v[1].n);
     if (there && !err.code) sqlite3_result_double(ctx, cosine(v[0].own, v[1].own, v[0].n));
-    if (err.code && !lm_vector_options_null(&o, &err)) lm_result_error(ctx, &err);
+    if (err.code && !lm_options_null(o.on_error, &err)) lm_result_error(ctx, &err);
     lm_share_end(s);
     lm_free(v[0].own);
     lm_free(v[1].own);

@@ -40,7 +40,7 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
         }
     }
     lm_share_end(s);
-    if (err.code && !lm_generate_options_null(&o, &err)) lm_result_error(ctx, &err);
+    if (err.code && !lm_options_null(o.on_error, &err)) lm_result_error(ctx, &err);
     lm_buf_clear(&key);
     lm_buf_clear(&answer);
     lm_generate_options_clear(&o);

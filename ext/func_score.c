@@ -110,7 +110,7 @@ static void key_text(lm_buf *key, lm_text text, lm_err *err) {
 
 static void finish(sqlite3_context *ctx, score_options *o, lm_shared *s, lm_buf *key, lm_err *err) {
     lm_share_end(s);
-    if (err->code && !lm_generate_options_null(&o->g, err)) lm_result_error(ctx, err);
+    if (err->code && !lm_options_null(o->g.on_error, err)) lm_result_error(ctx, err);
     lm_buf_clear(key);
     lm_options_clear(choose_table, o);
 }
@@ -419,7 +419,7 @@ static void perplexity(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (!err.code && (known || count)) sqlite3_result_double(ctx, value);
     }
     lm_share_end(s);
-    if (err.code && !(err.code == LM_ERROR && o.on_error && !strcmp(o.on_error, "null"))) lm_result_error(ctx, &err);
+    if (err.code && !lm_options_null(o.on_error, &err)) lm_result_error(ctx, &err);
     lm_buf_clear(&key);
     lm_raw_options_clear(&o);
 }

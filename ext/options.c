@@ -189,3 +189,7 @@ void lm_options_clear(const lm_option *table, void *options) {
         }
     }
 }
+
+int lm_options_null(const char *on_error, const lm_err *err) {
+    return err->code == LM_ERROR && on_error && !strcmp(on_error, "null");
+}

@@ -35,10 +35,6 @@ void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int i
 
 void lm_generate_options_clear(lm_generate_options *o) { lm_options_clear(chat_table, o); }
 
-int lm_generate_options_null(const lm_generate_options *o, const lm_err *err) {
-    return err->code == LM_ERROR && o->on_error && !strcmp(o->on_error, "null");
-}
-
 /* The chat family that the options ask for; NULL for raw text. */
 static const lm_chat *choose_chat(const lm_shared *s, const lm_generate_options *o, lm_err *err) {
     const lm_chat *chat = s->chat;

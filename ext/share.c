@@ -116,6 +116,14 @@ static void remember(lm_shared *s, const char *place, const lm_found *f, lm_err 
     s->verified = v;
 }
 
+/* A model may have been renamed; where there is no memory for the new name it is shown under the old one. */
+static void rename_use(lm_use *use, const char *name) {
+    char *copy = strcmp(use->name, name) ? sqlite3_mprintf("%s", name) : NULL;
+    if (!copy) return;
+    sqlite3_free(use->name);
+    use->name = copy;
+}
+
 /* Count s among the connection's uses, in place of what it last saw of that model; the lock is held. */
 static void add_use(lm_conn *c, const lm_found *f, lm_shared *s, lm_err *err) {
     lm_use *use = c->uses;
@@ -233,8 +241,10 @@ static lm_shared *begin_found(lm_conn *c, const lm_found *f, lm_err *err) {
     lm_shared *s = NULL, *idle = NULL;
     pthread_once(&once, watch_forks);
     for (int i = 0; i < c->n_uses && !s; i++) {
-        const lm_use *u = &c->uses[i];
-        if (u->id == f->id && !memcmp(u->edit, f->edit, 8) && !strcmp(u->schema, f->schema)) s = u->model;
+        lm_use *u = &c->uses[i];
+        if (u->id != f->id || strcmp(u->schema, f->schema)) continue;
+        rename_use(u, f->name);
+        if (!memcmp(u->edit, f->edit, 8)) s = u->model;
     }
     lock();
     if (s) {

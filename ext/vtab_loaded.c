@@ -52,7 +52,7 @@ static void collect(void *arg, const lm_shared *s) {
     cur->rows = rows;
     loaded_row *row = &rows[cur->n++];
     *row = (loaded_row){ .bytes = (sqlite3_int64)lm_model_bytes(s->model), .connections = s->connections };
-    for (int i = 0; i < LM_DIGEST_BYTES; i++) snprintf(row->digest + 2 * i, 3, "%02x", s->digest[i]);
+    lm_hex(s->digest, row->digest);
     const lm_conn *c = ((lm_vtab *)cur->base.pVtab)->c;
     for (int i = 0; i < c->n_uses; i++) {
         if (c->uses[i].model == (s->base ? s->base : s)) snprintf(row->name, sizeof row->name, "%s", c->uses[i].name);

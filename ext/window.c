@@ -122,7 +122,7 @@ static void read_vector(frame *f, sqlite3_value *options, lm_err *err) {
     lm_vector_options_read(&f->options.vector, options, err);
 }
 static void clear_vector(frame *f) { lm_vector_options_clear(&f->options.vector); }
-static int null_vector(const frame *f, const lm_err *err) { return lm_vector_options_null(&f->options.vector, err); }
+static int null_vector(const frame *f, const lm_err *err) { return lm_options_null(f->options.vector.on_error, err); }
 static void result_vector(sqlite3_context *ctx, const lm_buf *answer) {
     lm_result_vector(ctx, answer->data, answer->n);
 }
@@ -155,7 +155,7 @@ static void read_generate(frame *f, sqlite3_value *options, lm_err *err) {
 }
 static void clear_generate(frame *f) { lm_generate_options_clear(&f->options.generate); }
 static int null_generate(const frame *f, const lm_err *err) {
-    return lm_generate_options_null(&f->options.generate, err);
+    return lm_options_null(f->options.generate.on_error, err);
 }
 static void result_text(sqlite3_context *ctx, const lm_buf *answer) { lm_result_text(ctx, answer->data, answer->n); }
 

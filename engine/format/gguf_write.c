@@ -46,19 +46,13 @@ static void pad(lm_gguf_writer *w, lm_err *err) {
     }
 }
 
-static void put_le(lm_buf *out, uint64_t x, int n_bytes, lm_err *err) {
-    uint8_t bytes[8];
-    for (int i = 0; i < n_bytes; i++) bytes[i] = (uint8_t)(x >> 8 * i);
-    lm_buf_append(out, bytes, (size_t)n_bytes, err);
-}
-
 static void put_tensor(lm_buf *out, const lm_tensor *t, uint64_t offset, lm_err *err) {
-    put_le(out, strlen(t->name), 8, err);
+    lm_meta_put(out, strlen(t->name), 8, err);
     lm_buf_append(out, t->name, strlen(t->name), err);
-    put_le(out, (uint64_t)t->n_dims, 4, err);
-    for (int d = 0; d < t->n_dims; d++) put_le(out, (uint64_t)t->ne[d], 8, err);
-    put_le(out, (uint64_t)t->dtype, 4, err);
-    put_le(out, offset, 8, err);
+    lm_meta_put(out, (uint64_t)t->n_dims, 4, err);
+    for (int d = 0; d < t->n_dims; d++) lm_meta_put(out, (uint64_t)t->ne[d], 8, err);
+    lm_meta_put(out, (uint64_t)t->dtype, 4, err);
+    lm_meta_put(out, offset, 8, err);
 }
 
 /* Count the entries in stretches of metadata, which must be nothing else, and read the alignment. */
@@ -76,9 +70,9 @@ static void write_header(lm_gguf_writer *w, const lm_gguf_content *content, lm_e
     for (int i = 0; i < LM_COUNT(content->meta); i++)
         n_entries += count_entries(w, content->meta[i], content->meta_n[i], err);
     lm_buf_append(&head, "GGUF", 4, err);
-    put_le(&head, 3, 4, err);
-    put_le(&head, (uint64_t)content->n_tensors, 8, err);
-    put_le(&head, n_entries, 8, err);
+    lm_meta_put(&head, 3, 4, err);
+    lm_meta_put(&head, (uint64_t)content->n_tensors, 8, err);
+    lm_meta_put(&head, n_entries, 8, err);
     for (int i = 0; i < LM_COUNT(content->meta); i++) lm_buf_append(&head, content->meta[i], content->meta_n[i], err);
     for (int i = 0; i < content->n_tensors && !err->code; i++) {
         put_tensor(&head, &content->tensors[i], offset, err);
