@@ -336,6 +336,10 @@ void lm_spans_clear(lm_spans *spans);
 ** Models. */
 typedef struct lm_model lm_model;
 
+/* The most that one may have. */
+enum { LM_LAYERS_MAX = 512, LM_EMBD_MAX = 65536, LM_HEADS_MAX = 1024, LM_HEAD_DIM_MAX = 1024, LM_FF_MAX = 1 << 20,
+       LM_VOCAB_MAX = 1 << 24, LM_CTX_MAX = 1 << 24, LM_EXPERTS_MAX = 1024, LM_TYPES_MAX = 1024 };
+
 /* What a model is made of, as its owner describes it. read copies n bytes of tensor i from offset on; it is
 ** called on the caller's thread, tensor by tensor in the given order, each from front to back, each whole. */
 typedef struct {

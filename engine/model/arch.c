@@ -158,32 +158,32 @@ typedef struct {
     { #name, key, offsetof(lm_hparams, name), REAL_FIELD, min, max, missing, derived, { 0, 0 } }
 #define WORD(name, missing, ...) { #name, NULL, offsetof(lm_hparams, name), WORD_FIELD, 0, 2, missing, 1, { __VA_ARGS__ } }
 static const field fields[] = {
-    INT(n_layers, "block_count", 1, 512, NAN, 0),
-    INT(n_embd, "embedding_length", 1, 65536, NAN, 0),
-    INT(n_heads, "attention.head_count", 1, 1024, NAN, 0),
-    INT(n_kv_heads, "attention.head_count_kv", 1, 1024, NAN, 1),        /* n_heads */
-    INT(head_dim, "attention.key_length", 2, 1024, NAN, 1),             /* n_embd / n_heads */
-    INT(n_ff, "feed_forward_length", 1, 1048576, NAN, 0),
-    INT(n_vocab, NULL, 1, 16777216, NAN, 1),                            /* the rows of token_embd.weight */
-    INT(n_ctx, "context_length", 1, 16777216, NAN, 0),
+    INT(n_layers, "block_count", 1, LM_LAYERS_MAX, NAN, 0),
+    INT(n_embd, "embedding_length", 1, LM_EMBD_MAX, NAN, 0),
+    INT(n_heads, "attention.head_count", 1, LM_HEADS_MAX, NAN, 0),
+    INT(n_kv_heads, "attention.head_count_kv", 1, LM_HEADS_MAX, NAN, 1), /* n_heads */
+    INT(head_dim, "attention.key_length", 2, LM_HEAD_DIM_MAX, NAN, 1),  /* n_embd / n_heads */
+    INT(n_ff, "feed_forward_length", 1, LM_FF_MAX, NAN, 0),
+    INT(n_vocab, NULL, 1, LM_VOCAB_MAX, NAN, 1),                        /* the rows of token_embd.weight */
+    INT(n_ctx, "context_length", 1, LM_CTX_MAX, NAN, 0),
     WORD(rope, NAN, "pairs", "halves"),
-    INT(n_rot, "rope.dimension_count", 0, 1024, NAN, 1),                /* head_dim */
+    INT(n_rot, "rope.dimension_count", 0, LM_HEAD_DIM_MAX, NAN, 1),     /* head_dim */
     REAL(rope_base, "rope.freq_base", 1, 1e12, 10000, 0),
     REAL(rope_scale, NULL, 1e-6, 1, 1, 0),
     REAL(norm_eps, "attention.layer_norm_rms_epsilon", 0, 1, NAN, 1),   /* attention.layer_norm_epsilon */
     WORD(act, 0, "silu", "gelu", "gelu_erf"),
     REAL(embd_scale, NULL, 1e-6, 1e6, 1, 0),
     REAL(attn_scale, "attention.scale", 0, 1e3, 0, 0),
-    INT(n_window, "attention.sliding_window", 0, 16777216, 0, 0),
-    INT(window_period, "attention.sliding_window_pattern", 0, 512, 0, 0),
+    INT(n_window, "attention.sliding_window", 0, LM_CTX_MAX, 0, 0),
+    INT(window_period, "attention.sliding_window_pattern", 0, LM_LAYERS_MAX, 0, 0),
     REAL(rope_base_local, "rope.freq_base_swa", 0, 1e12, 0, 0),
-    INT(n_positions, NULL, 0, 16777216, 0, 0),
-    INT(n_types, NULL, 0, 1024, 0, 0),
+    INT(n_positions, NULL, 0, LM_CTX_MAX, 0, 0),
+    INT(n_types, NULL, 0, LM_TYPES_MAX, 0, 0),
     WORD(pooling, 0, "mean", "cls", "last"),
-    INT(n_text, "text_length", 0, 16777216, 0, 0),
-    INT(n_experts, "expert_count", 0, 1024, 0, 0),
-    INT(n_active, "expert_used_count", 0, 1024, 0, 0),
-    INT(share_layers, "share_layers", 0, 512, 0, 0),
+    INT(n_text, "text_length", 0, LM_CTX_MAX, 0, 0),
+    INT(n_experts, "expert_count", 0, LM_EXPERTS_MAX, 0, 0),
+    INT(n_active, "expert_used_count", 0, LM_EXPERTS_MAX, 0, 0),
+    INT(share_layers, "share_layers", 0, LM_LAYERS_MAX, 0, 0),
 };
 
 static int get_int(const lm_hparams *h, const field *f) { return *(const int *)((const char *)h + f->at); }
@@ -302,7 +302,7 @@ static int import_pattern(lm_hparams *h, const char *arch, const lm_meta *meta, 
     snprintf(key, sizeof key, "%s.attention.sliding_window_pattern", arch);
     const lm_meta_entry *e = lm_meta_find(meta, key);
     if (!e || e->type != LM_META_ARRAY) return 0;
-    int n = (int)LM_MIN(e->n, 512), period = 0;
+    int n = (int)LM_MIN(e->n, LM_LAYERS_MAX), period = 0;
     if (e->elem != LM_META_BOOL) lm_err_set(err, LM_ERROR, "%s: expected a number or an array of booleans", key);
     while (!err->code && period < n && e->data[period]) period++;
     h->window_period = period < n ? period + 1 : 0;
@@ -400,12 +400,12 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
         h->attn_scale = 1.0f / sqrtf((float)h->n_embd / (float)h->n_heads);
     for (int i = 0; i < n_tensors; i++) {
         if (!strcmp(tensors[i].name, "token_embd.weight")) h->n_vocab = (int)LM_MIN(tensors[i].ne[1], 16777217);
-        if (!strcmp(tensors[i].name, "position_embd.weight")) h->n_positions = (int)LM_MIN(tensors[i].ne[1], 16777216);
-        if (!strcmp(tensors[i].name, "token_types.weight")) h->n_types = (int)LM_MIN(tensors[i].ne[1], 1024);
+        if (!strcmp(tensors[i].name, "position_embd.weight")) h->n_positions = (int)LM_MIN(tensors[i].ne[1], LM_CTX_MAX);
+        if (!strcmp(tensors[i].name, "token_types.weight")) h->n_types = (int)LM_MIN(tensors[i].ne[1], LM_TYPES_MAX);
     }
     import_rope_scaling(h, meta, arch->name, err);
     if (!h->n_vocab) lm_err_set(err, LM_ERROR, "tensor token_embd.weight is missing");
-    if (h->n_vocab > 16777216) lm_err_set(err, LM_ERROR, "token_embd.weight: more than 16777216 rows");
+    if (h->n_vocab > LM_VOCAB_MAX) lm_err_set(err, LM_ERROR, "token_embd.weight: more than %d rows", LM_VOCAB_MAX);
     check_hparams(h, err);
 }
 

@@ -32,22 +32,24 @@ static void check_range(const char *name, int x, int min, int max, lm_err *err) 
 
 /* What the metadata alone would not show to be wrong, or not in these words. */
 static void check(const lm_design *d, const lm_arch *arch, lm_err *err) {
-    check_range("n_layers", d->n_layers, 1, 512, err);
-    check_range("n_embd", d->n_embd, 2, 65536, err);
-    check_range("n_heads", d->n_heads, 1, 1024, err);
+    check_range("n_layers", d->n_layers, 1, LM_LAYERS_MAX, err);
+    check_range("n_embd", d->n_embd, 2, LM_EMBD_MAX, err);
+    check_range("n_heads", d->n_heads, 1, LM_HEADS_MAX, err);
     check_range("n_kv_heads", d->n_kv_heads, 1, d->n_heads, err);
-    check_range("n_ff", d->n_ff, 1, 1048576, err);
-    check_range("n_ctx", d->n_ctx, 1, 16777216, err);
-    check_range("n_vocab", d->n_vocab, 1, 16777216, err);
+    check_range("n_ff", d->n_ff, 1, LM_FF_MAX, err);
+    check_range("n_ctx", d->n_ctx, 1, LM_CTX_MAX, err);
+    check_range("n_vocab", d->n_vocab, 1, LM_VOCAB_MAX, err);
     check_range("share_layers", d->share_layers, 0, d->n_layers, err);
-    check_range("n_experts", d->n_experts, 0, 1024, err);
+    check_range("n_experts", d->n_experts, 0, LM_EXPERTS_MAX, err);
     if (err->code) return;
     if (arch->is_encoder) lm_err_set(err, LM_ERROR, "a %s model cannot be made here, only imported", arch->name);
     if (d->n_embd % d->n_heads || d->n_embd / d->n_heads % 2) {
         lm_err_set(err, LM_ERROR, "n_embd %d must be an even multiple of n_heads %d", d->n_embd, d->n_heads);
     }
-    if (d->n_embd / d->n_heads > 1024)
-        lm_err_set(err, LM_ERROR, "n_embd %d: over 1024 for each of n_heads %d", d->n_embd, d->n_heads);
+    if (d->n_embd / d->n_heads > LM_HEAD_DIM_MAX) {
+        lm_err_set(err, LM_ERROR, "n_embd %d: over %d for each of n_heads %d", d->n_embd, LM_HEAD_DIM_MAX,
+                   d->n_heads);
+    }
     if (d->n_heads % d->n_kv_heads)
         lm_err_set(err, LM_ERROR, "n_heads %d is not a multiple of n_kv_heads %d", d->n_heads, d->n_kv_heads);
     if (arch->has_positions && d->n_kv_heads != d->n_heads) {
