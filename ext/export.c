@@ -44,7 +44,9 @@ static void check_path(lm_conn *c, const char *path, lm_err *err) {
 }
 
 static void put_label_format(lm_conn *c, const lm_found *f, lm_buf *own, lm_err *err) {
-    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT json_extract(info, '$.label_format') FROM \"%w\".lm_model WHERE id = ? AND json_valid(info)",
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err,
+                                         "SELECT json_extract(info, '$.label_format') FROM \"%w\".lm_model"
+                                         " WHERE id = ? AND json_valid(info)",
                                          f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, f->id);
     if (stmt && lm_conn_step(c, stmt, err) && sqlite3_column_type(stmt, 0) == SQLITE_TEXT) {

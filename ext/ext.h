@@ -453,7 +453,8 @@ typedef struct { char *model, *on_error; int parse_special, window, stride; } lm
 void lm_raw_options_read(lm_raw_options *o, sqlite3_value *json, lm_err *err);
 void lm_raw_options_clear(lm_raw_options *o);
 /* Encode a text behind what the model puts before every text, *lead ids, and start a scorer of all that something precedes. */
-lm_scorer *lm_raw_start(lm_conn *c, const lm_shared *s, const lm_raw_options *o, lm_text text, int details, lm_ids *ids, size_t *lead, lm_err *err);
+lm_scorer *lm_raw_start(lm_conn *c, const lm_shared *s, const lm_raw_options *o, lm_text text, int details, lm_ids *ids,
+                        size_t *lead, lm_err *err);
 
 /*======================================================================
 ** Registration: each file's own. */

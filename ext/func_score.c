@@ -221,7 +221,8 @@ static int read_texts(lm_json *j, frame *f, lm_err *err) {
     return n;
 }
 
-/* The format that training left in lm_model.info, or of an adapter in lm_adapter.info. (SQLite's json_valid calls a text invalid when it has no memory to read it.) */
+/* The format that training left in lm_model.info, or of an adapter in lm_adapter.info. (SQLite's json_valid calls a text
+** invalid when it has no memory to read it.) */
 static void read_label_format(lm_conn *c, const char *model, const char *adapter, frame *f, lm_err *err) {
     lm_found found;
     lm_err own = {0};

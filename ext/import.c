@@ -1,6 +1,6 @@
-/* import.c: a GGUF file or a Hugging Face folder, or a model made here, becomes rows, as one transaction. Tensors are stored bit for bit; or, where
-** a dtype is asked for, every matrix is decoded and stored in that: plain numbers, which lm_weights can then write, or
-** q8_0. */
+/* import.c: a GGUF file or a Hugging Face folder, or a model made here, becomes rows, as one transaction. Tensors are
+** stored bit for bit; or, where a dtype is asked for, every matrix is decoded and stored in that: plain numbers, which
+** lm_weights can then write, or q8_0. */
 #include "ext.h"
 
 #include <stdio.h>
@@ -123,7 +123,9 @@ static void import_chunk(import *im, int i, const lm_tensor *t, sqlite3_int64 te
     sqlite3_bind_int64(im->add_chunk, 1, tensor);
     sqlite3_bind_int(im->add_chunk, 2, seq);
     if (sqlite3_bind_blob(im->add_chunk, 3, im->buffer, (int)n, SQLITE_STATIC) == SQLITE_TOOBIG)
-        lm_err_set(err, LM_ERROR, "tensor %s: a chunk of %lld bytes is more than SQLITE_LIMIT_LENGTH lets a value have", t->name, (long long)n);
+        lm_err_set(err, LM_ERROR,
+                   "tensor %s: a chunk of %lld bytes is more than SQLITE_LIMIT_LENGTH lets a value have", t->name,
+                   (long long)n);
     lm_write_step(im->c, im->add_chunk, err);
     sqlite3_bind_int64(im->add_digest, 1, sqlite3_last_insert_rowid(im->c->db));
     sqlite3_bind_blob(im->add_digest, 2, digest, sizeof digest, SQLITE_STATIC);
@@ -254,7 +256,8 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     lm_buf sound = {0};
     if (n == 0 || n > 200) lm_err_set(err, LM_ERROR, "a model's name must have 1 to 200 bytes, not %d", (int)n);
     lm_utf8_repair(&sound, name, n, err);
-    if (!err->code && (sound.n != n || memcmp(sound.data, name, n))) lm_err_set(err, LM_ERROR, "a model's name must be UTF-8");
+    if (!err->code && (sound.n != n || memcmp(sound.data, name, n)))
+        lm_err_set(err, LM_ERROR, "a model's name must be UTF-8");
     lm_buf_clear(&sound);
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE name = ?", schema);
     if (stmt) sqlite3_bind_text(stmt, 1, name, -1, SQLITE_STATIC);

@@ -640,8 +640,8 @@ static const char nearest_sql[] = "SELECT v.rowid, v.distance, " COUNTS
                                   " FROM {vec} v WHERE v.embedding MATCH ?1 AND v.k = ?2";
 static const char every_sql[] = "SELECT v.rowid, vec_distance_cosine(v.embedding, ?1), 1 FROM {vec} v WHERE " COUNTS;
 
-/* Fill the heap from the `most` nearest vectors (0: from all, which vec0 cannot sort). Return whether they are enough: rows that do not count, and
-** ties with the last that vec0 gave, can hide some that belong among the k. */
+/* Fill the heap from the `most` nearest vectors (0: from all, which vec0 cannot sort). Return whether they are enough: rows
+** that do not count, and ties with the last that vec0 gave, can hide some that belong among the k. */
 static int collect(const lm_index *x, const float *query, int size, int most, heap *h, lm_err *err) {
     int n = 0, n_count = 0, n_nearer = 0;
     double last = -INFINITY;

@@ -21,7 +21,9 @@ sqlite3_stmt *lm_query_open(lm_conn *c, const char *name, lm_text query, int n_c
         lm_err_set(err, LM_ERROR, "%s: the query must be one SELECT", name);
     }
     if (!err->code && sqlite3_bind_parameter_count(stmt)) {
-        lm_err_set(err, LM_ERROR, "%s: the query has a parameter, and nobody to bind it: write its value into the text, with quote()", name);
+        lm_err_set(err, LM_ERROR,
+                   "%s: the query has a parameter, and nobody to bind it: write its value into the text, with quote()",
+                   name);
     }
     if (!err->code && n_columns && sqlite3_column_count(stmt) != n_columns) {
         lm_err_set(err, LM_ERROR, "%s: the query gives %d columns, expected %d: %s", name, sqlite3_column_count(stmt),

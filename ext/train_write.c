@@ -100,7 +100,8 @@ static void write_labels(lm_run *r, lm_err *err) {
         r->c, err,
         r->is_whole
             ? "UPDATE \"%w\".lm_model SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1)) WHERE id = ?2"
-            : "UPDATE \"%w\".lm_adapter SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1)) WHERE model = ?2 AND name = ?3",
+            : "UPDATE \"%w\".lm_adapter SET info = json_set(coalesce(info, '{}'), '$.label_format', json(?1))"
+              " WHERE model = ?2 AND name = ?3",
         r->model.schema);
     if (stmt) sqlite3_bind_text(stmt, 1, json.data, (int)json.n, SQLITE_STATIC);
     if (stmt) sqlite3_bind_int64(stmt, 2, r->model.id);

@@ -538,10 +538,11 @@ typedef struct {
 } lm_train_options;
 
 /* What the trainer will hold at most, in bytes; lm_trainer_new checks the same figure against the memory limit before it
-** allocates. Of a llama that is 16 for each trained parameter (a frozen one as it is stored); for each of batch_tokens and each layer 4 x (4
-** n_embd + 2 n_heads head_dim + 2 n_kv_heads head_dim + 3 n_ff), with recompute 4 x n_embd but for one layer; for each of
-** batch_tokens once about 4 x (10 n_embd + 5 n_ff + what a layer has of q, k and v); a part of the logits, 32 MB at most; and of
-** weights that are being multiplied the largest matrix, or 16 million of the head's. With experts n_ff counts n_active times. */
+** allocates. Of a llama that is 16 for each trained parameter (a frozen one as it is stored); for each of batch_tokens and
+** each layer 4 x (4 n_embd + 2 n_heads head_dim + 2 n_kv_heads head_dim + 3 n_ff), with recompute 4 x n_embd but for one
+** layer; for each of batch_tokens once about 4 x (10 n_embd + 5 n_ff + what a layer has of q, k and v); a part of the
+** logits, 32 MB at most; and of weights that are being multiplied the largest matrix, or 16 million of the head's. With
+** experts n_ff counts n_active times. */
 uint64_t lm_trainer_bytes(const lm_source *src, const lm_train_options *options, lm_err *err);
 
 /* Check the source as lm_model_open does, then read its tensors. Return NULL on failure; an architecture that cannot be
@@ -600,6 +601,6 @@ void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_tra
 typedef struct { double lr; int64_t n_warmup, n_steps; int cosine; } lm_schedule;
 double lm_schedule_rate(const lm_schedule *s, int64_t step);
 
-const char *lm_train_math(void);        /* what else results depend on: kernels and BLAS, for lm_run to record */
+const char *lm_train_math(void);        /* what else results depend on: the kernels, for lm_run to record */
 
 #endif

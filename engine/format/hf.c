@@ -67,7 +67,8 @@ static char *read_whole(const char *folder, const char *name, size_t most, int o
     if (err->code) return NULL;
     lm_file_open(&f, path, &inner);
     if (f.is_absent && optional) return NULL;
-    if (!inner.code && f.n > most) lm_err_set(&inner, LM_ERROR, "%llu bytes, wanted at most %zu", (unsigned long long)f.n, most);
+    if (!inner.code && f.n > most)
+        lm_err_set(&inner, LM_ERROR, "%llu bytes, wanted at most %zu", (unsigned long long)f.n, most);
     if (!inner.code) text = lm_alloc((size_t)f.n + 1, &inner);
     if (text) lm_file_read(&f, 0, (uint8_t *)text, (size_t)f.n, &inner);
     *n = inner.code ? 0 : (size_t)f.n;
@@ -120,9 +121,11 @@ static void read_template(lm_hf *hf, lm_json *j, int kind, lm_err *err) {
     for (int item; kind == LM_JSON_ARRAY && (item = lm_json_next(j, err)) != LM_JSON_END;) {
         lm_buf text = {0};
         int is_default = 0;
-        if (item != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "chat_template: expected a text, or an array of {\"name\", \"template\"}");
+        if (item != LM_JSON_OBJECT)
+            lm_err_set(err, LM_ERROR, "chat_template: expected a text, or an array of {\"name\", \"template\"}");
         while ((item = lm_json_next(j, err)) != LM_JSON_END) {
-            if (item == LM_JSON_TEXT && !strcmp(j->key.data, "template")) lm_buf_append(&text, j->string.data, j->string.n, err);
+            if (item == LM_JSON_TEXT && !strcmp(j->key.data, "template"))
+                lm_buf_append(&text, j->string.data, j->string.n, err);
             else if (item == LM_JSON_TEXT && !strcmp(j->key.data, "name")) is_default = !strcmp(j->string.data, "default");
             else lm_json_skip(j, item, err);
         }
@@ -166,7 +169,8 @@ static char *open_json(const char *folder, const char *name, int want, int optio
     char *text = read_whole(folder, name, JSON_MAX, optional, &n, err);
     if (!text) return NULL;
     lm_json_init(j, text, n);
-    if (lm_json_next(j, err) != want) lm_err_set(err, LM_ERROR, "expected a JSON %s", want == LM_JSON_ARRAY ? "array" : "object");
+    if (lm_json_next(j, err) != want)
+        lm_err_set(err, LM_ERROR, "expected a JSON %s", want == LM_JSON_ARRAY ? "array" : "object");
     return text;
 }
 
@@ -196,7 +200,8 @@ static void read_module(lm_json *j, char *type, char *path, size_t n, lm_err *er
     }
     const char *last = strrchr(type, '.');
     if (last) memmove(type, last + 1, strlen(last));
-    if (strchr(path, '/') || !strcmp(path, "..")) lm_err_set(err, LM_ERROR, "path \"%s\": expected a folder's plain name", path);
+    if (strchr(path, '/') || !strcmp(path, ".."))
+        lm_err_set(err, LM_ERROR, "path \"%s\": expected a folder's plain name", path);
 }
 
 static void read_modules(lm_hf *hf, const char *folder, lm_err *err) {
@@ -218,7 +223,8 @@ static void read_modules(lm_hf *hf, const char *folder, lm_err *err) {
     read_config(hf, folder, name, 1, err);
     const config *c = &hf->c;
     int n_modes = (c->pooling_mode_mean_tokens != 0) + (c->pooling_mode_cls_token != 0) + (c->pooling_mode_lasttoken != 0);
-    if (c->pooling_mode_max_tokens != 0 || c->pooling_mode_mean_sqrt_len_tokens != 0 || c->pooling_mode_weightedmean_tokens != 0 || n_modes > 1) {
+    if (c->pooling_mode_max_tokens != 0 || c->pooling_mode_mean_sqrt_len_tokens != 0
+        || c->pooling_mode_weightedmean_tokens != 0 || n_modes > 1) {
         lm_err_set(err, LM_ERROR, "%s: pooling other than one of mean, cls, last token is not supported", name);
     }
 }
@@ -251,7 +257,9 @@ static const name_row bert_names[] = {
     BOTH("layers.%d.self_attn.v_proj", "blk.%d.attn_v"), BOTH("layers.%d.self_attn.o_proj", "blk.%d.attn_output"), \
     BOTH("layers.%d.mlp.gate_proj", "blk.%d.ffn_gate"), BOTH("layers.%d.mlp.up_proj", "blk.%d.ffn_up"),     \
     BOTH("layers.%d.mlp.down_proj", "blk.%d.ffn_down")
-#define QK_NORM(how) { "layers.%d.self_attn.q_norm.weight", "blk.%d.attn_q_norm.weight", how }, { "layers.%d.self_attn.k_norm.weight", "blk.%d.attn_k_norm.weight", how }
+#define QK_NORM(how)                                                                                        \
+    { "layers.%d.self_attn.q_norm.weight", "blk.%d.attn_q_norm.weight", how },                              \
+    { "layers.%d.self_attn.k_norm.weight", "blk.%d.attn_k_norm.weight", how }
 #define PRE_NORM                                                                                            \
     { "norm.weight", "output_norm.weight", AS_IS }, { "layers.%d.input_layernorm.weight", "blk.%d.attn_norm.weight", AS_IS }, \
     { "layers.%d.post_attention_layernorm.weight", "blk.%d.ffn_norm.weight", AS_IS }
@@ -280,8 +288,10 @@ static const struct kind *find_kind(const lm_hf *hf, lm_err *err) {
     for (int i = 0; i < LM_COUNT(g_kinds); i++) {
         if (!strcmp(g_kinds[i].model_type, hf->c.model_type)) return &g_kinds[i];
     }
-    lm_err_set(err, LM_ERROR, "config.json: model_type \"%s\" is not supported (have: bert, roberta, xlm-roberta, camembert, llama, mistral,"
-               " qwen2, qwen3, gemma3_text)", hf->c.model_type);
+    lm_err_set(err, LM_ERROR,
+               "config.json: model_type \"%s\" is not supported (have: bert, roberta, xlm-roberta, camembert, llama,"
+               " mistral, qwen2, qwen3, gemma3_text)",
+               hf->c.model_type);
     return NULL;
 }
 

@@ -195,8 +195,8 @@ void lm_products_run(lm_product *products, int n, float *packed, lm_stop stop, l
 /* For use within an item of the pool: pack b (k, n), or b given by its columns; then multiply by k of its `depth` rows, from
 ** row `from` on. */
 void lm_pack(const lm_train_kern *kern, const float *b, size_t stride, int k, int n, int turned, float *packed);
-void lm_multiply(const lm_train_kern *kern, const float *a, size_t ar, size_t ak, const float *packed, int depth, int from, int k, int m, int n,
-                 float *c, size_t stride, int add);
+void lm_multiply(const lm_train_kern *kern, const float *a, size_t ar, size_t ak, const float *packed, int depth,
+                 int from, int k, int m, int n, float *c, size_t stride, int add);
 
 /* pack.c */
 void lm_mat_init(lm_mat *m, int dtype, int64_t rows, int64_t cols, lm_err *err);    /* all but data */

@@ -132,7 +132,8 @@ const lm_arch *lm_arch_get(const char *name, size_t n, lm_err *err) {
         if (strlen(archs[i].name) == n && !memcmp(archs[i].name, name, n)) return &archs[i];
     }
     for (int i = 0; i < LM_COUNT(archs); i++) lm_buf_print(&known, err, "%s%s", i ? ", " : "", archs[i].name);
-    lm_err_set(err, LM_ERROR, "architecture %.*s is not supported (have: %.*s)", (int)LM_MIN(n, 40), name, (int)known.n, known.data);
+    lm_err_set(err, LM_ERROR, "architecture %.*s is not supported (have: %.*s)", (int)LM_MIN(n, 40), name,
+               (int)known.n, known.data);
     lm_buf_clear(&known);
     return NULL;
 }

@@ -80,8 +80,10 @@ void lm_arch_shape(const lm_tensor_row *row, const lm_hparams *h, int64_t ne[LM_
 void lm_hparams_read(lm_hparams *h, const lm_arch *arch, const char *json, size_t n, lm_err *err);
 
 /* Match tensors to slots: at[layer * LM_LAYER_SLOTS + slot], for all layers of a pass, then LM_TOP_SLOTS at the end, hold
-** tensor indexes or -1. A tensor of three slots stands in each; one of several layers likewise. An unknown name, a missing tensor, or a wrong shape is an error. */
-void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at, lm_err *err);
+** tensor indexes or -1. A tensor of three slots stands in each; one of several layers likewise. An unknown name, a missing
+** tensor, or a wrong shape is an error. */
+void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *tensors, int n_tensors, int *at,
+                  lm_err *err);
 
 /*----------------------------------------------------------------------
 ** Models. */

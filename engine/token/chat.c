@@ -9,7 +9,10 @@
 
 /* A stretch of a message as it is written out. Markers are special tokens, as are BOS and EOS; nothing else of a prompt
 ** is. TRIMMED is the content without white space at its ends, ENDED without that at its end. */
-typedef struct { enum { END, TEXT, MARKER, BOS, EOS, ROLE, CONTENT, TRIMMED, ENDED, SYSTEM, SYSTEM_TRIMMED, DATE } kind; const char *text; } part;
+typedef struct {
+    enum { END, TEXT, MARKER, BOS, EOS, ROLE, CONTENT, TRIMMED, ENDED, SYSTEM, SYSTEM_TRIMMED, DATE } kind;
+    const char *text;
+} part;
 
 enum { N_MARKS = 4, N_PARTS = 10 };
 enum { PLACES_MAX = 16, LITERAL_MAX = 65536 };  /* where a default message is looked for, and how long it is: more is harm */

@@ -73,8 +73,10 @@ double lm_contrast_loss(lm_trainer *t, int n, int backward, lm_stop stop, lm_err
         lm_product cosines = lm_grad_output(x, n, dim, lm_floats_stack(y, n, stride), t->logits, (size_t)n);
         cosines.ar = stride;
         lm_product back[] = {
-            { .m = n, .n = dim, .k = n, .a = t->logits, .ar = (size_t)n, .ak = 1, .b = { lm_floats_stack(y, n, stride) }, .c = dx, .stride = stride, .add = way },
-            { .m = n, .n = dim, .k = n, .a = t->logits, .ar = 1, .ak = (size_t)n, .b = { lm_floats_stack(x, n, stride) }, .c = dy, .stride = stride, .add = way },
+            { .m = n, .n = dim, .k = n, .a = t->logits, .ar = (size_t)n, .ak = 1,
+              .b = { lm_floats_stack(y, n, stride) }, .c = dx, .stride = stride, .add = way },
+            { .m = n, .n = dim, .k = n, .a = t->logits, .ar = 1, .ak = (size_t)n,
+              .b = { lm_floats_stack(x, n, stride) }, .c = dy, .stride = stride, .add = way },
         };
         lm_products_run(&cosines, 1, t->packed, stop, err);
         lm_pool_run(loss_item, &(loss_run){ t, n }, n, stop, err);

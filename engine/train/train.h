@@ -60,7 +60,7 @@ struct lm_trainer {
     int max_rows, max_pairs;                /* batch_tokens; pairs of texts */
     int vocab;                              /* of the head: 0 where there is none */
     float *cosine[2], *sine[2];             /* (max_rows, n_rot / 2): by position; of local layers where they differ */
-    lm_acts *acts; int n_acts;              /* a layer each, or one when recomputing (but for x) */
+    lm_acts *acts;                          /* a layer each, or one when recomputing (but for x) */
     float *stream;                          /* (n, n_embd): what leaves the last layer */
     float *final, *final_stat;              /* its norm */
     float *delta;                           /* scratch (n, n_embd) */
@@ -110,7 +110,9 @@ static inline const float *lm_weight_value(const lm_weight *w) {
     if (!w->p) return NULL;
     return (w->p->data[LM_TRAIN_VALUE] ? w->p->data[LM_TRAIN_VALUE] : (const float *)w->p->raw) + w->at;    /* vectors are f32 */
 }
-static inline float *lm_weight_grad(const lm_weight *w) { return w->p && w->p->data[LM_TRAIN_GRAD] ? w->p->data[LM_TRAIN_GRAD] + w->at : NULL; }
+static inline float *lm_weight_grad(const lm_weight *w) {
+    return w->p && w->p->data[LM_TRAIN_GRAD] ? w->p->data[LM_TRAIN_GRAD] + w->at : NULL;
+}
 
 /* n rows of a tensor, or of a weight, from row `first` on. */
 static inline lm_stack lm_param_stack(const lm_param *p, size_t first, int n) {
@@ -118,8 +120,12 @@ static inline lm_stack lm_param_stack(const lm_param *p, size_t first, int n) {
     if (p->data[LM_TRAIN_VALUE]) return (lm_stack){ p->data[LM_TRAIN_VALUE] + first * cols, NULL, n, cols };
     return (lm_stack){ p->raw + first * row_bytes, lm_dtype_find(p->info.dtype), n, row_bytes };
 }
-static inline lm_stack lm_weight_stack(const lm_weight *w, size_t first, int n) { return lm_param_stack(w->p, w->at / (size_t)w->cols + first, n); }
-static inline lm_stack lm_floats_stack(const float *x, int n, size_t stride) { return (lm_stack){ x, NULL, n, stride }; }
+static inline lm_stack lm_weight_stack(const lm_weight *w, size_t first, int n) {
+    return lm_param_stack(w->p, w->at / (size_t)w->cols + first, n);
+}
+static inline lm_stack lm_floats_stack(const float *x, int n, size_t stride) {
+    return (lm_stack){ x, NULL, n, stride };
+}
 
 /* out (n, w.n) = x (n, cols) . W', and dx (n, cols) = d (n, w.n) . W or that added to it: w holds rows of W. */
 static inline lm_product lm_grad_output(const float *x, int n, int cols, lm_stack w, float *out, size_t stride) {
@@ -143,7 +149,8 @@ void lm_grad_forward(lm_trainer *t, lm_stop stop, lm_err *err);
 double lm_grad_loss(lm_trainer *t, int backward, lm_stop stop, lm_err *err);
 void lm_grad_backward(lm_trainer *t, lm_stop stop, lm_err *err);        /* from dh on */
 /* Run a step over n rows. */
-void lm_grad_rows(const lm_grad_pass *p, void (*step)(const lm_grad_pass *p, int row, const void *arg), const void *arg, int n, lm_stop stop, lm_err *err);
+void lm_grad_rows(const lm_grad_pass *p, void (*step)(const lm_grad_pass *p, int row, const void *arg),
+                  const void *arg, int n, lm_stop stop, lm_err *err);
 
 /* attend.c: q, k and v of a layer to what is mixed of them; and from the gradient of that, in d_wide2, to theirs, in d_wide. */
 void lm_attend_forward(lm_grad_pass *p, lm_stop stop, lm_err *err);
