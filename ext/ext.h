@@ -125,6 +125,7 @@ void lm_texts_clear(lm_texts *t);
 ** table row that was there. */
 void lm_options_read(const lm_option *table, void *into, sqlite3_value *json, uint64_t *given, lm_err *err);
 void lm_options_parse(const lm_option *table, void *into, lm_text json, uint64_t *given, lm_err *err);    /* the same */
+int lm_options_given(const lm_option *table, uint64_t given, size_t at);    /* the bit of the row with that offset */
 void lm_options_clear(const lm_option *table, void *options);
 int lm_options_null(const char *on_error, const lm_err *err);       /* does option "on_error" make this error NULL? */
 int lm_distance(const char *a, const char *b);      /* Levenshtein's (1966), between two names; 99 for long ones */

@@ -107,9 +107,11 @@ static void debug(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
                  LM_COMMIT, sqlite3_libversion());
     lm_json_quote(&json, cpu, strlen(cpu), &err);
     lm_buf_print(&json, &err,
-                 ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":[\"%s\"]}",
-                 lm_kernels(), lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak(),
-                 lm_libraries());
+                 ",\"kernels\":\"%s\",\"threads\":%d,\"memory\":%llu,\"memory_peak\":%llu,\"libraries\":[",
+                 lm_kernels(), lm_threads(), (unsigned long long)lm_mem_used(), (unsigned long long)lm_mem_peak());
+    for (const char *const *name = lm_libraries(); *name; name++)
+        lm_buf_print(&json, &err, "%s\"%s\"", name == lm_libraries() ? "" : ",", *name);
+    lm_buf_print(&json, &err, "]}");
     if (err.code) lm_result_error(ctx, &err);
     else lm_result_text(ctx, json.data, json.n);
     lm_buf_clear(&json);

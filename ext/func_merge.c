@@ -130,13 +130,13 @@ static void call(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     merge_options o = {0};
     lm_options_read(table, &o, n_args > 3 ? args[3] : NULL, NULL, &err);
     int has_model = lm_value_text(args[0], &model, "model", &err);
-    if (lm_value_text(args[1], &adapter, "adapter", &err) && lm_value_text(args[2], &name, "new name", &err)
+    if (lm_value_text(args[1], &adapter, "adapter", &err) && lm_value_text(args[2], &name, "new_name", &err)
         && !err.code) {
         merge m = { .c = c,
                     .schema = o.schema ? o.schema : "main",
                     .name = name.text,
                     .as = o.dtype ? lm_dtype_find_name(o.dtype) : NULL };
-        if (strlen(name.text) != name.n) lm_err_set(&err, LM_ERROR, "new name: a NUL stands inside it");
+        if (strlen(name.text) != name.n) lm_err_set(&err, LM_ERROR, "new_name: a NUL stands inside it");
         lm_store_check_schema(c, m.schema, &err);
         if (!err.code) lm_store_find(c, has_model ? model.text : NULL, "generate", &f, &err);
         if (!err.code) lm_import_check(c, "lm_merge", m.schema, m.name, &err);

@@ -171,7 +171,7 @@ static void write_info(job *j, lm_err *err) {
         j->c, err,
         "UPDATE \"%w\".lm_model SET info = json_patch(json_patch("
         "coalesce((SELECT info FROM \"%w\".lm_model WHERE id = ?1 AND json_valid(info)), '{}'), info),"
-        " json_object('bpw', round(n_bytes * 8.0 / n_params, 3), 'kl', ?2, 'base', ?3)) WHERE name = ?4",
+        " json_object('kl', ?2, 'base', ?3)) WHERE name = ?4",
         j->schema, j->f->schema);
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, j->f->id);

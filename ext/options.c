@@ -178,6 +178,12 @@ void lm_options_parse(const lm_option *table, void *into, lm_text text, uint64_t
     }
 }
 
+int lm_options_given(const lm_option *table, uint64_t given, size_t at) {
+    int i = 0;
+    while (table[i].at != at) i++;
+    return given >> i & 1;
+}
+
 void lm_options_clear(const lm_option *table, void *options) {
     for (const lm_option *o = table; o->name; o++) {
         void *at = (char *)options + o->at;

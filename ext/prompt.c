@@ -21,13 +21,12 @@ static const lm_option chat_table[] = { OPTIONS,
                                         { "render", LM_OPT_BOOL, AT(render), 0, 0, NULL },
                                         { NULL, 0, 0, 0, 0, NULL } };
 
-enum { SEED_ROW = 7 };
-
 void lm_generate_options_read(lm_generate_options *o, sqlite3_value *json, int is_chat, lm_err *err) {
     uint64_t given;
     *o = (lm_generate_options){ .max_tokens = 256, .top_p = 1, .repeat_penalty = 1, .is_chat = is_chat };
-    lm_options_read(is_chat ? chat_table : generate_table, o, json, &given, err);
-    o->has_seed = given >> SEED_ROW & 1;
+    const lm_option *table = is_chat ? chat_table : generate_table;
+    lm_options_read(table, o, json, &given, err);
+    o->has_seed = lm_options_given(table, given, offsetof(lm_generate_options, seed));
     for (int i = 0; i < o->stop.n && !err->code; i++) {
         if (!o->stop.ns[i]) lm_err_set(err, LM_ERROR, "option \"stop\": an empty text stops nothing");
     }

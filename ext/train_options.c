@@ -43,11 +43,7 @@ static int is_free(const lm_option *o) {
     return is_of_call(o) || o->at == AT(query) || o->at == AT(model) || o->at == AT(checkpoint_every);
 }
 
-static int is_given(const lm_learn_options *o, size_t at) {
-    int i = 0;
-    while (table[i].at != at) i++;
-    return o->given >> i & 1;
-}
+static int is_given(const lm_learn_options *o, size_t at) { return lm_options_given(table, o->given, at); }
 #undef AT
 
 #define AT(field) offsetof(lm_lora_options, field)

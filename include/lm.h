@@ -59,7 +59,7 @@ int lm_poll(lm_stop stop, lm_err *err);                         /* ask, if no er
 int lm_threads(void);                                           /* threads a job uses, the caller's included */
 void lm_threads_set(int n);                                     /* 1..64; 0: one per cpu of the process */
 const char *lm_kernels(void);                                   /* "scalar", "avx2", "vnni" or "amx" */
-const char *lm_libraries(void);                                 /* what is linked in, by name and version */
+const char *const *lm_libraries(void);                          /* what is linked in, by name and version; NULL ends */
 
 /*----------------------------------------------------------------------
 ** Growing arrays, owned by whoever declares them; start from zeros, end with the clear. */
@@ -601,6 +601,6 @@ void lm_trainer_pair_gradients(lm_trainer *t, const lm_pair_batch *pairs, lm_tra
 typedef struct { double lr; int64_t n_warmup, n_steps; int cosine; } lm_schedule;
 double lm_schedule_rate(const lm_schedule *s, int64_t step);
 
-const char *lm_train_math(void);        /* what else results depend on: the kernels, for lm_run to record */
+const char *lm_train_math(void);        /* how sums are worked out, which results depend on; for lm_run to record */
 
 #endif

@@ -134,7 +134,7 @@ CREATE TABLE IF NOT EXISTS main.lm_run(
     options TEXT NOT NULL,      -- JSON: all that were in force
     data_digest TEXT NOT NULL,  -- of the query's rows, as token ids
     base_digest TEXT NOT NULL,  -- of what it began with: the model's, or a trained adapter's
-    math TEXT NOT NULL,         -- what else results depend on: the kernels
+    math TEXT NOT NULL,         -- how sums were worked out: the same, or not taken up again
     n_rows INTEGER NOT NULL,
     n_nulls INTEGER NOT NULL,   -- rows of the query that were passed over
     step INTEGER NOT NULL,      -- which the run can be taken up from

@@ -325,7 +325,12 @@ int lm_regex_find(lm_regex_finder *f, size_t *from, size_t *to, lm_err *err) {
 
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-const char *lm_libraries(void) {
-    return "pcre2 " TEXT(PCRE2_MAJOR) "." TEXT(PCRE2_MINOR) "\",\"utf8proc " TEXT(UTF8PROC_VERSION_MAJOR) "." TEXT(
-        UTF8PROC_VERSION_MINOR) "\",\"libb2";
+const char *const *lm_libraries(void) {
+    static const char *const names[] = {
+        "pcre2 " TEXT(PCRE2_MAJOR) "." TEXT(PCRE2_MINOR),
+        "utf8proc " TEXT(UTF8PROC_VERSION_MAJOR) "." TEXT(UTF8PROC_VERSION_MINOR),
+        "libb2",
+        NULL,
+    };
+    return names;
 }
