@@ -15,6 +15,7 @@ EXTOBJ   = $(EXT:%.c=$(BUILD)/%.o)
 STATIC   = $(EXT:%.c=$(BUILD)/static/%.o)
 CTESTS  := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_test.c))
 HOSTS    = $(addprefix $(BUILD)/,threads_test fault_test disk_test stop_test soak_connections)
+TOOLS    = $(CTESTS) $(addprefix $(BUILD)/,soak_connections soak_load make_tiny)      # what run.tcl starts
 SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
@@ -72,7 +73,7 @@ $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 $(BUILD)/make_tiny: tests/make_tiny.c
 	$(CC) -std=c11 -O1 -ffp-contract=off $(WARN) -o $@ $< -lm
 
-test: all $(CTESTS) $(BUILD)/soak_connections $(BUILD)/soak_load $(BUILD)/make_tiny  ## every test; the last line is "N passed, N failed"
+test: all $(TOOLS)                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
 
 include tests/trust.mk

@@ -1,15 +1,16 @@
 /* vtab_index.c: a semantic index that is kept in step with a table.
 **     CREATE VIRTUAL TABLE note_idx USING lm_index(content='note', column='body', model='minilm');
-**     CREATE TABLE note_idx(body, distance, k HIDDEN, note_idx HIDDEN)      -- what it declares; rowid is note's key
+**     CREATE TABLE note_idx(body, distance, note_idx HIDDEN, k HIDDEN)      -- what it declares; rowid is note's key
 **     SELECT n.id, n.body, i.distance FROM note_idx i JOIN note n ON n.id = i.rowid
 **     WHERE i.body MATCH 'login problems' AND i.k = 5;
+**     SELECT rowid, distance FROM note_idx('login problems', 5);            -- the same search
 ** MATCH takes a text or a vector. Rows come nearest first: k of them or, where no k is given, as many as are asked for, so
 ** that LIMIT works too. Those are found in stretches, each some times as long as all before; the first is what LIMIT says,
 ** where SQLite hands that on (beside MATCH since 3.41). Without MATCH the indexed rows are listed. A command is written to
-** the last column: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write (index.c), so the table is DIRECTONLY. */
+** the column of the table's name: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write (index.c), so the table is DIRECTONLY. */
 #include "ext.h"
 
-enum { COL_BODY, COL_DISTANCE, COL_K, COL_COMMAND };
+enum { COL_BODY, COL_DISTANCE, COL_COMMAND, COL_K };
 enum { STRETCH = 16 };
 
 typedef struct { lm_vtab base; lm_index x; } index_vtab;
@@ -37,7 +38,7 @@ static int open_index(sqlite3 *db, void *aux, int n_args, const char *const *arg
         lm_err_set(&err, LM_ERROR, "lm_index has a column %.60s of its own: index a generated column that copies it",
                    column);
     }
-    char *sql = sqlite3_mprintf("CREATE TABLE x(\"%w\", distance, k HIDDEN, \"%w\" HIDDEN)", column, x.name);
+    char *sql = sqlite3_mprintf("CREATE TABLE x(\"%w\", distance, \"%w\" HIDDEN, k HIDDEN)", column, x.name);
     if (!sql) lm_err_set(&err, LM_NOMEM, "out of memory");
     if (is_new && !err.code) lm_index_create(&x, &err);
     sqlite3_vtab_config(db, SQLITE_VTAB_DIRECTONLY);
@@ -61,7 +62,8 @@ static int connect(sqlite3 *db, void *aux, int n_args, const char *const *args, 
 static char role_of(const struct sqlite3_index_constraint *k) {
     switch (k->op) {
     case SQLITE_INDEX_CONSTRAINT_MATCH: return k->iColumn == COL_BODY || k->iColumn == COL_COMMAND ? 'm' : 0;
-    case SQLITE_INDEX_CONSTRAINT_EQ: return k->iColumn == COL_K ? 'k' : k->iColumn == -1 ? 'r' : 0;
+    case SQLITE_INDEX_CONSTRAINT_EQ:
+        return k->iColumn == COL_COMMAND ? 'm' : k->iColumn == COL_K ? 'k' : k->iColumn == -1 ? 'r' : 0;
     case SQLITE_INDEX_CONSTRAINT_LIMIT: return 'l';
     case SQLITE_INDEX_CONSTRAINT_OFFSET: return 'o';
     default: return 0;
@@ -87,10 +89,19 @@ static int can_limit(const sqlite3_index_info *info) {
 }
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
-    (void)vtab;
-    int n = 0, limits = can_limit(info), is_search = 0, unusable = 0;
+    const lm_index *x = &((index_vtab *)vtab)->x;
+    int n = 0, limits = can_limit(info), is_search = 0, has_k = 0, unusable = 0;
     char plan[8] = "";
-    for (int i = 0; i < info->nConstraint; i++) is_search |= role_of(&info->aConstraint[i]) == 'm';
+    for (int i = 0; i < info->nConstraint; i++) {
+        is_search |= role_of(&info->aConstraint[i]) == 'm';
+        has_k |= role_of(&info->aConstraint[i]) == 'k';
+    }
+    if (has_k && !is_search) {
+        lm_err err = {0};
+        lm_err_set(&err, LM_ERROR, "%.60s: k is how many rows a search gives, and nothing is searched for: add %.60s MATCH 'a text'",
+                   x->name, x->o.column);
+        return lm_vtab_fail(vtab, &err);
+    }
     for (int i = 0; i < info->nConstraint; i++) {
         const struct sqlite3_index_constraint *k = &info->aConstraint[i];
         char role = role_of(k);

@@ -23,7 +23,7 @@ analyse:                                  ## gcc's warnings about conversions as
 	sh tests/analyse.sh $(ENGINE) $(EXT)
 
 # A tree in which the suite finds $(BUILD) as its build/, and of the models only those that are quick.
-tree: all $(CTESTS) $(BUILD)/make_tiny
+tree: all $(TOOLS)
 	mkdir -p $(BUILD)/tree/models
 	for d in tests sql ext engine include Makefile README.md; do ln -sfn $(CURDIR)/$$d $(BUILD)/tree/$$d; done
 	for m in $(filter-out %.Q4_1.gguf %_m.gguf, $(wildcard models/*)); do ln -sfn $(CURDIR)/$$m $(BUILD)/tree/$$m; done
