@@ -20,7 +20,6 @@ SQLITE  ?= -lsqlite3
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/%,$(wildcard tests/bench/*_bench.c))
 
 all: $(BUILD)/lm.so                       ## build/lm.so, the loadable extension
-
 static: $(BUILD)/libsqlite_lm.a           ## the static-link form, with include/sqlite_lm.h
 
 $(BUILD)/lm.so: $(OBJ) $(EXTOBJ)
@@ -72,7 +71,6 @@ $(BUILD)/%_test: tests/%_test.c $(BUILD)/liblm.a
 
 $(BUILD)/make_tiny: tests/make_tiny.c
 	$(CC) -std=c11 -O1 -ffp-contract=off $(WARN) -o $@ $< -lm
-
 test: all $(TOOLS)                       ## every test; the last line is "N passed, N failed"
 	tclsh tests/run.tcl
 
