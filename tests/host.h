@@ -107,7 +107,9 @@ static inline void add(answer *a, const void *bytes, size_t n) {
 }
 
 static inline void add_text(answer *a, const char *text) { add(a, text, strlen(text)); }
-static inline int is_same(const answer *a, const answer *b) { return a->n == b->n && !memcmp(a->data, b->data, a->n); }
+static inline int is_same(const answer *a, const answer *b) {
+    return a->n == b->n && (!a->n || !memcmp(a->data, b->data, a->n));
+}
 static inline void clear(answer *a) { free(a->data), *a = (answer){0}; }
 
 static int is_reading;                  /* what is asked for now is the test's own doing */
