@@ -13,8 +13,6 @@
 #include <stddef.h>
 
 #define PENDING_MAX 1000                /* rows that a search which cannot write embeds for itself */
-#define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
 enum { FORMAT = 1, BATCH = 256, BATCH_BYTES = 4 << 20, SLACK = 16 };
 
 #define V(field) offsetof(lm_index_options, vector.field)
@@ -707,14 +705,14 @@ lm_hit *lm_index_search(lm_index *x, sqlite3_value *query, int k, int *n, lm_err
     lm_shared *s = begin(x, 0, &size, err);
     float *vector = lm_alloc((size_t)size * sizeof *vector, err);
     if (!err->code) read_query(x, s, query, vector, size, err);
-    sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT " TEXT(PENDING_MAX) " + 1)", err);
+    sqlite3_int64 pending = get_int(x, "SELECT count(*) FROM (SELECT 1 FROM {outbox} LIMIT " LM_TEXT(PENDING_MAX) " + 1)", err);
     int is_lost = has_lost_places(x, err);
     if ((pending || is_lost) && !err->code && !lm_conn_must_begin(x->c, x->schema)
         && carry_out(x, LM_INDEX_DRAIN, err))
         pending = is_lost = 0;
     if (pending > PENDING_MAX || is_lost) {
         lm_err_set(err, LM_ERROR, "%.60s: %s, and this search cannot write: run sync where one can, " HOW_TO("sync"),
-                   x->name, is_lost ? "its vectors must be put in their places" : "over " TEXT(PENDING_MAX) " rows wait to be indexed",
+                   x->name, is_lost ? "its vectors must be put in their places" : "over " LM_TEXT(PENDING_MAX) " rows wait to be indexed",
                    x->name, x->name);
     }
     for (int i = 0; i < LM_COUNT(most) && !settled && !err->code; i++)

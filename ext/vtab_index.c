@@ -7,7 +7,8 @@
 ** MATCH takes a text or a vector. Rows come nearest first: k of them or, where no k is given, as many as are asked for, so
 ** that LIMIT works too. Those are found in stretches, each some times as long as all before; the first is what LIMIT says,
 ** where SQLite hands that on (beside MATCH since 3.41). Without MATCH the indexed rows are listed. A command is written to
-** the column of the table's name: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write (index.c), so the table is DIRECTONLY. */
+** the column of the table's name: INSERT INTO note_idx(note_idx) VALUES('sync'). Searching may write (index.c), so the table
+** is DIRECTONLY. */
 #include "ext.h"
 
 enum { COL_BODY, COL_DISTANCE, COL_COMMAND, COL_K };
@@ -98,7 +99,8 @@ static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     }
     if (has_k && !is_search) {
         lm_err err = {0};
-        lm_err_set(&err, LM_ERROR, "%.60s: k is how many rows a search gives, and nothing is searched for: add %.60s MATCH 'a text'",
+        lm_err_set(&err, LM_ERROR,
+                   "%.60s: k is how many rows a search gives, and nothing is searched for: add %.60s MATCH 'a text'",
                    x->name, x->o.column);
         return lm_vtab_fail(vtab, &err);
     }

@@ -15,6 +15,9 @@
 
 #define LM_VERSION "0.1.0"
 
+#define LM_TEXT_OF(x) #x
+#define LM_TEXT(x) LM_TEXT_OF(x)        /* a number's macro as a literal */
+
 /*----------------------------------------------------------------------
 ** Errors. code 0 is no error; msg says what, where and what was expected. */
 enum { LM_OK, LM_ERROR, LM_NOMEM, LM_INTERRUPT };

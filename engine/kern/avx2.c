@@ -69,8 +69,8 @@ INLINE void dots(const vb *w, const int groups, const int offset, const lm_quant
 #include "grads.h"
 
 const lm_kern lm_avx2_kern = {
-    "avx2", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax, sum_exp,
-    sum_exp_gap,
+    "avx2", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax,
+    sum_exp, sum_exp_gap,
 };
 const lm_train_kern lm_avx2_train = TRAIN_KERN;
 #endif

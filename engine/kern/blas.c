@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+/* Items are small, so that no thread waits long for another's last one. */
 enum { DEPTH = 256, ROWS = 96, STRIPE = 64, ITEM_OPS = 6 << 20, PRODUCTS_MAX = 8, PIECE = 256 };
 enum { BAND = 12 };     /* rows of a panel of a: whole blocks of the tile, of 12 rows or twice 6 */
 

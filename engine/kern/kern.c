@@ -43,7 +43,8 @@ int lm_kern_supported(const lm_kern *kern) {
 
 /* LM_CPU is the engine's one environment variable: the suite runs whole processes under each set by it, hosts that cannot call
 ** the engine (sqlite3, Tcl) included. It is read once, at first use, and can do no harm to the process that it stands in: a
-** name that this cpu cannot run, or that is unknown, changes nothing, and every set gives the same bytes. */
+** name that this cpu cannot run, or that is unknown, changes nothing, and every set gives the same bytes. A host that calls setenv
+** in another thread meanwhile has that race already: SQLite reads SQLITE_TMPDIR and TMPDIR in the same way. */
 const lm_kern *lm_kern_get(void) {
     if (g_chosen) return g_chosen;
     const char *wanted = getenv("LM_CPU");

@@ -53,8 +53,8 @@ static void multiply(const lm_mat *w, int first, int end, const lm_columns *x, i
 }
 
 const lm_kern lm_scalar_kern = {
-    "scalar", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax, sum_exp,
-    sum_exp_gap,
+    "scalar", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax,
+    sum_exp, sum_exp_gap,
 };
 
 #include "grads.h"

@@ -43,12 +43,12 @@ INLINE void dots(const vb *w, const int groups, const int offset, const lm_quant
 #include "grads.h"
 
 const lm_kern lm_vnni_kern = {
-    "vnni", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax, sum_exp,
-    sum_exp_gap,
+    "vnni", multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax,
+    sum_exp, sum_exp_gap,
 };
 const lm_kern lm_amx_kern = {
-    "amx", lm_amx_multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax, sum_exp,
-    sum_exp_gap,
+    "amx", lm_amx_multiply, quantise, rms_norm, layer_norm, add, silu_mul, gelu_mul, act, attend, attend_end, to_half, argmax,
+    sum_exp, sum_exp_gap,
 };
 const lm_train_kern lm_vnni_train = TRAIN_KERN;
 #endif

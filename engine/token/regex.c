@@ -323,12 +323,10 @@ int lm_regex_find(lm_regex_finder *f, size_t *from, size_t *to, lm_err *err) {
     return 0;
 }
 
-#define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
 const char *const *lm_libraries(void) {
     static const char *const names[] = {
-        "pcre2 " TEXT(PCRE2_MAJOR) "." TEXT(PCRE2_MINOR),
-        "utf8proc " TEXT(UTF8PROC_VERSION_MAJOR) "." TEXT(UTF8PROC_VERSION_MINOR),
+        "pcre2 " LM_TEXT(PCRE2_MAJOR) "." LM_TEXT(PCRE2_MINOR),
+        "utf8proc " LM_TEXT(UTF8PROC_VERSION_MAJOR) "." LM_TEXT(UTF8PROC_VERSION_MINOR),
         "libb2",
         NULL,
     };
