@@ -110,6 +110,21 @@ void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_e
     if (!r->a.n_tensors) corrupt(r, "it has no tensors", err);
 }
 
+void lm_adapter_check_all(lm_conn *c, const lm_found *model, lm_err *err) {
+    if (err->code || !lm_store_has_training(c, model->schema, err)) return;
+    sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT name FROM \"%w\".lm_adapter WHERE model = ? ORDER BY id", model->schema);
+    if (stmt) sqlite3_bind_int64(stmt, 1, model->id);
+    while (stmt && lm_conn_step(c, stmt, err)) {
+        lm_adapter_rows rows;
+        const char *name = lm_column_text(stmt, 0, err);
+        if (name && lm_adapter_find(c, model, name, &rows, err)) {
+            lm_adapter_read(c, model, &rows, err);
+            lm_adapter_clear(&rows);
+        }
+    }
+    sqlite3_finalize(stmt);
+}
+
 void lm_adapter_clear(lm_adapter_rows *r) {
     for (int i = 0; i < r->a.n_tensors; i++) lm_free(r->a.data[i]);
     lm_free((void *)r->a.data);

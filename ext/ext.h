@@ -287,6 +287,8 @@ typedef struct {
 int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adapter_rows *out, lm_err *err);
 void lm_adapter_missing(lm_conn *c, const lm_found *model, const char *name, lm_err *err);      /* say so, and which there are */
 void lm_adapter_read(lm_conn *c, const lm_found *model, lm_adapter_rows *r, lm_err *err);       /* the tensors of one that was found */
+/* Read every adapter of a model; an error says which row is not what an adapter's must be. */
+void lm_adapter_check_all(lm_conn *c, const lm_found *model, lm_err *err);
 void lm_adapter_clear(lm_adapter_rows *r);
 /* Write an adapter, in place of one so called, from rows of which id, edit and info do not count. */
 void lm_adapter_write(lm_conn *c, const lm_found *model, const char *name, const lm_adapter_rows *r, lm_err *err);
@@ -433,9 +435,9 @@ void lm_vtab_ordered(sqlite3_index_info *info, int column);
 /* Likewise: make what "column = x" is compared with the next argument of xFilter. Return 1 when it is one; set
 ** *unusable when the plan cannot give it. */
 int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args, int *unusable);
-/* In xBestIndex: take the arguments of a table-valued function, required first, then optional. A plan that
-** cannot give them is refused. */
-int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional);
+/* In xBestIndex: take the arguments of a table-valued function, the one that it needs, then an optional one (-1: there is none).
+** A plan that cannot give them is refused; that nobody gave what it needs is an error. */
+int lm_vtab_take_args(sqlite3_vtab *vtab, sqlite3_index_info *info, const char *name, int needed, int optional);
 /* Report err as the table's; return its code, or SQLITE_OK when there is none. */
 int lm_vtab_fail(sqlite3_vtab *vtab, const lm_err *err);
 

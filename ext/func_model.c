@@ -94,11 +94,40 @@ static void each_model(lm_conn *c, int n_args, sqlite3_value **args,
 static void check_one(lm_conn *c, const lm_found *f, lm_err *err) {
     uint8_t digest[LM_DIGEST_BYTES];
     lm_store_read(c, f, digest, err);
+    lm_adapter_check_all(c, f, err);
+}
+
+/* Rows that belong to nothing: no model, no tensor, no chunk has their id. */
+static void check_orphans(lm_conn *c, lm_err *err) {
+    static const struct { const char *table, *column, *owner; int is_training; } g_links[] = {
+        { "lm_tensor", "model", "lm_model", 0 }, { "lm_tokenizer", "model", "lm_model", 0 },
+        { "lm_chunk", "tensor", "lm_tensor", 0 }, { "lm_digest", "chunk", "lm_chunk", 0 },
+        { "lm_run", "model", "lm_model", 1 }, { "lm_run_step", "run", "lm_run", 1 }, { "lm_checkpoint", "run", "lm_run", 1 },
+        { "lm_adapter", "model", "lm_model", 1 }, { "lm_adapter_tensor", "adapter", "lm_adapter", 1 },
+    };
+    const char *schema;
+    for (int i = 0; !err->code && (schema = sqlite3_db_name(c->db, i)) != NULL; i++) {
+        if (!lm_store_exists(c, schema, err)) continue;
+        int has_training = lm_store_has_training(c, schema, err);
+        for (int k = 0; k < LM_COUNT(g_links) && !err->code; k++) {
+            if (g_links[k].is_training && !has_training) continue;
+            sqlite3_stmt *stmt = lm_conn_prepare(
+                c, err, "SELECT %s FROM \"%w\".%s WHERE %s NOT IN (SELECT id FROM \"%w\".%s) LIMIT 1", g_links[k].column, schema,
+                g_links[k].table, g_links[k].column, schema, g_links[k].owner);
+            if (stmt && lm_conn_step(c, stmt, err)) {
+                lm_err_set(err, LM_ERROR, "%.60s.%s: a row with %s %.20s: %s has no such id", schema, g_links[k].table, g_links[k].column,
+                           sqlite3_column_text(stmt, 0), g_links[k].owner);
+            }
+            sqlite3_finalize(stmt);
+        }
+    }
 }
 
 static void check(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
+    lm_conn *c = sqlite3_user_data(ctx);
     lm_err err = {0};
-    each_model(sqlite3_user_data(ctx), n_args, args, check_one, &err);
+    each_model(c, n_args, args, check_one, &err);
+    if (!n_args || sqlite3_value_type(args[0]) == SQLITE_NULL) check_orphans(c, &err);
     if (err.code) lm_result_error(ctx, &err);
     else sqlite3_result_text(ctx, "ok", -1, SQLITE_STATIC);
 }

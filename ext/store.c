@@ -317,8 +317,8 @@ static void blame(const lm_found *f, const char *part, lm_err *err) {
     if (err->code == LM_ERROR && strncmp(err->msg, "model ", 6)) lm_err_blame(err, "model %.60s: %s", f->name, part);
 }
 
-/* Step to the next chunk of tensor i, check and hash it. */
-static void next_chunk(reader *r, int i, lm_err *err) {
+/* Step to the next chunk of tensor i, of which `at` bytes are read; check and hash it. */
+static void next_chunk(reader *r, int i, int64_t at, lm_err *err) {
     const lm_tensor *t = &r->tensors[i];
     uint8_t digest[LM_DIGEST_BYTES];
     lm_poll(lm_conn_stop(r->c), err);
@@ -332,7 +332,8 @@ static void next_chunk(reader *r, int i, lm_err *err) {
     r->seq++;
     r->n = r->at = 0;
     if (!lm_conn_step(r->c, r->chunks, err)) {
-        corrupt(r, t, "missing", err);
+        lm_err_set(err, LM_ERROR, "model %.60s: tensor %s, chunk %d: missing: those before it have %lld of %lld bytes", r->f->name,
+                   t->name, r->seq, (long long)at, (long long)t->n_bytes);
     } else if (sqlite3_column_type(r->chunks, 1) != SQLITE_BLOB || sqlite3_column_int64(r->chunks, 0) != r->seq) {
         corrupt(r, t, "not the BLOB that was expected", err);
     } else {
@@ -354,7 +355,7 @@ static void read_tensor(void *arg, int i, int64_t offset, void *dst, size_t n, l
     reader *r = arg;
     const lm_tensor *t = &r->tensors[i];
     for (size_t done = 0; done < n && !err->code;) {
-        if (r->tensor != i || r->at == r->n) next_chunk(r, i, err);
+        if (r->tensor != i || r->at == r->n) next_chunk(r, i, offset + (int64_t)done, err);
         if (err->code) return;
         size_t some = r->n - r->at < n - done ? r->n - r->at : n - done;
         if (dst) memcpy((uint8_t *)dst + done, r->data + r->at, some);

@@ -79,11 +79,15 @@ int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args
     return taken;
 }
 
-int lm_vtab_take_args(sqlite3_index_info *info, int required, int optional) {
-    int n_args = 0, unusable = 0;
-    if (!lm_vtab_take_arg(info, required, 1, &n_args, &unusable)) return SQLITE_CONSTRAINT;
-    lm_vtab_take_arg(info, optional, 1, &n_args, &unusable);
-    return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
+/* SQLite can join, by OR, rows of two arguments, and takes rows of one rowid for one: without an argument for all there is no plan. */
+int lm_vtab_take_args(sqlite3_vtab *vtab, sqlite3_index_info *info, const char *name, int needed, int optional) {
+    int n_args = 0, unusable = 0, is_given = lm_vtab_take_arg(info, needed, 1, &n_args, &unusable);
+    if (is_given && optional >= 0) lm_vtab_take_arg(info, optional, 1, &n_args, &unusable);
+    if (is_given || unusable) return unusable ? SQLITE_CONSTRAINT : SQLITE_OK;
+    const char *table = table_of(vtab)->name;
+    lm_err err = {0};
+    lm_err_set(&err, LM_ERROR, "%s: expected an argument: %s(%s)", table, table, name);
+    return lm_vtab_fail(vtab, &err);
 }
 
 int lm_register_table(lm_conn *c, const char *name, const sqlite3_module *module) {

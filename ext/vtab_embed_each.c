@@ -20,10 +20,9 @@ typedef struct {
 } each_cursor;
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
-    (void)vtab;
     info->estimatedCost = 1e12;
     info->estimatedRows = 1000000;
-    return lm_vtab_take_args(info, COL_QUERY, COL_OPTIONS);
+    return lm_vtab_take_args(vtab, info, "query", COL_QUERY, COL_OPTIONS);
 }
 
 static void clear_batch(each_cursor *cur) {

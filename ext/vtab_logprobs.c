@@ -17,11 +17,10 @@ typedef struct {
 } logprobs_cursor;
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
-    (void)vtab;
     info->estimatedCost = 1e12;
     info->estimatedRows = 100;
     lm_vtab_ordered(info, COL_POS);
-    return lm_vtab_take_args(info, COL_TEXT, COL_OPTIONS);
+    return lm_vtab_take_args(vtab, info, "text", COL_TEXT, COL_OPTIONS);
 }
 
 static void clear(sqlite3_vtab_cursor *base) {

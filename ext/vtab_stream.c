@@ -18,10 +18,9 @@ typedef struct {
 } stream_cursor;
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
-    (void)vtab;
     info->estimatedCost = 1e12;
     info->estimatedRows = 256;
-    return lm_vtab_take_args(info, COL_PROMPT, COL_OPTIONS);
+    return lm_vtab_take_args(vtab, info, "prompt", COL_PROMPT, COL_OPTIONS);
 }
 
 static void clear(sqlite3_vtab_cursor *base) {

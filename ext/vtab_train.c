@@ -14,11 +14,9 @@ typedef struct {
 } train_cursor;
 
 static int best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
-    (void)vtab;
-    int n_args = 0, unusable = 0;
     info->estimatedCost = 1e12;
     info->estimatedRows = 1000000;
-    return lm_vtab_take_arg(info, COL_OPTIONS, 1, &n_args, &unusable) && !unusable ? SQLITE_OK : SQLITE_CONSTRAINT;
+    return lm_vtab_take_args(vtab, info, "options", COL_OPTIONS, -1);
 }
 
 static void clear(sqlite3_vtab_cursor *base) { lm_run_close(&((train_cursor *)base)->run); }

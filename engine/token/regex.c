@@ -48,12 +48,17 @@ static void refuse(const char *what, const char *pattern, size_t n, size_t at, c
 }
 
 /* Is it a script's name? PCRE2 takes it for the script's extensions unless told otherwise. */
-static int is_script(const char *name, size_t n) {
+static int is_script(const char *name, size_t n, lm_err *err) {
     char pattern[64];
-    int number, length = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
+    int number = PCRE2_ERROR_HEAP_FAILED, length = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
     PCRE2_SIZE at;
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, (PCRE2_SIZE)length, PCRE2_UTF, &number, &at, NULL);
+    pcre2_general_context *general = pcre2_general_context_create(take, give, NULL);
+    pcre2_compile_context *context = general ? pcre2_compile_context_create(general) : NULL;
+    pcre2_code *code = context ? pcre2_compile((PCRE2_SPTR)pattern, (PCRE2_SIZE)length, PCRE2_UTF, &number, &at, context) : NULL;
+    if (!code && number == PCRE2_ERROR_HEAP_FAILED) lm_err_set(err, LM_NOMEM, "out of memory");
     pcre2_code_free(code);
+    pcre2_compile_context_free(context);
+    pcre2_general_context_free(general);
     return code != NULL;
 }
 
@@ -81,7 +86,7 @@ static size_t translate_escape(const char *p, size_t n, int in_class, lm_buf *ou
         return 5;
     }
     lm_buf_append(out, "\\", 1, err);
-    if (taken > 4 && taken < 40 && is_script(p + 2, taken - 3)) {
+    if (taken > 4 && taken < 40 && is_script(p + 2, taken - 3, err)) {
         lm_buf_print(out, err, "%c{sc:%.*s}", *p, (int)taken - 3, p + 2);
     } else {
         lm_buf_append(out, p, taken, err);
