@@ -6,6 +6,7 @@
 #include "ext.h"
 
 #include <stddef.h>
+#include <stdio.h>
 
 typedef struct {
     lm_generate_options g;                  /* of these what says how a prompt is read */
@@ -158,15 +159,17 @@ static void read_choices(lm_texts *out, lm_text json, const char *what, lm_err *
     lm_json_init(&j, json.text, json.n);
     if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
     while (!err->code && (kind = lm_json_next(&j, err)) != LM_JSON_END) {
-        if (kind != LM_JSON_TEXT) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
-        else if (!j.string.n) lm_err_set(err, LM_ERROR, "%s: number %d is empty", what, out->n + 1);
+        char number[24];                    /* labels of a table may be whole numbers */
+        int n = snprintf(number, sizeof number, "%lld", (long long)j.integer), is_text = kind == LM_JSON_TEXT;
+        lm_text item = is_text ? (lm_text){ j.string.data, j.string.n } : (lm_text){ number, (size_t)n };
+        if (!is_text && kind != LM_JSON_INT) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
+        else if (!item.n) lm_err_set(err, LM_ERROR, "%s: number %d is empty", what, out->n + 1);
         else if (out->n == CHOICES_MAX) lm_err_set(err, LM_ERROR, "%s: over %d of them", what, CHOICES_MAX);
         for (int i = 0; i < out->n && !err->code; i++) {
-            if (out->ns[i] == j.string.n && !memcmp(out->items[i], j.string.data, j.string.n)) {
-                lm_err_set(err, LM_ERROR, "%s: \"%.60s\" stands there twice", what, j.string.data);
-            }
+            if (out->ns[i] == item.n && !memcmp(out->items[i], item.text, item.n))
+                lm_err_set(err, LM_ERROR, "%s: \"%.60s\" stands there twice", what, item.text);
         }
-        if (!err->code) lm_texts_append(out, (lm_text){ j.string.data, j.string.n }, err);
+        if (!err->code) lm_texts_append(out, item, err);
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
