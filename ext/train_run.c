@@ -137,12 +137,15 @@ static void keep_kind(lm_run *r, lm_err *err) {
     if (r->o.rows) memcpy(r->o.rows, r->data.kind, n);
 }
 
-/* Before long work: is this a place to write in? */
+/* Before long work: is this a place to write in? A SELECT from a table has begun to read, and where two wait for each other to
+** end, SQLite lets the reader that would write wait for nothing. */
 static void check_place(lm_run *r, lm_err *err) {
     lm_write w;
     if (err->code) return;
     lm_write_begin(&w, r->c, "lm_train", r->model.schema, err);
     lm_write_end(&w, err);
+    if (err->code && (lm_error_code(err) & 0xff) == SQLITE_BUSY)
+        lm_err_blame(err, "lm_train: another connection writes; BEGIN IMMEDIATE waits for it, a SELECT cannot: ");
 }
 
 void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {

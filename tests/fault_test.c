@@ -109,6 +109,16 @@ static void renew(const trial *t) {
     copy_file(image, path);
 }
 
+/* Where there is memory again, the connection is as good as before. */
+static void ask_again(const trial *t, sqlite3 *db, const char *how, long long n) {
+    answer a = {0};
+    int rc = query(db, t->j->sql, &a);
+    if (rc != SQLITE_OK || !is_same(&a, &t->right)) say(t, how, n, "asked again", db);
+    else n_passed++;
+    unlink("build/host/host_out.gguf");
+    clear(&a);
+}
+
 static void try_allocation(const trial *t, sqlite3_int64 n, int forever) {
     answer a = {0};
     const char *how = forever ? "without memory from allocation" : "without allocation";
@@ -120,6 +130,7 @@ static void try_allocation(const trial *t, sqlite3_int64 n, int forever) {
     if (failed) {
         n_faults++;
         check_outcome(t, rc, &a, db, how, n);
+        if (rc != SQLITE_OK && !(t->j->flags & (WRITES | VARIES))) ask_again(t, db, how, n);
     }
     clear(&a);
     close_db(db);
@@ -196,7 +207,7 @@ static void try_limits(const trial *t) {
 /* Nothing fails: the right answer, and what it takes. */
 static int measure(trial *t) {
     sqlite3_int64 current;
-    if (!make_db(image, t->j, "delete", t->encoding)) return 0;
+    if (!make_db(image, t->j, "PRAGMA journal_mode = delete", t->encoding)) return 0;
     remove_db(path);
     copy_file(image, path);
     sqlite3 *db = open_plain(path);

@@ -229,11 +229,11 @@ static inline void copy_file(const char *from, const char *to) {
 }
 
 /* A database with the model tiny and what the job wants. */
-static inline int make_db(const char *path, const job *j, const char *journal, const char *encoding) {
+static inline int make_db(const char *path, const job *j, const char *pragmas, const char *encoding) {
     remove_db(path);
     sqlite3 *db = open_plain(path);
-    char *sql = sqlite3_mprintf("PRAGMA page_size = 1024; PRAGMA encoding = '%s'; PRAGMA journal_mode = %s; SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'); %s",
-                                encoding, journal, j->setup ? j->setup : "");
+    char *sql = sqlite3_mprintf("PRAGMA page_size = 1024; PRAGMA encoding = '%s'; %s; SELECT lm_import('tests/golden/tiny.gguf', '{\"name\":\"tiny\"}'); %s",
+                                encoding, pragmas, j->setup ? j->setup : "");
     int ok = query(db, sql, NULL) == SQLITE_OK;
     CHECK(ok, "%s: setup: %s", j->name, sqlite3_errmsg(db));
     sqlite3_free(sql);

@@ -61,9 +61,12 @@ for {set i 0} {$i < $tries} {incr i} {
     if {$k == 4} { catch { exec tclsh build/tmp/train_kills_child.tcl } left }
     report kill.$i $unbroken $left
     sqlite3 killed $killed_path
-    report kill.$i.1 ok [killed onecolumn { PRAGMA integrity_check }]
+    killed enable_load_extension 1
+    killed eval { SELECT load_extension('build/lm', 'sqlite3_lm_init') }
+    report kill.$i.1 {ok ok} [killed eval { PRAGMA integrity_check; SELECT lm_check() }]
     killed close
 }
+report kill.struck 1 [expr {$n_kills > 0}]
 if {[info exists argv0] && [file tail $argv0] eq "train_kills.tcl"} {
     puts "$n_kills kills"
     puts "$passed passed, $failed failed"
