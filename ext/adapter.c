@@ -160,6 +160,7 @@ static sqlite3_int64 write_row(lm_conn *c, const lm_found *model, const char *na
     if (stmt) sqlite3_bind_int64(stmt, 1, model->id);
     if (stmt) sqlite3_bind_text(stmt, 2, name, -1, SQLITE_STATIC);
     if (stmt && lm_conn_step(c, stmt, err)) id = sqlite3_column_int64(stmt, 0);
+    if (!id) lm_err_set(err, LM_ERROR, "adapter %.60s: its row is not there", name);
     sqlite3_finalize(stmt);
     return id;
 }

@@ -194,6 +194,8 @@ void lm_write_end(lm_write *w, lm_err *err);                    /* keep what was
 /* Run a statement that inserts or updates, and reset it. Interrupts are looked for first: one that strikes inside SQLite's own
 ** write rolls back the caller's whole transaction. */
 void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
+/* The same for one that ends in RETURNING and whether the row is now as it was to be: it must be. */
+void lm_write_sure(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that

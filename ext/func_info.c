@@ -38,14 +38,15 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
     if (!is_set && !lm_store_exists(c, "main", err)) return;
     lm_write_begin(&w, c, "lm_config", "main", err);
     if (is_set) lm_result_text(ctx, name.text, name.n);
-    sqlite3_stmt *stmt =
-        lm_conn_prepare(c, err,
-                        is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2"
-                               : "DELETE FROM main.lm_setting WHERE key = ?1");
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        c, err,
+        is_set ? "INSERT INTO main.lm_setting VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2 RETURNING value = ?2"
+               : "DELETE FROM main.lm_setting WHERE key = ?1");
     if (stmt) {
         sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
         if (is_set) sqlite3_bind_text(stmt, 2, name.text, (int)name.n, SQLITE_STATIC);
-        lm_write_step(c, stmt, err);
+        if (is_set) lm_write_sure(c, stmt, err);
+        else lm_write_step(c, stmt, err);
     }
     sqlite3_finalize(stmt);
     lm_write_end(&w, err);

@@ -238,7 +238,8 @@ static void import_finish(import *im, lm_err *err) {
         lm_conn_prepare(im->c, err,
                         "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?5, n_bytes = ?2, digest = ?3,"
                         " edit = randomblob(8), info = json_patch(json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3)),"
-                        " iif(json_valid(?6), json_object('label_format', json(?6)), '{}')) WHERE id = ?4",
+                        " iif(json_valid(?6), json_object('label_format', json(?6)), '{}')) WHERE id = ?4"
+                        " RETURNING n_params = ?1 AND n_active = ?5 AND n_bytes = ?2 AND digest = ?3",
                         im->schema);
     if (!stmt) return;
     sqlite3_bind_int64(stmt, 1, im->n_params);
@@ -247,7 +248,7 @@ static void import_finish(import *im, lm_err *err) {
     sqlite3_bind_int64(stmt, 4, im->model);
     sqlite3_bind_int64(stmt, 5, im->n_active);
     sqlite3_bind_text(stmt, 6, label, (int)label_n, SQLITE_STATIC);
-    lm_write_step(im->c, stmt, err);
+    lm_write_sure(im->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 

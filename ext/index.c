@@ -133,13 +133,6 @@ sqlite3_stmt *lm_index_prepare(const lm_index *x, const char *sql, lm_err *err) 
     return stmt;
 }
 
-/* Step to the end and make ready for the next time. */
-static void run(const lm_index *x, sqlite3_stmt *stmt, lm_err *err) {
-    if (!stmt) return;
-    lm_conn_step(x->c, stmt, err);
-    sqlite3_reset(stmt);
-}
-
 static sqlite3_int64 get_int(const lm_index *x, const char *sql, lm_err *err) {
     sqlite3_stmt *stmt = lm_index_prepare(x, sql, err);
     sqlite3_int64 n = lm_conn_step(x->c, stmt, err) ? sqlite3_column_int64(stmt, 0) : 0;
@@ -235,7 +228,7 @@ static void write_config(const lm_index *x, const char *key, const char *text, s
     if (stmt) sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
     if (stmt && text) sqlite3_bind_text(stmt, 2, text, -1, SQLITE_STATIC);
     else if (stmt) sqlite3_bind_int64(stmt, 2, number);
-    run(x, stmt, err);
+    lm_write_step(x->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
@@ -462,6 +455,12 @@ static void see_interrupt(const lm_index *x, lm_err *err) {
     if (own.code) *err = own;
 }
 
+static void write_once(const lm_index *x, const char *sql, lm_err *err) {
+    sqlite3_stmt *stmt = lm_index_prepare(x, sql, err);
+    lm_write_step(x->c, stmt, err);
+    sqlite3_finalize(stmt);
+}
+
 static void drain(lm_index *x, const lm_shared *s, int size, lm_err *err) {
     walk *w = walk_new(x, s, size, pending_sql, err);
     sqlite3_stmt *remove = lm_index_prepare(x, "DELETE FROM {vec} WHERE rowid = ?1", err);
@@ -469,16 +468,15 @@ static void drain(lm_index *x, const lm_shared *s, int size, lm_err *err) {
     sqlite3_stmt *done = lm_index_prepare(x, "DELETE FROM {outbox} WHERE key <= ?1", err);
     while (!err->code && walk_next(w, err)) {
         for (int i = 0; i < w->n && !err->code; i++) {
-            lm_poll(lm_conn_stop(x->c), err);
             sqlite3_bind_int64(remove, 1, w->keys[i]);
-            run(x, remove, err);
+            lm_write_step(x->c, remove, err);
             if (!w->has_vector[i]) continue;
             sqlite3_bind_int64(add, 1, w->keys[i]);
             sqlite3_bind_blob(add, 2, walk_vector(w, i), size * (int)sizeof(float), SQLITE_STATIC);
-            run(x, add, err);
+            lm_write_step(x->c, add, err);
         }
         sqlite3_bind_int64(done, 1, w->keys[w->n - 1]);
-        run(x, done, err);
+        lm_write_step(x->c, done, err);
     }
     walk_free(w);
     sqlite3_finalize(remove);
@@ -495,9 +493,8 @@ static void work(lm_index *x, int what, lm_err *err) {
         drop_triggers(x, err);
         create_triggers(x, err);
     }
-    if (is_rebuild)
-        exec(x, "DELETE FROM {vec}; DELETE FROM {outbox}; INSERT INTO {outbox}(key) SELECT {key} FROM {content}",
-             err);
+    if (is_rebuild) exec(x, "DELETE FROM {vec}; DELETE FROM {outbox}", err);
+    if (is_rebuild) write_once(x, "INSERT INTO {outbox}(key) SELECT {key} FROM {content}", err);
     if (what == LM_INDEX_SYNC) {         /* REPLACE removes rows of other keys without a word, unless recursive_triggers is on */
         exec(
             x,

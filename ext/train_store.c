@@ -156,7 +156,9 @@ static void write_run(lm_run *r, const char *status, lm_err *err) {
     lm_buf_print(&state, err, ",\"digest\":\"%s\"}", digest);
     sqlite3_randomness(sizeof edit, edit);
     sqlite3_stmt *stmt = lm_conn_prepare(
-        r->c, err, "UPDATE \"%w\".lm_run SET step = ?, status = ?, state = ?, edit = ?, base_digest = ? WHERE id = ?",
+        r->c, err,
+        "UPDATE \"%w\".lm_run SET step = ?1, status = ?2, state = ?3, edit = ?4, base_digest = ?5 WHERE id = ?6"
+        " RETURNING step = ?1 AND status = ?2 AND state = ?3 AND edit = ?4 AND base_digest = ?5",
         r->model.schema);
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, r->state.step);
@@ -165,7 +167,7 @@ static void write_run(lm_run *r, const char *status, lm_err *err) {
         sqlite3_bind_blob(stmt, 4, edit, sizeof edit, SQLITE_STATIC);
         bind_text(stmt, 5, r->base_digest);
         sqlite3_bind_int64(stmt, 6, r->id);
-        lm_write_step(r->c, stmt, err);
+        lm_write_sure(r->c, stmt, err);
     }
     sqlite3_finalize(stmt);
     lm_buf_clear(&state);

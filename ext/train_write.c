@@ -17,7 +17,7 @@ static void write_chunk(writer *w, const lm_tensor *t, const lm_dtype *type, sql
     lm_hash(w->r->buffer, (size_t)bytes, digest);
     sqlite3_bind_blob(w->set_chunk, 1, w->r->buffer, bytes, SQLITE_STATIC);
     sqlite3_bind_int64(w->set_chunk, 2, id);
-    lm_write_step(w->r->c, w->set_chunk, err);
+    lm_write_sure(w->r->c, w->set_chunk, err);
     sqlite3_bind_int64(w->set_digest, 1, id);
     sqlite3_bind_blob(w->set_digest, 2, digest, sizeof digest, SQLITE_STATIC);
     lm_write_step(w->r->c, w->set_digest, err);
@@ -57,11 +57,11 @@ static void write_root(lm_run *r, lm_err *err) {
     if (err->code) return;
     lm_hex(r->model_digest, text);
     memcpy(r->base_digest, text, sizeof text);
-    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_model SET digest = ? WHERE id = ?",
-                                         r->model.schema);
+    sqlite3_stmt *stmt = lm_conn_prepare(
+        r->c, err, "UPDATE \"%w\".lm_model SET digest = ?1 WHERE id = ?2 RETURNING digest = ?1", r->model.schema);
     if (stmt) sqlite3_bind_text(stmt, 1, text, -1, SQLITE_STATIC);
     if (stmt) sqlite3_bind_int64(stmt, 2, r->model.id);
-    lm_write_step(r->c, stmt, err);
+    lm_write_sure(r->c, stmt, err);
     sqlite3_finalize(stmt);
 }
 
@@ -73,7 +73,7 @@ static void write_model(lm_run *r, lm_err *err) {
     w.find_chunk = lm_conn_prepare(r->c, err,
                                    "SELECT id, length(data) FROM \"%w\".lm_chunk WHERE tensor = ? AND seq = ?",
                                    schema);
-    w.set_chunk = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_chunk SET data = ? WHERE id = ?", schema);
+    w.set_chunk = lm_conn_prepare(r->c, err, "UPDATE \"%w\".lm_chunk SET data = ? WHERE id = ? RETURNING 1", schema);
     w.set_digest = lm_conn_prepare(r->c, err, "INSERT OR REPLACE INTO \"%w\".lm_digest VALUES (?, ?)", schema);
     for (int i = 0; i < lm_trainer_n_tensors(r->trainer) && !err->code; i++) write_tensor(&w, i, err);
     sqlite3_finalize(w.find_tensor);

@@ -39,8 +39,18 @@ void lm_write_end(lm_write *w, lm_err *err) {
     w->is_open = 0;
 }
 
+/* To an authorizer's SQLITE_IGNORE SQLite does not object: it leaves an INSERT out, a column as it was, a row unfound. */
+static void ignored(lm_err *err) { lm_err_set(err, LM_ERROR, "an authorizer ignores what is to be written"); }
+
 void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
     lm_poll(lm_conn_stop(c), err);
+    if (stmt && sqlite3_stmt_readonly(stmt)) ignored(err);
     if (stmt) lm_conn_step(c, stmt, err);
+    sqlite3_reset(stmt);
+}
+
+void lm_write_sure(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    lm_poll(lm_conn_stop(c), err);
+    if (stmt && (!lm_conn_step(c, stmt, err) || !sqlite3_column_int(stmt, 0))) ignored(err);
     sqlite3_reset(stmt);
 }
