@@ -1,5 +1,5 @@
-/* fuzz_test.c: the fuzz targets without a fuzzer: over the inputs that the tree keeps (tests/fuzz/<target>/, among them all that a
-** fuzzer found), and over every model and tokenizer of tests/golden, cut at every byte of its header, and with a bit of each
+/* fuzz_test.c: the fuzz targets without a fuzzer: over the inputs that fuzzing begins with (tests/fuzz/seeds.tcl) and those that the
+** tree keeps (tests/fuzz/<target>/, among them all that a fuzzer found), and over every model and tokenizer of tests/golden, cut at every byte of its header, and with a bit of each
 ** flipped. A target ends the program if anything is wrong; what is cut must also be refused.
 **
 ** The long lists in a file's middle (vocabularies, merges) are gone through in steps; SPOIL=all takes every byte. */
@@ -43,10 +43,13 @@ static void each_file(const char *pattern, void (*visit)(const char *path, const
 }
 
 /*----------------------------------------------------------------------
-** What the tree keeps */
+** What fuzzing begins with */
+typedef struct { target *run; size_t n; } kept;
+
 static void run_kept(const char *path, const uint8_t *data, size_t n, void *arg) {
-    target *const *run = arg;
-    CHECK((*run)(data, n) == 0, "%s", path);
+    kept *k = arg;
+    CHECK(k->run(data, n) == 0, "%s", path);
+    k->n++;
 }
 
 /*----------------------------------------------------------------------
@@ -120,11 +123,15 @@ static void spoil_json(const char *path, const uint8_t *data, size_t n, void *ar
 
 int main(void) {
     g_is_all = getenv("SPOIL") && !strcmp(getenv("SPOIL"), "all");
+    CHECK(system("tclsh tests/fuzz/seeds.tcl build/seeds") == 0, "tests/fuzz/seeds.tcl failed");
     for (int i = 0; i < LM_COUNT(targets); i++) {
         char pattern[80];
-        target *run = targets[i].run;
+        kept k = { targets[i].run, 0 };
+        snprintf(pattern, sizeof pattern, "build/seeds/%s/*", targets[i].name);
+        each_file(pattern, run_kept, &k);
         snprintf(pattern, sizeof pattern, "tests/fuzz/%s/*", targets[i].name);
-        each_file(pattern, run_kept, &run);
+        each_file(pattern, run_kept, &k);
+        CHECK(k.n, "%s: no seed", targets[i].name);
     }
     each_file("tests/golden/*.gguf", spoil_gguf, NULL);
     each_file("tests/golden/hf_*/model.safetensors", spoil_folder, NULL);

@@ -17,6 +17,19 @@ foreach format {f16 bf16 q4_0 q4_1 q5_0 q8_0} {
 seed gguf template [gguf [over $qwen3 meta tokenizer.chat_template {text "{% for m in messages %}<|im_start|>{{ m.role }}{% endfor %}"}]]
 foreach name {llama qwen3 bert} { seed safetensors $name [folder [set hf_$name]] }
 
+# Texts for each tokenizer, with each way to encode; the number behind the last tokenizer is for chat templates.
+set i 0
+foreach text [list {} "Hello, world" "  two  spaces\t\ttabs\n\nlines \r\n" "it's 3.14 and 1,000,000 O'Neill" "<|im_start|>user<|im_end|><s></s>\[INST\]<bos>" \
+        "caf\u00e9 \u00c5ngstr\u00f6m \u4e2d\u6587 \u0e20\u0e32\u0e29\u0e32" "\u0915\u094d\u0937 e\u0301 \ufb01 \u2460 \u200d \ufeff" [string repeat "ab " 60] [string repeat "!" 90]] {
+    for {set which 0} {$which < 18} {incr which 3} { seed tokenizer_text text_${i}_$which [binary format cc $which [expr {37 * $i & 255}]][utf8 $text] }
+    incr i
+}
+foreach bytes [list \xFF\xFE\x80abc \xF0\x9F\x99 a\0b\0 \xC0\xAF\xED\xA0\x80] { seed tokenizer_text bytes_[incr i] [binary format cc $i 5]$bytes }
+foreach text [list {{% for m in messages %}<|im_start|>{{ m.role }}{% endfor %}} {{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST]} \
+        "you are brief|what is it?|<|im_end|>|" {<|start_header_id|>x<|end_header_id|>} {{% if %}{{ x | y } %}}] {
+    foreach chat {17 35 53} { seed tokenizer_text chat_[incr i] [binary format cc $chat [expr {91 * $i & 255}]]$text }
+}
+
 # Values as sql.h reads them.
 proc value {type {x ""}} {
     switch $type {
