@@ -77,7 +77,10 @@ static void write_header(lm_gguf_writer *w, const lm_gguf_content *content, lm_e
     for (int i = 0; i < content->n_tensors && !err->code; i++) {
         put_tensor(&head, &content->tensors[i], offset, err);
         w->n_bytes[i] = content->tensors[i].n_bytes;
-        offset += ((uint64_t)w->n_bytes[i] + w->align - 1) / w->align * w->align;
+        uint64_t padded = ((uint64_t)w->n_bytes[i] + w->align - 1) / w->align * w->align;
+        if (padded > INT64_MAX - offset)
+            lm_err_set(err, LM_ERROR, "tensor %s: with it the data are over 2^63 bytes", content->tensors[i].name);
+        offset += padded;
     }
     if (!err->code) write_all(w, head.data, head.n, err);
     pad(w, err);
