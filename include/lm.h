@@ -143,6 +143,7 @@ typedef struct {
     int n_dims;
     int64_t ne[LM_DIMS_MAX];            /* ne[0] is the contiguous one (columns); 1 beyond n_dims */
     int64_t n_params, n_bytes;
+    int64_t at;                         /* where its entry stands in its GGUF file; 0: it is from no such file */
 } lm_tensor;
 
 /* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
@@ -184,6 +185,8 @@ int lm_meta_int(const lm_meta *m, const char *key, int64_t *out, lm_err *err);
 int lm_meta_real(const lm_meta *m, const char *key, double *out, lm_err *err);
 int lm_meta_bool(const lm_meta *m, const char *key, int *out, lm_err *err);
 int lm_meta_text(const lm_meta *m, const char *key, const char **out, size_t *n, lm_err *err);
+/* In front of a message that begins with a key, say at which byte of its GGUF file the entry stands. */
+void lm_meta_blame(const lm_meta *m, lm_err *err);
 /* Append entries: n_bytes of a number, little-endian; "arch.key" (arch may be empty) and a type; a whole text. */
 void lm_meta_put(lm_buf *out, uint64_t x, int n_bytes, lm_err *err);
 void lm_meta_put_key(lm_buf *out, const char *arch, const char *key, int type, lm_err *err);

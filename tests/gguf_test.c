@@ -517,7 +517,7 @@ static void test_alignment(void) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         b = begin(3, 0, 1);
         put_number(&b, "general.alignment", LM_META_U32, bad[i], 4);
-        REFUSE(&b, "general.alignment");
+        REFUSE(&b, "byte 24: general.alignment: ");
     }
     b = begin(3, 0, 1);
     put_number(&b, "general.alignment", LM_META_U64, 64, 8);
@@ -581,7 +581,7 @@ static void test_bad_names(void) {
     put_tensor(&b, "sane", 1, 4, 0, 0, LM_F32, 32);
     put_tensor(&b, "same", 1, 4, 0, 0, LM_F32, 64);
     put_data(&b, 32, 96);
-    REFUSE(&b, "same: duplicate tensor name, entries 0 and 2");
+    REFUSE(&b, "byte 96: same: duplicate of the tensor at byte 24");
 }
 
 static void refuse_tensor(int line, int n_dims, uint64_t a, uint64_t c, uint64_t d, uint64_t type, uint64_t offset,
@@ -626,20 +626,20 @@ static void test_bad_tensors(void) {
     refuse_tensor(__LINE__, 1, (uint64_t)1 << 60, 1, 1, LM_F32, 0, "past the end");
     refuse_tensor(__LINE__, 1, 249, 1, 1, LM_F32, 32, "past the end");
 
-    /* Sizes that each are below 2^63 and together pass 2^64. */
+    /* Sizes that each are below 2^63 and together pass 2^64 are never added up: the file's end bounds each. */
     b = begin(3, 3, 0);
     put_tensor(&b, "a", 1, (uint64_t)1 << 60, 0, 0, LM_F32, 0);
     put_tensor(&b, "b", 1, (uint64_t)1 << 60, 0, 0, LM_F32, (uint64_t)1 << 62);
     put_tensor(&b, "c", 1, ((uint64_t)1 << 61) - 1, 0, 0, LM_F32, (uint64_t)1 << 63);
     put_data(&b, 32, 1024);
-    REFUSE(&b, "past the end");
+    REFUSE(&b, "byte 24: a: 4611686018427387904 bytes at offset 0 run past the end of the file");
 
     b = begin(3, 3, 0);
     put_tensor(&b, "a", 1, 16, 0, 0, LM_F32, 64);
     put_tensor(&b, "b", 1, 9, 0, 0, LM_F32, 0);
     put_tensor(&b, "c", 1, 9, 0, 0, LM_F32, 32);
     put_data(&b, 32, 128);
-    REFUSE(&b, "c: overlaps b");
+    REFUSE(&b, "byte 90: c: overlaps b: its data begin at byte 160, inside 36 bytes from byte 128 on");
     b = begin(3, 2, 0);
     put_tensor(&b, "a", 1, 8, 0, 0, LM_F32, 0);
     put_tensor(&b, "b", 1, 8, 0, 0, LM_F32, 0);
@@ -649,7 +649,7 @@ static void test_bad_tensors(void) {
     b = begin(3, 1, 0);
     put_tensor(&b, "a", 1, 8, 0, 0, LM_F32, 0);
     put_data(&b, 32, 31);
-    REFUSE(&b, "a: 32 bytes at offset 0 run past the end of the file (31 bytes of data)");
+    REFUSE(&b, "byte 24: a: 32 bytes at offset 0 run past the end of the file (31 bytes of data)");
     b = begin(3, 1, 0);
     put_tensor(&b, "a", 1, 1, 0, 0, LM_F32, 0);
     REFUSE(&b, "past the end");

@@ -44,8 +44,11 @@ static void read_name(lm_reader *r, lm_tensor *t, lm_err *err) {
     else lm_reader_fail(r, at, err, "bad tensor name, wanted UTF-8 without control characters, quotes, \\, / or ..");
 }
 
+static void blame(const lm_tensor *t, lm_err *err) { lm_err_blame(err, "byte %lld: ", (long long)t->at); }
+
 /* Read a tensor's entry; *offset is still from the beginning of the data. */
 static void read_tensor(lm_reader *r, lm_tensor *t, uint64_t *offset, lm_err *err) {
+    t->at = (int64_t)r->at;
     read_name(r, t, err);
     size_t at = r->at;
     const uint8_t *p = lm_reader_take(r, 4, "number of dimensions", err);
@@ -71,8 +74,12 @@ static void read_tensor(lm_reader *r, lm_tensor *t, uint64_t *offset, lm_err *er
     uint64_t type = lm_reader_le(p, 4);
     t->dtype = type > INT32_MAX ? -1 : (int)type;
     *offset = lm_reader_le(p + 4, 8);
-    if (t->dtype < 0) lm_reader_fail(r, at, err, "number format %llu is unknown", (unsigned long long)type);
+    if (t->dtype < 0) {
+        lm_reader_fail(r, r->at - 12, err, "number format %llu is unknown", (unsigned long long)type);
+        return;
+    }
     lm_tensor_measure(t, err);
+    blame(t, err);
     r->name_n = 0;
 }
 
@@ -97,6 +104,7 @@ static void place_tensors(lm_gguf *g, uint64_t data, uint64_t align, lm_err *err
             lm_err_set(err, LM_ERROR, "%s: %lld bytes at offset %llu run past the end of the file (%llu bytes of "
                        "data)", t->name, (long long)t->n_bytes, (unsigned long long)offset, (unsigned long long)left);
         }
+        blame(t, err);
         g->offsets[i] = data + offset;
     }
 }
@@ -108,15 +116,19 @@ static void check_apart(const lm_gguf *g, lm_err *err) {
     for (size_t i = 0; i < n; i++) order[i] = (uint32_t)i;
     lm_sort(order, n, compare_names, g, err);
     for (size_t i = 1; i < n && !err->code; i++) {
-        if (compare_names(g, order[i - 1], order[i])) continue;
-        lm_err_set(err, LM_ERROR, "%s: duplicate tensor name, entries %u and %u", g->tensors[order[i]].name,
-                   order[i - 1], order[i]);
+        const lm_tensor *a = &g->tensors[order[i - 1]], *b = &g->tensors[order[i]];
+        if (strcmp(a->name, b->name)) continue;
+        lm_err_set(err, LM_ERROR, "%s: duplicate of the tensor at byte %lld", b->name, (long long)a->at);
+        blame(b, err);
     }
     lm_sort(order, n, compare_offsets, g, err);
     for (size_t i = 1; i < n && !err->code; i++) {
         const lm_tensor *a = &g->tensors[order[i - 1]], *b = &g->tensors[order[i]];
-        if (g->offsets[order[i]] - g->offsets[order[i - 1]] >= (uint64_t)a->n_bytes) continue;
-        lm_err_set(err, LM_ERROR, "%s: overlaps %s in the file", b->name, a->name);
+        uint64_t a_at = g->offsets[order[i - 1]], b_at = g->offsets[order[i]];
+        if (b_at - a_at >= (uint64_t)a->n_bytes) continue;
+        lm_err_set(err, LM_ERROR, "%s: overlaps %s: its data begin at byte %llu, inside %lld bytes from byte %llu on",
+                   b->name, a->name, (unsigned long long)b_at, (long long)a->n_bytes, (unsigned long long)a_at);
+        blame(b, err);
     }
     lm_free(order);
 }
@@ -168,6 +180,7 @@ static void read_header(lm_gguf *g, lm_reader *r, lm_err *err) {
     g->meta = lm_meta_read(r, &n_kv, err);
     if (err->code || r->starved) return;
     uint64_t align = lm_gguf_alignment(g->meta, err);
+    lm_meta_blame(g->meta, err);
     g->n_tensors = (int)n_tensors;
     g->tensors = lm_calloc((size_t)n_tensors, sizeof *g->tensors, err);
     g->offsets = lm_calloc((size_t)n_tensors, sizeof *g->offsets, err);

@@ -27,6 +27,7 @@ static const struct { const char *name; unsigned size; } g_types[N_TYPES] = {
 
 struct lm_meta {
     void *bytes;                        /* what the entries point into */
+    const uint8_t *file;                /* byte 0 of the file they came from; NULL: from none */
     lm_meta_entry *entries; size_t n, cap;
     uint32_t *by_key;                   /* entry numbers in the order of their keys */
 };
@@ -161,6 +162,7 @@ static void index_keys(lm_meta *m, const lm_reader *r, lm_err *err) {
 lm_meta *lm_meta_read(lm_reader *r, const uint64_t *n_entries, lm_err *err) {
     lm_meta *m = lm_calloc(1, sizeof *m, err);
     if (!m) return NULL;
+    m->file = r->bytes;
     uint64_t left = r->total - r->at;
     if (n_entries && *n_entries > left / ENTRY_MIN) {
         lm_reader_fail(r, r->at, err, "%llu metadata entries do not fit in the %llu bytes left",
@@ -188,8 +190,9 @@ lm_meta *lm_meta_new(const void *bytes, size_t n, lm_err *err) {
     if (n) memcpy(copy, bytes, n);
     lm_reader r = { .bytes = copy, .n = n, .total = n };
     lm_meta *m = lm_meta_read(&r, NULL, err);
-    if (m) lm_meta_adopt(m, copy);
-    else lm_free(copy);
+    if (!m) return lm_free(copy), NULL;
+    lm_meta_adopt(m, copy);
+    m->file = NULL;
     return m;
 }
 
@@ -207,8 +210,8 @@ void lm_meta_free(lm_meta *m) {
 size_t lm_meta_count(const lm_meta *m) { return m ? m->n : 0; }
 const lm_meta_entry *lm_meta_at(const lm_meta *m, size_t i) { return &m->entries[i]; }
 
-const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key) {
-    size_t key_n = strlen(key), low = 0, high = m ? m->n : 0;
+static const lm_meta_entry *find(const lm_meta *m, const char *key, size_t key_n) {
+    size_t low = 0, high = m ? m->n : 0;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         const lm_meta_entry *e = &m->entries[m->by_key[middle]];
@@ -218,6 +221,13 @@ const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key) {
         else low = middle + 1;
     }
     return NULL;
+}
+
+const lm_meta_entry *lm_meta_find(const lm_meta *m, const char *key) { return find(m, key, strlen(key)); }
+
+void lm_meta_blame(const lm_meta *m, lm_err *err) {
+    const lm_meta_entry *e = err->code ? find(m, err->msg, strcspn(err->msg, ": ")) : NULL;
+    if (e && m->file) lm_err_blame(err, "byte %zu: ", (size_t)(e->raw - m->file));
 }
 
 /* Find an entry for a getter; with a NULL result the getter is done. */

@@ -200,26 +200,33 @@ static void set_field(lm_hparams *h, const field *f, double x, lm_err *err) {
     }
 }
 
-/* What no single field can say. */
-static void check_hparams(const lm_hparams *h, lm_err *err) {
+/* What no single field can say. Return the key of the one at fault. */
+static const char *check_hparams(const lm_hparams *h, lm_err *err) {
     if (h->n_heads % h->n_kv_heads) {
         lm_err_set(err, LM_ERROR, "n_heads %d is not a multiple of n_kv_heads %d", h->n_heads, h->n_kv_heads);
+        return "attention.head_count_kv";
     }
     if (h->n_rot % 2 || h->n_rot > h->head_dim) {
         lm_err_set(err, LM_ERROR, "n_rot %d must be even and at most head_dim %d", h->n_rot, h->head_dim);
+        return "rope.dimension_count";
     }
     if (h->n_positions && h->n_ctx > h->n_positions) {
         lm_err_set(err, LM_ERROR, "n_ctx %d is more than the %d positions there are", h->n_ctx, h->n_positions);
+        return "context_length";
     }
     if (h->n_experts ? h->n_active < 1 || h->n_active > h->n_experts : h->n_active) {
         lm_err_set(err, LM_ERROR, "n_active %d of %d experts", h->n_active, h->n_experts);
+        return "expert_used_count";
     }
     if (h->share_layers > h->n_layers) {
         lm_err_set(err, LM_ERROR, "share_layers %d is more than n_layers %d", h->share_layers, h->n_layers);
+        return "share_layers";
     }
     if ((int64_t)h->n_heads * h->head_dim > 1 << 20) {
         lm_err_set(err, LM_ERROR, "n_heads %d x head_dim %d is too large", h->n_heads, h->head_dim);
+        return "attention.key_length";
     }
+    return NULL;
 }
 
 static void read_word(lm_hparams *h, const field *f, const char *word, lm_err *err) {
@@ -407,7 +414,9 @@ static void import_hparams(lm_hparams *h, const lm_arch *arch, const lm_meta *me
     import_rope_scaling(h, meta, arch->name, err);
     if (!h->n_vocab) lm_err_set(err, LM_ERROR, "tensor token_embd.weight is missing");
     if (h->n_vocab > LM_VOCAB_MAX) lm_err_set(err, LM_ERROR, "token_embd.weight: more than %d rows", LM_VOCAB_MAX);
-    check_hparams(h, err);
+    if (err->code) return;
+    const char *wrong = check_hparams(h, err);
+    if (wrong) lm_err_blame(err, "%s.%s: ", arch->name, wrong);
 }
 
 /*----------------------------------------------------------------------
@@ -494,12 +503,13 @@ void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *ten
         const lm_tensor_row *row = lm_arch_row(arch, h, name, &layer);
         if (!row) {
             lm_err_set(err, LM_ERROR, "tensor %s has no place in a %s model of %d layers", name, arch->name, n_stored);
-            break;
+        } else {
+            int *slot = &at[layer < 0 ? n_layer_slots + row->slot : layer * LM_LAYER_SLOTS + row->slot];
+            if (*slot >= 0) lm_err_set(err, LM_ERROR, "tensor %s stands twice", name);
+            for (int i = 0; i < (row->how == LM_THIRDS ? 3 : 1); i++) slot[i] = t;
+            check_shape(&tensors[t], row, h, err);
         }
-        int *slot = &at[layer < 0 ? n_layer_slots + row->slot : layer * LM_LAYER_SLOTS + row->slot];
-        if (*slot >= 0) lm_err_set(err, LM_ERROR, "tensor %s stands twice", name);
-        for (int i = 0; i < (row->how == LM_THIRDS ? 3 : 1); i++) slot[i] = t;
-        check_shape(&tensors[t], row, h, err);
+        if (tensors[t].at) lm_err_blame(err, "byte %lld: ", (long long)tensors[t].at);
     }
     for (int layer = 0; layer <= n_stored && !err->code; layer++) {
         int is_top = layer == n_stored, first = is_top ? n_layer_slots : layer * LM_LAYER_SLOTS;
@@ -518,13 +528,15 @@ const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_
     const char *name;
     size_t n;
     lm_hparams h;
-    if (!lm_meta_text(meta, "general.architecture", &name, &n, err)) {
+    const lm_arch *arch = NULL;
+    if (lm_meta_text(meta, "general.architecture", &name, &n, err)) {
+        arch = lm_arch_get(name, n, err);
+        lm_err_blame(err, "general.architecture: ");
+    } else {
         lm_err_set(err, LM_ERROR, "general.architecture is missing");
-        return NULL;
     }
-    const lm_arch *arch = lm_arch_get(name, n, err);
-    if (!arch) return NULL;
-    import_hparams(&h, arch, meta, tensors, n_tensors, err);
+    if (arch) import_hparams(&h, arch, meta, tensors, n_tensors, err);
+    lm_meta_blame(meta, err);
     if (err->code) return NULL;
     int *at = lm_alloc(sizeof *at * (size_t)(h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS), err);
     if (!at) return NULL;

@@ -201,7 +201,8 @@ static void read_ends(lm_tok *t, const lm_meta *meta, const lm_meta *arrays, lm_
     for (uint64_t i = 0; more && i < more->n && !err->code; i++) {
         uint64_t id = lm_reader_le(more->data + 4 * (size_t)i, 4);
         if (id < (uint64_t)t->n) t->eog[id] = 1;
-        else lm_err_set(err, LM_ERROR, "%s: %lld, wanted one of %d tokens", key, (long long)(int32_t)id, t->n);
+        else lm_err_set(err, LM_ERROR, "%s: element %llu is %lld, wanted one of %d tokens", key, (unsigned long long)i,
+                        (long long)(int32_t)id, t->n);
     }
 }
 
@@ -278,6 +279,7 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     int is_gguf = lm_meta_text(meta, "tokenizer.ggml.model", &kind, &n, err);
     int is_json = !is_gguf
                   && (lm_meta_text(meta, key, &json, &json_n, err) || lm_meta_text(arrays, key, &json, &json_n, err));
+    lm_meta_blame(meta, err);
     if (!is_gguf && !is_json) return NULL;
     if (is_gguf && ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8)))) return NULL;
     lm_tok *t = lm_calloc(1, sizeof *t, err);
@@ -290,6 +292,7 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
         if (!err->code) read_ends(t, meta, arrays, err);
     }
     if (!err->code) return t;
+    lm_meta_blame(meta, err);
     lm_tok_free(t);
     return NULL;
 }
