@@ -101,7 +101,7 @@ static char *expand(const lm_index *x, const char *sql, lm_err *err) {
         { "ai", 1, x->name, "_ai" }, { "au", 1, x->name, "_au" }, { "ad", 1, x->name, "_ad" },
         { "content", 1, x->o.content, "" }, { "table", 0, x->o.content, "" }, { "key", 0, x->key, "" }, { "body", 0, x->o.column, "" },
     };
-    sqlite3_str *out = sqlite3_str_new(x->c->db);
+    sqlite3_str *out = sqlite3_str_new(NULL);           /* of no connection: what it may hold is no matter here */
     while (*sql) {
         size_t n = strcspn(sql, "{");
         sqlite3_str_append(out, sql, (int)n);

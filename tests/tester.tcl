@@ -22,6 +22,9 @@ proc reset_db {} {
     db eval { SELECT lm_import('tests/golden/tiny.gguf', '{"name":"tiny"}') }
 }
 
+# The sqlite3 shell, which works with its own SQLite alone.
+set shell {env -u LD_LIBRARY_PATH sqlite3}
+
 proc report {number want got} {
     if {$want eq $got} {
         incr ::passed

@@ -60,16 +60,21 @@ tsan-run: $(BUILD)/threads_test $(BUILD)/soak_connections
 	TSAN_OPTIONS='die_after_fork=0 halt_on_error=0 exitcode=66' $(BUILD)/threads_test
 	TSAN_OPTIONS='exitcode=66' $(BUILD)/soak_connections $(or $(SECONDS),600)
 
-newest:                                   ## the tests of threads, memory, disk and stopping on the newest SQLite
-	@! sh tests/amalgamation.sh $@ || $(MAKE) BUILD=build/newest OPT='-O2 -g -Ibuild/sqlite' \
-	    SQLITE='build/newest/sqlite3.o -ldl' newest-run
+# Programs are linked with it; Tcl, and what is built already, find it in the place of the system's library.
+newest: all $(TOOLS) $(HOSTS)             ## the suite on the newest SQLite
+	@! sh tests/amalgamation.sh $@ || $(MAKE) BUILD=build/newest OPT='-O2 -fPIC -g -Ibuild/sqlite' newest-run
 
-newest-run: $(HOSTS)
-	set -e; for t in threads_test fault_test disk_test stop_test 'soak_connections 10'; do $(BUILD)/$$t; done
+newest-run: $(BUILD)/libsqlite3.so.0
+	@echo "SQLite $$(echo 'package require sqlite3; sqlite3 db :memory:; puts [db version]' | LD_LIBRARY_PATH=$(BUILD) tclsh)"
+	LD_LIBRARY_PATH=$(BUILD) tclsh tests/run.tcl
+
+$(BUILD)/libsqlite3.so.0: $(BUILD)/sqlite3.o
+	$(CC) -shared -Wl,-soname,$(@F) -o $@ $< -lm -ldl
 
 $(BUILD)/sqlite3.o: build/sqlite/sqlite3.c
 	@mkdir -p $(@D)
-	$(CC) $(OPT) -DSQLITE_THREADSAFE=1 -DSQLITE_ENABLE_COLUMN_METADATA -c -o $@ $<
+	$(CC) $(OPT) -DSQLITE_THREADSAFE=1 -DSQLITE_ENABLE_COLUMN_METADATA -DSQLITE_ENABLE_PREUPDATE_HOOK -DSQLITE_ENABLE_SESSION -DSQLITE_ENABLE_UNLOCK_NOTIFY \
+	    -DSQLITE_ENABLE_MATH_FUNCTIONS -c -o $@ $<
 
 hosts: all                                ## the extension loaded by the sqlite3 shell, Tcl, Python, apsw, Node
 	sh tests/hosts.sh
