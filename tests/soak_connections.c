@@ -261,6 +261,7 @@ static int measure_latency(double seconds) {
     pthread_join(thread, NULL);
     printf("an unrelated query, %d threads generating: idle median %.3f ms, p99 %.3f ms; beside a long generation median %.3f ms, p99 %.3f ms (%.2f x)\n",
            lm_threads(), idle[0], idle[1], busy[0], busy[1], busy[1] / idle[1]);
+    CHECK(busy[1] < 2 * idle[1], "the other query waits %.2f times as long", busy[1] / idle[1]);
     close_db(db);
     close_db(other);
     remove_db(path);

@@ -20,6 +20,7 @@ proc reset_db {} {
     db enable_load_extension 1
     db eval { SELECT load_extension('build/lm', 'sqlite3_lm_init') }
     db eval { SELECT lm_import('tests/golden/tiny.gguf', '{"name":"tiny"}') }
+    if {[info exists ::env(THREADS)]} { db eval { SELECT lm_config('threads', CAST($::env(THREADS) AS INTEGER)) } }
 }
 
 # The sqlite3 shell, which works with its own SQLite alone.

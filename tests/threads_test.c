@@ -64,6 +64,10 @@ int main(void) {
     int status = 1;
     waitpid(child, &status, 0);
     check(status == 0, "a child after fork");
+    for (int i = 0; i < THREADS; i++) {
+        char out[4096];
+        check(answer(i, out, sizeof out) && !strcmp(out, alone[i]), "the parent after fork");
+    }
     remove("build/threads_test.db");
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;

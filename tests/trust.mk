@@ -44,7 +44,8 @@ fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz_%,$(wildcard tests/fuzz/*.c))
 $(BUILD)/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h) $(BUILD)/libsqlite_lm.a
 	$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/libsqlite_lm.a $(LIBS) -lsqlite3
 
-soak: all $(HOSTS) $(BUILD)/soak_load     ## no memory, no disk, kill -9, interrupts, many connections: SECONDS=600
+soak: all $(HOSTS) $(BUILD)/soak_load $(BUILD)/fuzz_test    ## no memory, no disk, kill -9, interrupts, many connections, every byte of the fixtures: SECONDS=600
+	SPOIL=all $(BUILD)/fuzz_test
 	$(BUILD)/fault_test 1
 	$(BUILD)/disk_test 1 200
 	$(BUILD)/stop_test 200 50
