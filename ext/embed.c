@@ -10,6 +10,7 @@
 
 static const lm_option vector_table[] = {
     { "model", LM_OPT_TEXT, offsetof(lm_vector_options, model), 0, 0, NULL },
+    { "adapter", LM_OPT_TEXT, offsetof(lm_vector_options, adapter), 0, 0, NULL },
     { "pooling", LM_OPT_TEXT, offsetof(lm_vector_options, pooling), 0, 0, "mean|cls|last" },
     { "normalize", LM_OPT_BOOL, offsetof(lm_vector_options, normalize), 0, 0, NULL },
     { "dimensions", LM_OPT_INT, offsetof(lm_vector_options, dimensions), 1, 65536, NULL },

@@ -266,7 +266,7 @@ struct lm_shared {
 /* Get the model that a call is to use, found as by lm_store_find; balance with lm_share_end. */
 lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err);
 /* The same with an adapter, by name; NULL: none. */
-lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, lm_err *err);
+lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, const char *tasks, lm_err *err);
 void lm_share_end(lm_shared *s);
 void lm_share_forget(lm_conn *c);           /* the connection closes */
 /* Drop from memory the model that found names (NULL: all) where no call is running. Return how many. */
@@ -333,7 +333,7 @@ lm_batch *lm_prompt_start(lm_conn *c, const lm_shared *s, const lm_generate_opti
 /*======================================================================
 ** embed.c */
 typedef struct {
-    char *model, *pooling, *prefix, *on_long, *on_error;
+    char *model, *adapter, *pooling, *prefix, *on_long, *on_error;
     int normalize, dimensions;              /* dimensions 0: all that the model has */
 } lm_vector_options;
 
@@ -453,7 +453,7 @@ void lm_pieces_clear(lm_pieces *p);
 
 /*======================================================================
 ** func_score.c: texts as they stand, to be scored by lm_perplexity and lm_logprobs. */
-typedef struct { char *model, *on_error; int parse_special, window, stride; } lm_raw_options;
+typedef struct { char *model, *adapter, *on_error; int parse_special, window, stride; } lm_raw_options;
 
 void lm_raw_options_read(lm_raw_options *o, sqlite3_value *json, lm_err *err);
 void lm_raw_options_clear(lm_raw_options *o);

@@ -28,7 +28,7 @@ static void embed(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_shared *s = NULL;
     sqlite3_value *options = n_args > 1 ? args[1] : NULL;
     lm_vector_options_read(&o, options, &err);
-    if (lm_value_text(args[0], &text, "text", &err) && !err.code) s = lm_share_begin(c, o.model, "embed", &err);
+    if (lm_value_text(args[0], &text, "text", &err) && !err.code) s = lm_share_begin_adapted(c, o.model, o.adapter, "embed", &err);
     if (s) {
         size_t known_n = 0;
         int n;
@@ -87,7 +87,7 @@ static void similarity(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
         if (sqlite3_value_type(args[i]) == SQLITE_BLOB) {
             read_blob(args[i], &v[i], &err);
         } else if (lm_value_text(args[i], &text, "text", &err)) {
-            if (!s) s = lm_share_begin(c, o.model, "embed", &err);
+            if (!s) s = lm_share_begin_adapted(c, o.model, o.adapter, "embed", &err);
             if (s) v[i].own = vector_of(c, s, &o, text, &v[i].n, &err);
         }
     }

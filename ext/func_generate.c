@@ -26,7 +26,7 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
     size_t n = 0;
     lm_generate_options_read(&o, options, is_chat, &err);
     int there = lm_value_text(args[0], &prompt, is_chat ? "messages" : "prompt", &err);
-    if (there && !err.code) s = lm_share_begin_adapted(c, o.model, o.adapter, &err);
+    if (there && !err.code) s = lm_share_begin_adapted(c, o.model, o.adapter, "generate", &err);
     if (s) {
         int repeatable = o.temperature == 0 || o.has_seed;
         if (repeatable) lm_memo_key(&key, s, is_chat ? 'c' : 'g', options, prompt, &err);

@@ -128,7 +128,7 @@ static void logprob(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     lm_options_read(logprob_table, &o, options, NULL, &err);
     int there = lm_value_text(args[0], &prompt, "prompt", &err)
                 & lm_value_text(args[1], &completion, "completion", &err);
-    if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, &err);
+    if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, "generate", &err);
     if (s) {
         double sum = 0;
         lm_memo_key(&key, s, 'l', options, prompt, &err);
@@ -332,7 +332,7 @@ static void answer_call(sqlite3_context *ctx, int n_args, sqlite3_value **args, 
     int there = lm_value_text(args[0], &text, is_classify ? "text" : "prompt", &err)
                 & lm_value_text(args[1], &json, what, &err);
     if (there && !err.code) read_choices(&choices, json, what, &err);
-    if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, &err);
+    if (there && !err.code) s = lm_share_begin_adapted(c, o.g.model, o.g.adapter, "generate", &err);
     if (s && is_classify) {
         read_label_format(c, o.g.model, o.g.adapter, &f, &err);
         if (!f.is_own && !err.code) make_frame(&choices, &f, &err);
@@ -361,6 +361,7 @@ static void classify_call(sqlite3_context *ctx, int n_args, sqlite3_value **args
 ** Texts as they stand */
 static const lm_option raw_table[] = {
     { "model", LM_OPT_TEXT, offsetof(lm_raw_options, model), 0, 0, NULL },
+    { "adapter", LM_OPT_TEXT, offsetof(lm_raw_options, adapter), 0, 0, NULL },
     { "window", LM_OPT_INT, offsetof(lm_raw_options, window), 2, 1 << 24, NULL },
     { "stride", LM_OPT_INT, offsetof(lm_raw_options, stride), 1, 1 << 24, NULL },
     { "parse_special", LM_OPT_BOOL, offsetof(lm_raw_options, parse_special), 0, 0, NULL },
@@ -402,7 +403,7 @@ static void perplexity(sqlite3_context *ctx, int n_args, sqlite3_value **args) {
     sqlite3_value *options = n_args > 1 ? args[1] : NULL;
     size_t n, lead;
     lm_raw_options_read(&o, options, &err);
-    if (lm_value_text(args[0], &text, "text", &err) && !err.code) s = lm_share_begin(c, o.model, "generate", &err);
+    if (lm_value_text(args[0], &text, "text", &err) && !err.code) s = lm_share_begin_adapted(c, o.model, o.adapter, "generate", &err);
     if (s) {
         lm_memo_key(&key, s, 'p', options, text, &err);
         const char *known = err.code ? NULL : lm_memo_find(c, key.data, key.n, &n);

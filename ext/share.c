@@ -347,10 +347,10 @@ static lm_shared *begin_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *
     return s;
 }
 
-lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, lm_err *err) {
+lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adapter, const char *tasks, lm_err *err) {
     lm_found f;
     lm_adapter_rows rows = {0};
-    lm_store_find(c, name, "generate", &f, err);
+    lm_store_find(c, name, tasks, &f, err);
     lm_shared *s = NULL, *base = err->code ? NULL : begin_found(c, &f, err);
     if (!adapter || !base) {
         s = base;

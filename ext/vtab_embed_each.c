@@ -51,7 +51,7 @@ static void next_batch(each_cursor *cur, lm_err *err) {
     while (cur->n < BATCH && lm_each_read(&cur->each, &cur->keys[cur->n], &cur->texts[cur->n], err)) cur->n++;
     if (!cur->n || err->code) return;
     if (!cur->model) {                  /* for all batches: what is the default may change meanwhile */
-        cur->model = lm_share_begin(c, cur->options.model, "embed", err);
+        cur->model = lm_share_begin_adapted(c, cur->options.model, cur->options.adapter, "embed", err);
         cur->size = cur->model ? lm_vector_size(cur->model, &cur->options, err) : 0;
         cur->vectors = err->code ? NULL : lm_alloc((size_t)BATCH * (size_t)cur->size * sizeof *cur->vectors, err);
     }

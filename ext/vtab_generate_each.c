@@ -64,7 +64,7 @@ static void end_row(each_cursor *cur, row *r, int seq, int finish) {
 static void start_row(lm_conn *c, each_cursor *cur, int i, lm_err *err) {
     row *r = &cur->rows[i];
     lm_text prompt;
-    if (!cur->model) cur->model = lm_share_begin_adapted(c, cur->options.model, cur->options.adapter, err);
+    if (!cur->model) cur->model = lm_share_begin_adapted(c, cur->options.model, cur->options.adapter, "generate", err);
     if (cur->model && !cur->batch) cur->batch = lm_batch_new(cur->model->model, err);
     if (err->code) return;
     int seq = -1;

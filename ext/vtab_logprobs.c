@@ -50,7 +50,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     clear(base);
     lm_raw_options_read(&o, n_args > 1 ? args[1] : NULL, &err);
     if (lm_value_text(args[0], &text, "text", &err) && !err.code) {
-        cur->model = lm_share_begin(c, o.model, "generate", &err);
+        cur->model = lm_share_begin_adapted(c, o.model, o.adapter, "generate", &err);
         if (cur->model) cur->scorer = lm_raw_start(c, cur->model, &o, text, 1, &cur->ids, &cur->lead, &err);
         cur->at = cur->lead;
         take_row(cur, &err);

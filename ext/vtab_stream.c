@@ -46,7 +46,7 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     clear(base);
     lm_generate_options_read(&cur->options, n_args > 1 ? args[1] : NULL, 0, &err);
     if (lm_value_text(args[0], &prompt, "prompt", &err) && !err.code) {
-        cur->model = lm_share_begin_adapted(c, cur->options.model, cur->options.adapter, &err);
+        cur->model = lm_share_begin_adapted(c, cur->options.model, cur->options.adapter, "generate", &err);
         if (cur->model) cur->batch = lm_prompt_start(c, cur->model, &cur->options, prompt, 1, &err);
         if (cur->batch) advance(cur, &err);
     }

@@ -131,7 +131,7 @@ static void compute_vectors(lm_conn *c, frame *f, lm_err *err) {
     const lm_vector_options *o = &f->options.vector;
     lm_text *texts = lm_alloc(sizeof *texts * (size_t)f->n, err);
     lm_err *errs = lm_calloc((size_t)f->n, sizeof *errs, err);
-    lm_shared *s = err->code ? NULL : lm_share_begin(c, o->model, "embed", err);
+    lm_shared *s = err->code ? NULL : lm_share_begin_adapted(c, o->model, o->adapter, "embed", err);
     size_t size = s ? (size_t)lm_vector_size(s, o, err) : 0;
     float *vectors = err->code ? NULL : lm_alloc((size_t)f->n * size * sizeof *vectors, err);
     for (int i = 0; i < f->n && vectors; i++) {
@@ -163,7 +163,7 @@ static void compute_texts(lm_conn *c, frame *f, lm_err *err) {
     const lm_generate_options *o = &f->options.generate;
     lm_token token;
     int row_of[FRAME_MAX];              /* by sequence */
-    lm_shared *s = lm_share_begin_adapted(c, o->model, o->adapter, err);
+    lm_shared *s = lm_share_begin_adapted(c, o->model, o->adapter, "generate", err);
     lm_batch *b = s ? lm_batch_new(s->model, err) : NULL;
     for (int i = 0; i < f->n && !err->code; i++) {
         row *r = at(f, i);
