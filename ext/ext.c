@@ -62,6 +62,8 @@ static int is_loaded(sqlite3 *db) {
         found = text && !strcmp(text, LM_VERSION);
     }
     sqlite3_finalize(stmt);
+    /* An error that is left standing would fail sqlite3_open, of which this is a part where we are an automatic extension. */
+    if (!found && sqlite3_prepare_v2(db, "SELECT 1", -1, &stmt, NULL) == SQLITE_OK) sqlite3_finalize(stmt);
     return found;
 }
 

@@ -68,6 +68,11 @@ int main(void) {
         char out[4096];
         check(answer(i, out, sizeof out) && !strcmp(out, alone[i]), "the parent after fork");
     }
+    /* Every connection has it from its opening on. */
+    check(sqlite3_auto_extension((void (*)(void))sqlite3_lm_init) == SQLITE_OK && sqlite3_open(":memory:", &db) == SQLITE_OK
+          && sqlite3_exec(db, "SELECT lm_version()", NULL, NULL, NULL) == SQLITE_OK, "an automatic extension");
+    sqlite3_close(db);
+    sqlite3_reset_auto_extension();
     remove("build/threads_test.db");
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;
