@@ -278,6 +278,39 @@ static void test_asking(void) {
     lm_tok_free(t);
 }
 
+/* Oniguruma's dialect: what a pattern matches is removed. */
+static void test_dialect(void) {
+    static const struct { const char *regex, *text; int ids[8]; } cases[] = {
+        { "\\\\u0062", "abc", { 0, 2, -1 } }, { "\\\\x{62}", "abc", { 0, 2, -1 } }, { "\\\\u62", "", { -2 } },
+        { "[[:alpha:]]", "a1", { 8, -1 } }, { "[[:digit:][:punct:]]", "a1.b", { 0, 1, -1 } }, { "[^[:alnum:]]", "a-b", { 0, 1, -1 } },
+        { "[[:nope:]]", "", { -2 } }, { "[[:alpha", "", { -2 } }, { "[a[b]]", "", { -2 } }, { "[a&&b]", "", { -2 } }, { "[a&b]", "a-b", { 7, -1 } },
+        { "\\\\h", "ab-1", { 7, -1 } }, { "\\\\H", "a-b", { 0, 1, -1 } }, { "[\\\\h]", "a-", { 7, -1 } }, { "[\\\\H]", "", { -2 } },
+        { "\\\\w", "a-", { 7, -1 } }, { "\\\\W", "a-b", { 0, 1, -1 } }, { "[\\\\w]", "a-", { 7, -1 } }, { "[\\\\W]", "", { -2 } },
+        { "[\\\\s]", "a b", { 0, 1, -1 } }, { "\\\\S", "a b", { 3, -1 } }, { "[\\\\S]", "a b", { 3, -1 } },
+        { "[\\\\b]", "ab", { 4, -1 } }, { "\\\\bb", "a b", { 0, 3, -1 } }, { "b\\\\B", "bc b", { 2, 3, 1, -1 } }, { "[\\\\B]", "", { -2 } },
+        { "[]b]", "abc", { 0, 2, -1 } }, { "[^]b]", "abc", { 1, -1 } }, { "(?i:B)", "abc", { 0, 2, -1 } }, { "(?m:a.)", "a1b", { 1, -1 } },
+        { "\\\\p{Latin}", "a1", { 8, -1 } }, { "\\\\P{Latin}", "a1b", { 0, 1, -1 } }, { "\\\\p{L}", "a1", { 8, -1 } }, { "\\\\p{Nope}", "", { -2 } },
+        { "a\\\\", "", { -2 } }, { "", "ab", { 0, 1, -1 } },
+    };
+    for (int i = 0; i < LM_COUNT(cases); i++) {
+        char file[600];
+        lm_err err = {0};
+        lm_ids ids = {0};
+        int want = 0, is_same = 1;
+        lm_tok_options o = {0};
+        snprintf(file, sizeof file, "{" LETTERS ",'pre_tokenizer':{'type':'Split','pattern':{'Regex':'%s'},'behavior':'Removed'}}", cases[i].regex);
+        lm_tok *t = make_file(file, &err);
+        CHECK((t != NULL) == (cases[i].ids[0] != -2), "%s: %s", cases[i].regex, err.msg);
+        CHECK(t || strstr(err.msg, "regex '"), "%s: %s", cases[i].regex, err.msg);
+        if (!t) continue;
+        lm_tok_encode(t, cases[i].text, strlen(cases[i].text), &o, 0, (lm_stop){0}, &ids, &err);
+        while (cases[i].ids[want] >= 0) is_same &= want < (int)ids.n && ids.data[want] == cases[i].ids[want], want++;
+        CHECK(is_same && ids.n == (size_t)want && !err.code, "%s in '%s': %zu ids, the first %d %s", cases[i].regex, cases[i].text, ids.n, ids.n ? ids.data[0] : -1, err.msg);
+        lm_ids_clear(&ids);
+        lm_tok_free(t);
+    }
+}
+
 /*----------------------------------------------------------------------
 ** What is not supported is named; what lies is refused, soon and in little memory */
 
@@ -626,6 +659,7 @@ int main(void) {
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
     test_small();
     test_asking();
+    test_dialect();
     test_refusals();
     test_hostile();
     test_endless();
