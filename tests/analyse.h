@@ -4,6 +4,12 @@
 /* An error, once set, stays. */
 #define lm_err_set(err, code_, ...) ((void)(__VA_ARGS__), (err)->code ? (err)->code : ((err)->code = (code_)))
 
+/* Nor does what puts words in front of it change whether there is one. */
+static inline void same_code(int before, const lm_err *err) {
+    if (before != err->code) __builtin_unreachable();
+}
+#define lm_err_blame(err, ...) do { int before_ = (err)->code; lm_err_blame(err, __VA_ARGS__); same_code(before_, err); } while (0)
+
 /* What gives NULL, or 0, for want of memory has set err; if it was set before there is nothing else. */
 static inline void *or_err(int before, void *p, const lm_err *err) {
     if ((before || !p) && !err->code) __builtin_unreachable();

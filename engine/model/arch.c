@@ -536,8 +536,7 @@ const char *lm_arch_import(const lm_meta *meta, const lm_tensor *tensors, int n_
         lm_err_set(err, LM_ERROR, "general.architecture is missing");
     }
     if (arch) import_hparams(&h, arch, meta, tensors, n_tensors, err);
-    lm_meta_blame(meta, err);
-    if (err->code) return NULL;
+    if (!arch || err->code) return lm_meta_blame(meta, err), NULL;
     int *at = lm_alloc(sizeof *at * (size_t)(h.n_layers * LM_LAYER_SLOTS + LM_TOP_SLOTS), err);
     if (!at) return NULL;
     lm_arch_bind(arch, &h, tensors, n_tensors, at, err);
