@@ -174,6 +174,11 @@ static void check_vocabulary(const import *im, const lm_tok *tok, lm_err *err) {
     }
 }
 
+/* Which file it was; a folder's files are named where they are read. */
+static void blame(const import *im, lm_err *err) {
+    if (err->code == LM_ERROR && im->from.gguf) lm_err_blame(err, "%.150s: ", im->path);
+}
+
 /* Insert the model's own row, its digest still NULL, and its tokenizer. */
 static void import_model(import *im, const char *name, const char *path, const char *arch, const lm_buf *hparams,
                          lm_err *err) {
@@ -183,6 +188,7 @@ static void import_model(import *im, const char *name, const char *path, const c
     const char *license = NULL, *base = lm_path_tail(path, &base_n);
     lm_tok *tok = lm_tok_new(meta, meta, err);
     check_vocabulary(im, tok, err);
+    blame(im, err);
     copy_entries(meta, 0, &scalars, err);
     copy_entries(meta, 1, &arrays, err);
     lm_meta_text(meta, "general.license", &license, &license_n, err);
@@ -275,6 +281,7 @@ static void import_all(import *im, lm_err *err) {
     lm_tensor *tensors = lm_alloc(sizeof *tensors * (size_t)(n ? n : 1), err);
     for (int i = 0; i < n && tensors; i++) tensors[i] = *source_tensor(&im->from, i);
     const char *arch = tensors ? lm_arch_import(source_meta(&im->from), tensors, n, &hparams, err) : NULL;
+    blame(im, err);
     if (arch) im->n_active = lm_arch_n_active(source_meta(&im->from), tensors, n);
     lm_free(tensors);
     if (arch) {
@@ -293,7 +300,9 @@ static void import_all(import *im, lm_err *err) {
         im->buffer = lm_alloc(LM_CHUNK_BYTES, err);
         if (im->as) im->raw = lm_alloc(STRETCH * sizeof(float), err);       /* no format needs more */
         if (im->as) im->floats = lm_alloc(STRETCH * sizeof(float), err);
+        int is_begun = !err->code;
         for (int i = 0; i < n && !err->code; i++) import_tensor(im, i, err);
+        if (is_begun) blame(im, err);
         if (!err->code) import_finish(im, err);
     }
     sqlite3_finalize(im->add_tensor);
