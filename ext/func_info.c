@@ -15,10 +15,10 @@ static void result_default(sqlite3_context *ctx, lm_conn *c, const char *key, lm
 }
 
 /* Any model can embed; not any can generate. */
-static void check_default(lm_conn *c, const char *key, const lm_found *f, lm_err *err) {
+static void check_generates(lm_conn *c, const lm_found *f, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(c, err, "SELECT 1 FROM \"%w\".lm_model WHERE id = ? AND task = 'generate'", f->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, f->id);
-    if (stmt && !lm_conn_step(c, stmt, err) && !strcmp(key, "generate_model"))
+    if (stmt && !lm_conn_step(c, stmt, err))
         lm_err_set(err, LM_ERROR, "lm_config: generate_model: %.60s makes embeddings: it cannot generate", f->name);
     sqlite3_finalize(stmt);
 }
@@ -31,7 +31,7 @@ static void set_default(sqlite3_context *ctx, lm_conn *c, const char *key, sqlit
     int is_set = lm_value_text(value, &name, key, err);
     if (is_set) {
         lm_store_find(c, name.text, "", &f, err);
-        if (!err->code) check_default(c, key, &f, err);
+        if (!err->code && !strcmp(key, "generate_model")) check_generates(c, &f, err);
         lm_found_clear(&f);
         if (err->code) return;
     }

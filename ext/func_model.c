@@ -116,7 +116,7 @@ static void check_orphans(lm_conn *c, lm_err *err) {
                 g_links[k].table, g_links[k].column, schema, g_links[k].owner);
             if (stmt && lm_conn_step(c, stmt, err)) {
                 lm_err_set(err, LM_ERROR, "%.60s.%s: a row with %s %.20s: %s has no such id", schema, g_links[k].table, g_links[k].column,
-                           sqlite3_column_text(stmt, 0), g_links[k].owner);
+                           lm_column_text(stmt, 0, err), g_links[k].owner);
             }
             sqlite3_finalize(stmt);
         }

@@ -159,10 +159,11 @@ static void read_choices(lm_texts *out, lm_text json, const char *what, lm_err *
     lm_json_init(&j, json.text, json.n);
     if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
     while (!err->code && (kind = lm_json_next(&j, err)) != LM_JSON_END) {
-        char number[24];                    /* labels of a table may be whole numbers */
-        int n = snprintf(number, sizeof number, "%lld", (long long)j.integer), is_text = kind == LM_JSON_TEXT;
-        lm_text item = is_text ? (lm_text){ j.string.data, j.string.n } : (lm_text){ number, (size_t)n };
-        if (!is_text && kind != LM_JSON_INT) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
+        char number[24];
+        lm_text item = { j.string.data, j.string.n };
+        if (kind == LM_JSON_INT)            /* labels of a table may be whole numbers */
+            item = (lm_text){ number, (size_t)snprintf(number, sizeof number, "%lld", (long long)j.integer) };
+        if (kind != LM_JSON_TEXT && kind != LM_JSON_INT) lm_err_set(err, LM_ERROR, "%s: expected a JSON array of texts", what);
         else if (!item.n) lm_err_set(err, LM_ERROR, "%s: number %d is empty", what, out->n + 1);
         else if (out->n == CHOICES_MAX) lm_err_set(err, LM_ERROR, "%s: over %d of them", what, CHOICES_MAX);
         for (int i = 0; i < out->n && !err->code; i++) {

@@ -275,6 +275,11 @@ static void check_name(lm_conn *c, const char *schema, const char *name, lm_err 
     sqlite3_finalize(stmt);
 }
 
+static void import_tensors(import *im, int n, lm_err *err) {
+    for (int i = 0; i < n && !err->code; i++) import_tensor(im, i, err);
+    blame(im, err);
+}
+
 static void import_all(import *im, lm_err *err) {
     lm_buf hparams = {0};
     int n = source_n_tensors(&im->from);
@@ -300,9 +305,7 @@ static void import_all(import *im, lm_err *err) {
         im->buffer = lm_alloc(LM_CHUNK_BYTES, err);
         if (im->as) im->raw = lm_alloc(STRETCH * sizeof(float), err);       /* no format needs more */
         if (im->as) im->floats = lm_alloc(STRETCH * sizeof(float), err);
-        int is_begun = !err->code;
-        for (int i = 0; i < n && !err->code; i++) import_tensor(im, i, err);
-        if (is_begun) blame(im, err);
+        if (!err->code) import_tensors(im, n, err);
         if (!err->code) import_finish(im, err);
     }
     sqlite3_finalize(im->add_tensor);

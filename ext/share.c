@@ -277,14 +277,6 @@ static lm_shared *begin_found(lm_conn *c, const lm_found *f, lm_err *err) {
     return s;
 }
 
-lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err) {
-    lm_found f;
-    lm_store_find(c, name, tasks, &f, err);
-    lm_shared *s = err->code ? NULL : begin_found(c, &f, err);
-    lm_found_clear(&f);
-    return s;
-}
-
 /*----------------------------------------------------------------------
 ** Adapted models. They are keyed by the digests of both, found again by the adapter's edit stamp and their base, and belong to
 ** no connection: between calls they are idle. */
@@ -332,8 +324,7 @@ static lm_shared *begin_adapted(lm_conn *c, const lm_found *f, lm_adapter_rows *
     if (s && s->base != base) s = NULL;
     if (s) s->calls++, s->used = ++g_clock;
     unlock();
-    if (!s && place) s = read_adapted(c, f, rows, name, base, err);
-    if (s && !s->base) {
+    if (!s && place && (s = read_adapted(c, f, rows, name, base, err)) != NULL) {
         lock();
         remember(s, place, &key, err);
         s->used = ++g_clock;
@@ -368,6 +359,10 @@ lm_shared *lm_share_begin_adapted(lm_conn *c, const char *name, const char *adap
         s = NULL;
     }
     return s;
+}
+
+lm_shared *lm_share_begin(lm_conn *c, const char *name, const char *tasks, lm_err *err) {
+    return lm_share_begin_adapted(c, name, NULL, tasks, err);
 }
 
 void lm_share_end(lm_shared *s) {

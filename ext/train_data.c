@@ -144,16 +144,16 @@ static void read_ids(row_reader *r, lm_err *err) {
     lm_json j;
     int kind;
     column_text(r, 0, &text, err);
-    int there = !err->code;
+    if (err->code) return;
     lm_json_init(&j, text.text, text.n);
-    if (!err->code && lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "expected a JSON array of token ids");
+    if (lm_json_next(&j, err) != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "expected a JSON array of token ids");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
         if (kind == LM_JSON_INT && j.integer >= 0 && j.integer < lm_tok_count(r->tok)) lm_ids_append(&r->ids, (int32_t)j.integer, err);
         else lm_err_set(err, LM_ERROR, "expected whole numbers from 0 to %d", lm_tok_count(r->tok) - 1);
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
-    if (err->code == LM_ERROR && there) lm_err_blame(err, "%s: row %lld: ", name, (long long)r->d->n_rows);
+    if (err->code == LM_ERROR) lm_err_blame(err, "%s: row %lld: ", name, (long long)r->d->n_rows);
     add_row(r, 0, -1, err);
 }
 

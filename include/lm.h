@@ -148,6 +148,8 @@ typedef struct {
 
 /* Check dtype, n_dims and ne, and fill in n_params and n_bytes. */
 void lm_tensor_measure(lm_tensor *t, lm_err *err);
+/* Put the byte where a tensor's entry stands, if that is known, in front of a message about it. */
+void lm_tensor_blame(const lm_tensor *t, lm_err *err);
 /* May a tensor be called so? Names become part of SQL, messages and paths: nothing that any of them takes for syntax. */
 int lm_tensor_is_name(const char *name, size_t n);
 /* Are the numbers, or the scales, finite of the whole blocks that stand from offset on? */

@@ -44,8 +44,6 @@ static void read_name(lm_reader *r, lm_tensor *t, lm_err *err) {
     else lm_reader_fail(r, at, err, "bad tensor name, wanted UTF-8 without control characters, quotes, \\, / or ..");
 }
 
-static void blame(const lm_tensor *t, lm_err *err) { lm_err_blame(err, "byte %lld: ", (long long)t->at); }
-
 /* Read a tensor's entry; *offset is still from the beginning of the data. */
 static void read_tensor(lm_reader *r, lm_tensor *t, uint64_t *offset, lm_err *err) {
     t->at = (int64_t)r->at;
@@ -79,7 +77,7 @@ static void read_tensor(lm_reader *r, lm_tensor *t, uint64_t *offset, lm_err *er
         return;
     }
     lm_tensor_measure(t, err);
-    blame(t, err);
+    lm_tensor_blame(t, err);
     r->name_n = 0;
 }
 
@@ -104,7 +102,7 @@ static void place_tensors(lm_gguf *g, uint64_t data, uint64_t align, lm_err *err
             lm_err_set(err, LM_ERROR, "%s: %lld bytes at offset %llu run past the end of the file (%llu bytes of "
                        "data)", t->name, (long long)t->n_bytes, (unsigned long long)offset, (unsigned long long)left);
         }
-        blame(t, err);
+        lm_tensor_blame(t, err);
         g->offsets[i] = data + offset;
     }
 }
@@ -119,7 +117,7 @@ static void check_apart(const lm_gguf *g, lm_err *err) {
         const lm_tensor *a = &g->tensors[order[i - 1]], *b = &g->tensors[order[i]];
         if (strcmp(a->name, b->name)) continue;
         lm_err_set(err, LM_ERROR, "%s: duplicate of the tensor at byte %lld", b->name, (long long)a->at);
-        blame(b, err);
+        lm_tensor_blame(b, err);
     }
     lm_sort(order, n, compare_offsets, g, err);
     for (size_t i = 1; i < n && !err->code; i++) {
@@ -128,7 +126,7 @@ static void check_apart(const lm_gguf *g, lm_err *err) {
         if (b_at - a_at >= (uint64_t)a->n_bytes) continue;
         lm_err_set(err, LM_ERROR, "%s: overlaps %s: its data begin at byte %llu, inside %lld bytes from byte %llu on",
                    b->name, a->name, (unsigned long long)b_at, (long long)a->n_bytes, (unsigned long long)a_at);
-        blame(b, err);
+        lm_tensor_blame(b, err);
     }
     lm_free(order);
 }

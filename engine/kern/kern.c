@@ -42,12 +42,12 @@ int lm_kern_supported(const lm_kern *kern) {
 }
 
 /* LM_CPU is the engine's one environment variable: the suite runs whole processes under each set by it, hosts that cannot call
-** the engine (sqlite3, Tcl) included. It is read once, at first use, and can do no harm to the process that it stands in: a
-** name that this cpu cannot run, or that is unknown, changes nothing, and every set gives the same bytes. A host that calls setenv
-** in another thread meanwhile has that race already: SQLite reads SQLITE_TMPDIR and TMPDIR in the same way. */
+** the engine (sqlite3, Tcl) included. It is read once, at first use, and not in a process that has more rights than its user. It can
+** do no harm: a name that this cpu cannot run, or that is unknown, changes nothing, and every set gives the same bytes. A host that
+** calls setenv in another thread meanwhile has that race already: SQLite reads SQLITE_TMPDIR and TMPDIR in the same way. */
 const lm_kern *lm_kern_get(void) {
     if (g_chosen) return g_chosen;
-    const char *wanted = getenv("LM_CPU");
+    const char *wanted = secure_getenv("LM_CPU");
     const lm_kern *best = NULL;
     for (int i = 0; wanted && i < LM_COUNT(sets); i++) {
         if (!strcmp(wanted, sets[i]->name) && lm_kern_supported(sets[i])) best = sets[i];

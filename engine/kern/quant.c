@@ -372,3 +372,7 @@ void lm_tensor_measure(lm_tensor *t, lm_err *err) {
                    type->name);
     }
 }
+
+void lm_tensor_blame(const lm_tensor *t, lm_err *err) {
+    if (t->at) lm_err_blame(err, "byte %lld: ", (long long)t->at);
+}

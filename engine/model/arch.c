@@ -509,7 +509,7 @@ void lm_arch_bind(const lm_arch *arch, const lm_hparams *h, const lm_tensor *ten
             for (int i = 0; i < (row->how == LM_THIRDS ? 3 : 1); i++) slot[i] = t;
             check_shape(&tensors[t], row, h, err);
         }
-        if (tensors[t].at) lm_err_blame(err, "byte %lld: ", (long long)tensors[t].at);
+        lm_tensor_blame(&tensors[t], err);
     }
     for (int layer = 0; layer <= n_stored && !err->code; layer++) {
         int is_top = layer == n_stored, first = is_top ? n_layer_slots : layer * LM_LAYER_SLOTS;

@@ -37,29 +37,57 @@ static void give(void *p, void *arg) {
 }
 
 /*----------------------------------------------------------------------
+** Compiling */
+
+static void refuse(const char *what, const char *pattern, size_t n, size_t at, const char *why, lm_err *err) {
+    lm_err_set(err, LM_ERROR, "%s: regex '%.*s': %s at byte %zu", what, (int)LM_MIN(n, 60), pattern, why, at);
+}
+
+static lm_regex *compile(const char *what, const char *pattern, size_t n, const char *code, size_t code_n,
+                         uint32_t flags, lm_err *err) {
+    lm_regex *re = lm_calloc(1, sizeof *re, err);
+    if (!re) return NULL;
+    int number = 0, anchored = (flags & PCRE2_ANCHORED) != 0;
+    PCRE2_SIZE at = 0;
+    pcre2_compile_context *context = NULL;
+    re->general = pcre2_general_context_create(take, give, NULL);
+    if (re->general) context = pcre2_compile_context_create(re->general);
+    if (context) {
+        pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+        pcre2_set_parens_nest_limit(context, 50);
+        re->code = pcre2_compile((PCRE2_SPTR)code, code_n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | flags,
+                                 &number, &at, context);
+        if (!re->code && number != PCRE2_ERROR_HEAP_FAILED) {
+            char why[120] = "";
+            pcre2_get_error_message(number, (PCRE2_UCHAR *)why, sizeof why);
+            refuse(what, pattern, n, at, why, err);
+        }
+    }
+    if (!re->code) lm_err_set(err, LM_NOMEM, "out of memory");
+    pcre2_compile_context_free(context);
+    /* Where memory may not be both written and run there is no JIT: slower, to the same effect. */
+    if (re->code) re->jit = !pcre2_jit_compile(re->code, PCRE2_JIT_COMPLETE | (anchored ? 0 : PCRE2_JIT_PARTIAL_HARD));
+    if (!err->code) return re;
+    lm_regex_free(re);
+    return NULL;
+}
+
+/*----------------------------------------------------------------------
 ** Oniguruma's dialect in PCRE2's */
 
 /* Its \w has the six numbers of Latin-1 in it; within a class, and as [:word:], it has not. */
 #define POSIX_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define WORD POSIX_WORD "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
-static void refuse(const char *what, const char *pattern, size_t n, size_t at, const char *why, lm_err *err) {
-    lm_err_set(err, LM_ERROR, "%s: regex '%.*s': %s at byte %zu", what, (int)LM_MIN(n, 60), pattern, why, at);
-}
-
 /* Is it a script's name? PCRE2 takes it for the script's extensions unless told otherwise. */
 static int is_script(const char *name, size_t n, lm_err *err) {
     char pattern[64];
-    int number = PCRE2_ERROR_HEAP_FAILED, length = snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
-    PCRE2_SIZE at;
-    pcre2_general_context *general = pcre2_general_context_create(take, give, NULL);
-    pcre2_compile_context *context = general ? pcre2_compile_context_create(general) : NULL;
-    pcre2_code *code = context ? pcre2_compile((PCRE2_SPTR)pattern, (PCRE2_SIZE)length, PCRE2_UTF, &number, &at, context) : NULL;
-    if (!code && number == PCRE2_ERROR_HEAP_FAILED) lm_err_set(err, LM_NOMEM, "out of memory");
-    pcre2_code_free(code);
-    pcre2_compile_context_free(context);
-    pcre2_general_context_free(general);
-    return code != NULL;
+    size_t length = (size_t)snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)n, name);
+    lm_err own = {0};
+    lm_regex *re = compile("", pattern, length, pattern, length, 0, &own);
+    if (own.code == LM_NOMEM) *err = own;
+    lm_regex_free(re);
+    return re != NULL;
 }
 
 /* Translate what stands behind a backslash. Return how many bytes of it were read. */
@@ -147,38 +175,6 @@ static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm
         if (!why) i += step;
     }
     if (why) refuse(what, p, n, i, why, err);
-}
-
-/*----------------------------------------------------------------------
-** Compiling */
-
-static lm_regex *compile(const char *what, const char *pattern, size_t n, const char *code, size_t code_n,
-                         uint32_t flags, lm_err *err) {
-    lm_regex *re = lm_calloc(1, sizeof *re, err);
-    if (!re) return NULL;
-    int number = 0, anchored = (flags & PCRE2_ANCHORED) != 0;
-    PCRE2_SIZE at = 0;
-    pcre2_compile_context *context = NULL;
-    re->general = pcre2_general_context_create(take, give, NULL);
-    if (re->general) context = pcre2_compile_context_create(re->general);
-    if (context) {
-        pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        pcre2_set_parens_nest_limit(context, 50);
-        re->code = pcre2_compile((PCRE2_SPTR)code, code_n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | flags,
-                                 &number, &at, context);
-        if (!re->code && number != PCRE2_ERROR_HEAP_FAILED) {
-            char why[120] = "";
-            pcre2_get_error_message(number, (PCRE2_UCHAR *)why, sizeof why);
-            refuse(what, pattern, n, at, why, err);
-        }
-    }
-    if (!re->code) lm_err_set(err, LM_NOMEM, "out of memory");
-    pcre2_compile_context_free(context);
-    /* Where memory may not be both written and run there is no JIT: slower, to the same effect. */
-    if (re->code) re->jit = !pcre2_jit_compile(re->code, PCRE2_JIT_COMPLETE | (anchored ? 0 : PCRE2_JIT_PARTIAL_HARD));
-    if (!err->code) return re;
-    lm_regex_free(re);
-    return NULL;
 }
 
 lm_regex *lm_regex_new_anchored(const char *what, const char *pattern, lm_err *err) {

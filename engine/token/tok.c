@@ -279,8 +279,7 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     int is_gguf = lm_meta_text(meta, "tokenizer.ggml.model", &kind, &n, err);
     int is_json = !is_gguf
                   && (lm_meta_text(meta, key, &json, &json_n, err) || lm_meta_text(arrays, key, &json, &json_n, err));
-    lm_meta_blame(meta, err);
-    if (!is_gguf && !is_json) return NULL;
+    if (!is_gguf && !is_json) return lm_meta_blame(meta, err), NULL;
     if (is_gguf && ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8)))) return NULL;
     lm_tok *t = lm_calloc(1, sizeof *t, err);
     if (!t) return NULL;
