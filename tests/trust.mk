@@ -15,18 +15,22 @@ asan-run: tree
 	cd $(BUILD)/tree && ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    tclsh tests/run.tcl
 
-valgrind: all                             ## the .test files, one by one, under valgrind; ONLY="store token …"
-	sh tests/valgrind.sh $(ONLY)
+valgrind:                                 ## the .test files, one by one, under valgrind; ONLY="store token …"
+	$(MAKE) BUILD=build/valgrind SCALAR_OPT='-include tests/no_fma.h' AVX2_OPT='-include tests/no_fma.h' SLOW= valgrind-run
+
+valgrind-run: tree
+	cd $(BUILD)/tree && sh tests/valgrind.sh $(ONLY)
 
 analyse:                                  ## gcc's warnings about conversions as errors, then clang-tidy (clang's analyser and bugprone)
 	$(MAKE) BUILD=build/analyse OPT='-O1 -Werror' build/analyse/lm.so
 	sh tests/analyse.sh $(ENGINE) $(EXT)
 
-# A tree in which the suite finds $(BUILD) as its build/, and of the models only those that are quick.
+# A tree in which the suite finds $(BUILD) as its build/, and the models without those that are SLOW.
+SLOW = %.Q4_1.gguf %_m.gguf
 tree: all $(TOOLS)
 	mkdir -p $(BUILD)/tree/models
 	for d in tests sql ext engine include Makefile README.md; do ln -sfn $(CURDIR)/$$d $(BUILD)/tree/$$d; done
-	for m in $(filter-out %.Q4_1.gguf %_m.gguf, $(wildcard models/*)); do ln -sfn $(CURDIR)/$$m $(BUILD)/tree/$$m; done
+	for m in $(filter-out $(SLOW),$(wildcard models/*)); do ln -sfn $(CURDIR)/$$m $(BUILD)/tree/$$m; done
 	ln -sfn .. $(BUILD)/tree/build
 
 coverage:                                 ## lines and branches that the suite reaches (needs gcovr)
@@ -80,4 +84,4 @@ $(BUILD)/sqlite3.o: build/sqlite/sqlite3.c
 hosts: all                                ## the extension loaded by the sqlite3 shell, Tcl, Python, apsw, Node
 	sh tests/hosts.sh
 
-.PHONY: dqlite asan asan-run valgrind analyse tree coverage fuzz fuzzers soak tsan tsan-run newest newest-run hosts
+.PHONY: dqlite asan asan-run valgrind valgrind-run analyse tree coverage fuzz fuzzers soak tsan tsan-run newest newest-run hosts
