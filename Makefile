@@ -32,11 +32,12 @@ $(BUILD)/libsqlite_lm.a: $(OBJ) $(STATIC)
 	rm -f $@ && ar rcs $@ $^
 
 # The tuning matters: under the generic one gcc 12 keeps the float tile's weights in memory (half the speed).
-$(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c $(AVX2_OPT)
+$(BUILD)/engine/kern/avx2.o: CFLAGS += -mtune=haswell -mavx2 -mfma -mf16c
 $(BUILD)/engine/kern/amx.o: CFLAGS += -mamx-tile -mamx-int8
 $(BUILD)/engine/kern/vnni.o $(BUILD)/engine/kern/amx.o: CFLAGS += -mtune=icelake-server -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 $(BUILD)/engine/kern/vnni.o: CFLAGS += $(VNNI_OPT)
 $(BUILD)/engine/kern/scalar.o: CFLAGS += $(SCALAR_OPT)
+$(addprefix $(BUILD)/engine/kern/,scalar.o avx2.o vnni.o amx.o): CFLAGS += $(KERN_OPT)
 $(OBJ) $(EXTOBJ) $(STATIC): CFLAGS += -Wconversion
 $(BUILD)/ext/%.o $(BUILD)/static/ext/%.o: CFLAGS += -DLM_COMMIT='"$(COMMIT)"'
 

@@ -5,4 +5,5 @@
 #include <immintrin.h>
 #include <math.h>
 #define _mm256_fmadd_ps(a, b, c) _mm256_add_ps(_mm256_mul_ps(a, b), c)
+#define _mm512_fmadd_ps(a, b, c) _mm512_add_ps(_mm512_mul_ps(a, b), c)
 #define fmaf(a, b, c) ((a) * (b) + (c))

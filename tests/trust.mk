@@ -16,7 +16,7 @@ asan-run: tree
 	    tclsh tests/run.tcl
 
 valgrind:                                 ## the .test files, one by one, under valgrind; ONLY="store token …"
-	$(MAKE) BUILD=build/valgrind SCALAR_OPT='-include tests/no_fma.h' AVX2_OPT='-include tests/no_fma.h' SLOW= valgrind-run
+	$(MAKE) BUILD=build/valgrind KERN_OPT='-include tests/no_fma.h' SLOW= valgrind-run
 
 valgrind-run: tree
 	cd $(BUILD)/tree && sh tests/valgrind.sh $(ONLY)
