@@ -170,10 +170,11 @@ static void read_header(lm_safetensors *s, lm_err *err) {
     lm_json_init(&j, (const char *)header, n);
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "header: expected a JSON object");
     for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END && !err->code;) {
+        size_t at = j.pos;
         if (!strcmp(j.key.data, "__metadata__")) lm_json_skip(&j, kind, err);
-        else if (kind != LM_JSON_OBJECT)
-            lm_err_set(err, LM_ERROR, "header: tensor %.60s: expected an object", j.key.data);
+        else if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "tensor %.60s: expected an object", j.key.data);
         else read_tensor(s, &j, lm_reader_le(length, 8) + 8, err);
+        if (err->code) lm_err_blame(err, "header, byte %zu: ", at);
     }
     lm_json_next(&j, err);
     lm_json_clear(&j);
