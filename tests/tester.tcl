@@ -58,3 +58,26 @@ proc cpu_ms {} {
 }
 
 proc do_true {number script} { report $number 1 [expr {[uplevel #0 $script] ? 1 : 0}] }
+
+# Run an example statement by statement. A line "--= ..." after one is what it must give.
+proc run_example {path} {
+    set f [open $path]
+    set statement ""
+    set got ""
+    set number 0
+    foreach line [split [read $f] \n] {
+        if {[regexp {^--= (.*)} $line -> want]} {
+            incr number
+            report "$path: $statement" $want $got
+            continue
+        }
+        if {[regexp {^--} $line] || [string trim $line] eq ""} continue
+        if {$statement ne "" && [db complete $statement]} { set statement "" }
+        append statement $line \n
+        if {[db complete $statement] && [catch { db eval $statement } got]} {
+            report "$path: $statement" "no error" $got
+        }
+    }
+    close $f
+    report "$path: expectations" 1 [expr {$number >= 5}]
+}
