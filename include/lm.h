@@ -93,6 +93,7 @@ enum { LM_JSON_END, LM_JSON_NULL, LM_JSON_BOOL, LM_JSON_INT, LM_JSON_REAL, LM_JS
 
 typedef struct {
     const char *text; size_t n, pos;    /* the input and how far it is read */
+    size_t at;                          /* where the last value begins */
     int depth;
     uint64_t in_object, first;          /* a bit per depth: object or array; no member read yet */
     lm_buf key, string;                 /* the last key and string, unescaped, each with a NUL after its n bytes */

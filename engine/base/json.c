@@ -260,6 +260,7 @@ int lm_json_next(lm_json *j, lm_err *err) {
     if (j->depth && is_object(j)) read_key(j, err);
     if (err->code) return LM_JSON_END;
     int c = peek(j);
+    j->at = j->pos;
     if (c == '{') return enter(j, LM_JSON_OBJECT, err);
     if (c == '[') return enter(j, LM_JSON_ARRAY, err);
     if (c == '"') {

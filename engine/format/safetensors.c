@@ -170,7 +170,7 @@ static void read_header(lm_safetensors *s, lm_err *err) {
     lm_json_init(&j, (const char *)header, n);
     if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "header: expected a JSON object");
     for (int kind; (kind = lm_json_next(&j, err)) != LM_JSON_END && !err->code;) {
-        size_t at = j.pos;
+        size_t at = j.at;
         if (!strcmp(j.key.data, "__metadata__")) lm_json_skip(&j, kind, err);
         else if (kind != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "tensor %.60s: expected an object", j.key.data);
         else read_tensor(s, &j, lm_reader_le(length, 8) + 8, err);

@@ -168,8 +168,8 @@ static void index_tokens(lm_added *a, const lm_normal *normal, const lm_buf *tex
     a->spelling_at = begins;
 }
 
-static void refuse(const char *content, size_t n, const char *why, lm_err *err) {
-    lm_err_set(err, LM_ERROR, "tokenizer.json: added token '%.*s': %s", (int)LM_MIN(n, 60), content, why);
+static void refuse(const lm_node *node, const char *content, size_t n, const char *why, lm_err *err) {
+    lm_tokjson_refuse(node->at, err, "added token '%.*s': %s", (int)LM_MIN(n, 60), content, why);
 }
 
 /* Give every token its id: the model's where that has it, else the next after all. */
@@ -183,12 +183,12 @@ static void read_token(lm_added *a, lm_tok *t, const lm_tree *tree, const lm_nod
                 .rstrip = (uint8_t)lm_tree_bool(tree, node, "rstrip", 0, err) };
     k.normalized = (uint8_t)lm_tree_bool(tree, node, "normalized", !k.special, err);
     if (err->code || !n) return;
-    if (n > CONTENT_MAX) refuse(content, n, "over 1024 bytes", err);
+    if (n > CONTENT_MAX) refuse(node, content, n, "over 1024 bytes", err);
     k.id = lm_tok_find(t, content, n);
     int is_new = k.id < 0;
     if (is_new) {
         k.id = LM_MAX(n_pieces, *highest + 1);
-        if (k.id != t->n) refuse(content, n, "its id falls among the vocabulary's, which has holes", err);
+        if (k.id != t->n) refuse(node, content, n, "its id falls among the vocabulary's, which has holes", err);
         lm_tok_add(t, content, n, "added_tokens", err);
     }
     *highest = LM_MAX(*highest, k.id);
@@ -218,7 +218,7 @@ lm_added *lm_added_new(lm_tok *t, const lm_tree *tree, const lm_node *list, int 
     size_t n = 0;
     while (list && (node = lm_tree_child(tree, list, node))) n++;
     a->place = lm_calloc(a->n_places = (size_t)t->n + n, sizeof *a->place, err);
-    if (list && list->kind != LM_JSON_ARRAY) lm_err_set(err, LM_ERROR, "tokenizer.json: added_tokens: wanted an array");
+    if (list && list->kind != LM_JSON_ARRAY) lm_tokjson_refuse(list->at, err, "added_tokens: wanted an array");
     while (list && !err->code && (node = lm_tree_child(tree, list, node))) {
         read_token(a, t, tree, node, &texts, &at, &at_cap, n_pieces, &highest, err);
     }

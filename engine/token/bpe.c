@@ -279,7 +279,7 @@ static void find_bytes(lm_tok *t, bpe *b) {
 static void refuse_merge(const lm_tok *t, size_t rank, const char *text, size_t left_n, size_t n, const char *why,
                          lm_err *err) {
     left_n = LM_MIN(left_n, n);
-    const char *where = t->n_pieces ? "tokenizer.json: model" : "tokenizer.ggml.merges";
+    const char *where = t->n_pieces ? "model" : "tokenizer.ggml.merges";
     lm_err_set(err, LM_ERROR, "%s: merge %zu '%.*s%s%.*s': %s", where, rank, (int)LM_MIN(left_n, 40), text,
                left_n ? " " : "", (int)LM_MIN(n - left_n, 40), text + left_n, why);
 }
@@ -417,7 +417,7 @@ static void list_keys(lm_tok *t, bpe *b, lm_err *err) {
 static void refuse_option(const lm_tree *tree, const lm_node *model, const char *key, lm_err *err) {
     const lm_node *value = lm_tree_find(tree, model, key);
     int is_set = value && (value->kind == LM_JSON_TEXT ? value->text_n > 0 : value->real != 0);
-    if (is_set) lm_err_set(err, LM_ERROR, "tokenizer.json: BPE with %s is not supported", key);
+    if (is_set) lm_tokjson_refuse(value->at, err, "BPE with %s is not supported", key);
 }
 
 static void open_json(lm_tok *t, const lm_tokjson *f, lm_err *err) {
@@ -440,6 +440,7 @@ static void open_json(lm_tok *t, const lm_tokjson *f, lm_err *err) {
     for (size_t i = 0; i < f->n_merges && !err->code; i++) {
         const lm_tokjson_merge *m = &f->merges[i];
         add_merge(t, b, i, f->texts.data + m->at, m->left_n, m->right_n, 1, err);       /* of two alike the last counts */
+        lm_tokjson_blame(m->byte, err);
     }
     b->key = t->text;
     b->key_at = t->text_at;

@@ -134,7 +134,7 @@ static void read_part(decoder *d, lm_tok *tok, const lm_tree *t, const lm_node *
     int i = 0;
     while (i < LM_COUNT(g_types) && !lm_tree_is(t, node, "type", g_types[i].type)) i++;
     if (i == LM_COUNT(g_types)) lm_tree_refuse(t, node, "decoder", err);
-    if (d->n == STEPS_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d decoders", STEPS_MAX);
+    if (d->n == STEPS_MAX) lm_tokjson_refuse(node->at, err, "over %d decoders", STEPS_MAX);
     if (!lm_grow((void **)&d->steps, d->n, &d->cap, 1, sizeof *d->steps, err)) return;
     step *s = &d->steps[d->n++];
     *s = (step){ .kind = g_types[i].kind };

@@ -313,7 +313,6 @@ void lm_normal_scratch_clear(lm_normal_scratch *scratch) {
 ** Reading */
 
 static step *add_step(lm_normal *p, int kind, int flags, lm_err *err) {
-    if (p->n == STEPS_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d normalizers", STEPS_MAX);
     if (!lm_grow((void **)&p->steps, p->n, &p->cap, 1, sizeof *p->steps, err)) return NULL;
     p->steps[p->n] = (step){ .kind = kind, .flags = flags };
     return &p->steps[p->n++];
@@ -333,15 +332,16 @@ static void add_replace(lm_normal *p, const lm_tree *t, const lm_node *node, lm_
     const char *pattern = lm_tree_pattern(t, node, &n, &is_regex, err);
     step *s = add_step(p, is_regex ? REPLACE_REGEX : REPLACE_TEXT, 0, err);
     if (err->code) return;
-    if (is_regex) s->regex = lm_regex_new("tokenizer.json: normalizer", pattern, n, err);
+    if (is_regex) s->regex = lm_regex_new("normalizer", pattern, n, err);
     else lm_buf_append(&s->from, pattern, n, err);
+    lm_tokjson_blame(node->at, err);
     const char *content = lm_tree_text(t, node, "content", &n, err);
     if (content) lm_buf_append(&s->to, content, n, err);
 }
 
 static void add_charsmap(lm_normal *p, const lm_tree *t, const lm_node *node, lm_err *err) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *what = "tokenizer.json: normalizer Precompiled: precompiled_charsmap";
+    static const char what[] = "normalizer Precompiled: precompiled_charsmap";
     size_t n;
     uint32_t bits = 0;
     const char *text = lm_tree_text(t, node, "precompiled_charsmap", &n, err);
@@ -350,13 +350,13 @@ static void add_charsmap(lm_normal *p, const lm_tree *t, const lm_node *node, lm
     while (n && !err->code && text[n - 1] == '=') n--;
     for (size_t i = 0; i < n && !err->code; i++) {
         const char *digit = memchr(digits, text[i], 64);
-        if (!digit) lm_err_set(err, LM_ERROR, "%s: byte %zu is not base64", what, i);
+        if (!digit) lm_tokjson_refuse(node->at, err, "%s: byte %zu is not base64", what, i);
         else bits = bits << 6 | (uint32_t)(digit - digits);
         if (i % 4) lm_buf_append(&bytes, &(char){ (char)(bits >> (6 - 2 * (i % 4))) }, 1, err);
     }
     uint64_t units_n = bytes.n >= 4 && !err->code ? lm_reader_le((const uint8_t *)bytes.data, 4) : UINT64_MAX;
     if (units_n % 4 || units_n > bytes.n - 4)
-        lm_err_set(err, LM_ERROR, "%s: %zu bytes are no map of characters", what, bytes.n);
+        lm_tokjson_refuse(node->at, err, "%s: %zu bytes are no map of characters", what, bytes.n);
     if (!err->code) {
         lm_buf_append(&s->from, bytes.data + 4, (size_t)units_n, err);
         lm_buf_append(&s->to, bytes.data + 4 + units_n, bytes.n - 4 - (size_t)units_n, err);
@@ -400,6 +400,7 @@ lm_normal *lm_normal_new(const lm_tree *t, const lm_node *node, lm_err *err) {
     const lm_node *part = NULL;
     while ((part = lm_tree_next_part(t, node, part, "normalizers", err))) {
         int i = 0;
+        if (p->n >= STEPS_MAX) lm_tokjson_refuse(part->at, err, "over %d normalizers", STEPS_MAX);
         while (i < LM_COUNT(g_types) && !lm_tree_is(t, part, "type", g_types[i].type)) i++;
         if (i == LM_COUNT(g_types)) {
             lm_tree_refuse(t, part, "normalizer", err);

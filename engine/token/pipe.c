@@ -125,11 +125,11 @@ static void prepend_ids(lm_ids *ids, const lm_ids *front, lm_err *err) {
     *ids = all;
 }
 
-static void add_id(const lm_tok *t, lm_ids *ids, const lm_node *id, lm_err *err) {
+static void add_id(const lm_tok *t, lm_ids *ids, const lm_node *part, const lm_node *id, lm_err *err) {
     if (!id || id->kind != LM_JSON_INT || id->integer < 0 || id->integer >= t->n) {
-        lm_err_set(err, LM_ERROR, "tokenizer.json: post_processor: an id is not one of %d tokens", t->n);
+        lm_tokjson_refuse(id ? id->at : part->at, err, "post_processor: an id is not one of %d tokens", t->n);
     } else {
-        if (ids->n == POST_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: post_processor: over %d tokens", POST_MAX);
+        if (ids->n == POST_MAX) lm_tokjson_refuse(id->at, err, "post_processor: over %d tokens", POST_MAX);
         lm_ids_append(ids, (int32_t)id->integer, err);
     }
 }
@@ -139,7 +139,7 @@ static void read_pair(const lm_tok *t, const lm_tree *tree, const lm_node *node,
                       lm_err *err) {
     const lm_node *pair = lm_tree_find(tree, node, key);
     const lm_node *text = pair && pair->kind == LM_JSON_ARRAY ? lm_tree_child(tree, pair, NULL) : NULL;
-    add_id(t, ids, text ? lm_tree_child(tree, pair, text) : NULL, err);
+    add_id(t, ids, node, text ? lm_tree_child(tree, pair, text) : NULL, err);
 }
 
 static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *node, lm_ids *before, lm_ids *after,
@@ -150,8 +150,7 @@ static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *n
     if (single && single->kind != LM_JSON_ARRAY) single = NULL;
     while (single && !err->code && (part = lm_tree_child(tree, single, part))) {
         const lm_node *special = lm_tree_find(tree, part, "SpecialToken"), *of = NULL;
-        if (++n_parts > POST_MAX)
-            lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: over %d parts", POST_MAX);
+        if (++n_parts > POST_MAX) lm_tokjson_refuse(part->at, err, "TemplateProcessing: over %d parts", POST_MAX);
         if (!special) {
             n_texts += lm_tree_is(tree, lm_tree_find(tree, part, "Sequence"), "id", "A");
             continue;
@@ -163,20 +162,20 @@ static void read_template(const lm_tok *t, const lm_tree *tree, const lm_node *n
         }
         const lm_node *ids = lm_tree_find(tree, of, "ids");
         if (!ids || ids->kind != LM_JSON_ARRAY) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: special_tokens lacks '%.*s'",
-                       (int)LM_MIN(n, 40), name);
+            lm_tokjson_refuse(special->at, err, "TemplateProcessing: special_tokens lacks '%.*s'", (int)LM_MIN(n, 40),
+                              name);
         }
         id = NULL;
-        while (!err->code && (id = lm_tree_child(tree, ids, id))) add_id(t, n_texts ? after : before, id, err);
+        while (!err->code && (id = lm_tree_child(tree, ids, id))) add_id(t, n_texts ? after : before, special, id, err);
     }
-    if (n_texts != 1) lm_err_set(err, LM_ERROR, "tokenizer.json: TemplateProcessing: single: wanted Sequence A once");
+    if (n_texts != 1) lm_tokjson_refuse(node->at, err, "TemplateProcessing: single: wanted Sequence A once");
 }
 
 static void read_post(lm_tok *t, const lm_tree *tree, const lm_node *node, lm_err *err) {
     const lm_node *part = NULL;
     int n_parts = 0;
     while ((part = lm_tree_next_part(tree, node, part, "processors", err))) {
-        if (++n_parts > POST_MAX) lm_err_set(err, LM_ERROR, "tokenizer.json: over %d post-processors", POST_MAX);
+        if (++n_parts > POST_MAX) lm_tokjson_refuse(part->at, err, "over %d post-processors", POST_MAX);
         lm_ids before = {0}, after = {0};
         if (lm_tree_is(tree, part, "type", "BertProcessing") || lm_tree_is(tree, part, "type", "RobertaProcessing")) {
             read_pair(t, tree, part, "cls", &before, err);
@@ -211,21 +210,22 @@ static void read_vocabulary(lm_tok *t, const lm_tokjson *f, size_t n_added, lm_e
         order[i] = (uint32_t)i;
         n = LM_MAX(n, (size_t)p->id + 1);
         if (n > most) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: model: '%.*s' has id %d; of %zu tokens wanted one under %zu",
-                       (int)LM_MIN(p->n, 60), f->texts.data + p->at, p->id, f->n_pieces, most);
+            lm_tokjson_refuse(p->byte, err, "model: '%.*s' has id %d; of %zu tokens wanted one under %zu",
+                              (int)LM_MIN(p->n, 60), f->texts.data + p->at, p->id, f->n_pieces, most);
         }
     }
-    if (!n) lm_err_set(err, LM_ERROR, "tokenizer.json: model: no vocab");
+    if (!n) lm_tokjson_refuse(f->tree.nodes[f->model].at, err, "model: no vocab");
     if (!err->code) lm_sort(order, f->n_pieces, compare_ids, f->pieces, err);
     lm_tok_room(t, n + n_added, f->texts.n + n_added * 1024, err);
     for (size_t i = 0; i < f->n_pieces && !err->code; i++) {
         const lm_tokjson_piece *p = &f->pieces[order[i]];
         while (t->n < p->id) lm_tok_add(t, "", 0, "model", err);
         if (t->n > p->id) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: model: two tokens have id %d", p->id);
+            lm_tokjson_refuse(p->byte, err, "model: two tokens have id %d", p->id);
             break;
         }
-        lm_tok_add(t, f->texts.data + p->at, p->n, "tokenizer.json: model: vocab", err);
+        lm_tok_add(t, f->texts.data + p->at, p->n, "model: vocab", err);
+        lm_tokjson_blame(p->byte, err);
     }
     lm_free(order);
 }
@@ -269,16 +269,17 @@ int32_t lm_tokjson_unknown(const lm_tok *t, const lm_tokjson *f, lm_err *err) {
     if (f->is_list) {
         int64_t id = lm_tree_int(&f->tree, model, "unk_id", -1, err);
         if (id < -1 || id >= (int64_t)f->n_pieces) {
-            lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_id %lld of %zu tokens", (long long)id, f->n_pieces);
+            lm_tokjson_refuse(lm_tree_find(&f->tree, model, "unk_id")->at, err, "model: unk_id %lld of %zu tokens",
+                              (long long)id, f->n_pieces);
         }
         return err->code ? -1 : (int32_t)id;
     }
-    const char *text = lm_tree_value(&f->tree, lm_tree_find(&f->tree, model, "unk_token"), &n);
+    const lm_node *unknown = lm_tree_find(&f->tree, model, "unk_token");
+    const char *text = lm_tree_value(&f->tree, unknown, &n);
     if (!text || err->code) return -1;
     int32_t id = lm_tok_find(t, text, n);
     if (id >= 0 && id < t->n_pieces) return id;
-    lm_err_set(err, LM_ERROR, "tokenizer.json: model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60),
-               text);
+    lm_tokjson_refuse(unknown->at, err, "model: unk_token '%.*s' is not in the vocabulary", (int)LM_MIN(n, 60), text);
     return -1;
 }
 

@@ -324,8 +324,8 @@ static void read_behavior(stage *s, const lm_tree *t, const lm_node *node, lm_er
     while (i < LM_COUNT(g_behaviors) && !lm_tree_is(t, node, "behavior", g_behaviors[i])) i++;
     s->behavior = i;
     if (i == LM_COUNT(g_behaviors) && !err->code) {
-        lm_err_set(err, LM_ERROR, "tokenizer.json: a pre-tokenizer's behavior '%.*s' is not supported",
-                   (int)LM_MIN(n, 40), name);
+        lm_tokjson_refuse(lm_tree_find(t, node, "behavior")->at, err,
+                          "a pre-tokenizer's behavior '%.*s' is not supported", (int)LM_MIN(n, 40), name);
     }
 }
 
@@ -340,13 +340,14 @@ static void read_split(stage *s, const lm_tree *t, const lm_node *node, lm_err *
     if (linear && (s->behavior == ISOLATED || (s->behavior == REMOVED && s->invert))) {
         s->kind = LINEAR;
         s->behavior = ISOLATED;
-        s->regex = lm_regex_new_anchored("tokenizer.json: Split", linear, err);
+        s->regex = lm_regex_new_anchored("Split", linear, err);
     } else if (is_regex) {
         s->kind = REGEX;
-        s->regex = lm_regex_new("tokenizer.json: Split", pattern, n, err);
+        s->regex = lm_regex_new("Split", pattern, n, err);
     } else {
         lm_buf_append(&s->text, pattern, n, err);
     }
+    lm_tokjson_blame(node->at, err);
 }
 
 static void read_delimiter(stage *s, const lm_tree *t, const lm_node *node, lm_err *err) {
@@ -368,7 +369,8 @@ int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err) {
     for (int i = 0; i < LM_COUNT(names); i++) {
         if (lm_tree_is(t, node, "prepend_scheme", names[i])) return i;
     }
-    lm_err_set(err, LM_ERROR, "tokenizer.json: Metaspace: prepend_scheme: wanted always, first or never");
+    lm_tokjson_refuse(lm_tree_find(t, node, "prepend_scheme")->at, err,
+                      "Metaspace: prepend_scheme: wanted always, first or never");
     return LM_MARK_NEVER;
 }
 
@@ -377,14 +379,14 @@ static void read_metaspace(stage *s, const lm_tree *t, const lm_node *node, lm_e
     const char *mark = lm_tree_text(t, node, "replacement", &n, err);
     s->scheme = lm_split_scheme(t, node, err);
     s->cuts = lm_tree_bool(t, node, "split", 1, err);
-    if (!n) lm_err_set(err, LM_ERROR, "tokenizer.json: Metaspace: replacement: wanted a character");
+    if (!n) lm_tokjson_refuse(node->at, err, "Metaspace: replacement: wanted a character");
     if (!err->code) lm_buf_append(&s->text, mark, n, err);
 }
 
 static void read_bytes(stage *s, const lm_tree *t, const lm_node *node, lm_err *err) {
     s->adds_space = lm_tree_bool(t, node, "add_prefix_space", 1, err);
     if (lm_tree_bool(t, node, "use_regex", 1, err)) {
-        s->regex = lm_regex_new_anchored("tokenizer.json: ByteLevel", lm_pretok_gpt2(), err);
+        s->regex = lm_regex_new_anchored("ByteLevel", lm_pretok_gpt2(), err);
     }
 }
 
@@ -412,8 +414,7 @@ lm_split *lm_split_new(const lm_tree *t, const lm_node *node, int takes_bytes, l
         int i = 0;
         while (i < LM_COUNT(g_types) && !lm_tree_is(t, part, "type", g_types[i].type)) i++;
         if (i == LM_COUNT(g_types)) lm_tree_refuse(t, part, "pre-tokenizer", err);
-        if (p->n == LM_SPLIT_LEVELS)
-            lm_err_set(err, LM_ERROR, "tokenizer.json: over %d pre-tokenizers", LM_SPLIT_LEVELS);
+        if (p->n == LM_SPLIT_LEVELS) lm_tokjson_refuse(part->at, err, "over %d pre-tokenizers", LM_SPLIT_LEVELS);
         if (err->code) break;
         stage *s = &p->stages[p->n++];
         s->kind = g_types[i].kind;

@@ -197,6 +197,7 @@ void lm_uni_form(int flags, const char *text, size_t n, lm_buf *out, lm_stop sto
 ** tokjson.c: a tokenizer.json. A member that is null counts as one that is not there. */
 typedef struct {
     int kind;                           /* LM_JSON_* */
+    size_t at;                          /* where its value begins in the file */
     size_t key, key_n, text, text_n;    /* in the tree's pool; key_n 0: an element of an array */
     size_t end;                         /* the number of the node after all of this one's */
     int64_t integer; double real;
@@ -219,8 +220,9 @@ void lm_tree_refuse(const lm_tree *t, const lm_node *node, const char *what, lm_
 enum { LM_TOKJSON_ADDED, LM_TOKJSON_NORMALIZER, LM_TOKJSON_PRE_TOKENIZER, LM_TOKJSON_POST_PROCESSOR, LM_TOKJSON_DECODER,
        LM_TOKJSON_PARTS };
 
-typedef struct { uint32_t at, n; int32_t id; double score; } lm_tokjson_piece;
-typedef struct { uint32_t at, left_n, right_n; } lm_tokjson_merge;         /* the right side follows the left */
+/* at: in texts; byte: in the file. */
+typedef struct { uint32_t at, n, byte; int32_t id; double score; } lm_tokjson_piece;
+typedef struct { uint32_t at, left_n, right_n, byte; } lm_tokjson_merge;    /* the right side follows the left */
 
 typedef struct {
     lm_tree tree;
@@ -235,6 +237,9 @@ void lm_tokjson_read(lm_tokjson *f, const char *text, size_t n, lm_err *err);
 const lm_node *lm_tokjson_part(const lm_tokjson *f, int part);             /* NULL: none */
 int32_t lm_tokjson_unknown(const lm_tok *t, const lm_tokjson *f, lm_err *err);      /* the unknown token, or -1 */
 void lm_tokjson_clear(lm_tokjson *f);
+/* Set an error: the file, the byte and what is said of it; or say file and byte of one just set. */
+void lm_tokjson_refuse(size_t at, lm_err *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void lm_tokjson_blame(size_t at, lm_err *err);
 
 /* A kind of model: encode takes a piece that the pre-tokenizer cut. */
 typedef struct {

@@ -5,7 +5,24 @@
 ** of its own begins. Nothing is recursive, and memory is in proportion to the file. */
 #include "tok.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
+
+void lm_tokjson_blame(size_t at, lm_err *err) {
+    if (err->code == LM_ERROR) lm_err_blame(err, "tokenizer.json, byte %zu: ", at);
+}
+
+void lm_tokjson_refuse(size_t at, lm_err *err, const char *format, ...) {
+    char what[sizeof err->msg];
+    va_list args;
+    if (err->code) return;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    lm_err_set(err, LM_ERROR, "%s", what);
+    lm_tokjson_blame(at, err);
+}
 
 /*----------------------------------------------------------------------
 ** The tree */
@@ -13,7 +30,8 @@
 static lm_node *add_node(lm_tree *t, const lm_json *j, int kind, int in_object, lm_err *err) {
     if (!lm_grow((void **)&t->nodes, t->n, &t->cap, 1, sizeof *t->nodes, err)) return NULL;
     lm_node *node = &t->nodes[t->n++];
-    *node = (lm_node){ .kind = kind, .integer = j->integer, .real = j->real, .key = t->pool.n, .end = t->n };
+    *node = (lm_node){ .kind = kind, .at = j->at, .integer = j->integer, .real = j->real, .key = t->pool.n,
+                       .end = t->n };
     if (in_object) {
         lm_buf_append(&t->pool, j->key.data, j->key.n, err);
         node->key_n = j->key.n;
@@ -68,7 +86,8 @@ static const char *type_of(const lm_tree *t, const lm_node *node, int *n) {
 static void refuse(const lm_tree *t, const lm_node *node, const char *key, const char *wanted, lm_err *err) {
     int n;
     const char *type = type_of(t, node, &n);
-    lm_err_set(err, LM_ERROR, "tokenizer.json: %.*s: %s: wanted %s", n, type, key, wanted);
+    const lm_node *value = lm_tree_find(t, node, key);
+    lm_tokjson_refuse(value ? value->at : node->at, err, "%.*s: %s: wanted %s", n, type, key, wanted);
 }
 
 const char *lm_tree_value(const lm_tree *t, const lm_node *node, size_t *n) {
@@ -134,49 +153,50 @@ const lm_node *lm_tree_next_part(const lm_tree *t, const lm_node *root, const lm
 void lm_tree_refuse(const lm_tree *t, const lm_node *node, const char *what, lm_err *err) {
     int n;
     const char *type = type_of(t, node, &n);
-    lm_err_set(err, LM_ERROR, "tokenizer.json: a %s of type %.*s is not supported", what, n, type);
+    lm_tokjson_refuse(node->at, err, "a %s of type %.*s is not supported", what, n, type);
 }
 
 /*----------------------------------------------------------------------
 ** The model */
 
-static void refuse_model(const char *what, lm_err *err) {
-    lm_err_set(err, LM_ERROR, "tokenizer.json: model: %s", what);
+static void refuse_model(const lm_json *j, const char *what, lm_err *err) {
+    lm_tokjson_refuse(j->at, err, "model: %s", what);
 }
 
-static void add_piece(lm_tokjson *f, const lm_buf *text, int64_t id, double score, lm_err *err) {
+static void add_piece(lm_tokjson *f, const lm_json *j, const lm_buf *text, int64_t id, double score, lm_err *err) {
     if (id < 0 || id > INT32_MAX) {
-        lm_err_set(err, LM_ERROR, "tokenizer.json: model: '%.*s' has id %lld, wanted one from 0 on",
-                   (int)LM_MIN(text->n, 60), text->data, (long long)id);
+        lm_tokjson_refuse(j->at, err, "model: '%.*s' has id %lld, wanted one from 0 on", (int)LM_MIN(text->n, 60),
+                          text->data, (long long)id);
     }
     if (!lm_grow((void **)&f->pieces, f->n_pieces, &f->pieces_cap, 1, sizeof *f->pieces, err)) return;
-    f->pieces[f->n_pieces++] = (lm_tokjson_piece){ (uint32_t)f->texts.n, (uint32_t)text->n, (int32_t)id, score };
+    f->pieces[f->n_pieces++] = (lm_tokjson_piece){ .at = (uint32_t)f->texts.n, .n = (uint32_t)text->n,
+                                                   .byte = (uint32_t)j->at, .id = (int32_t)id, .score = score };
     lm_buf_append(&f->texts, text->data, text->n, err);
 }
 
 static void read_vocab(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
     if (kind == LM_JSON_OBJECT) {
-        while ((kind = lm_json_next(j, err)) == LM_JSON_INT) add_piece(f, &j->key, j->integer, 0, err);
-        if (kind != LM_JSON_END) refuse_model("vocab: an id that is no whole number", err);
+        while ((kind = lm_json_next(j, err)) == LM_JSON_INT) add_piece(f, j, &j->key, j->integer, 0, err);
+        if (kind != LM_JSON_END) refuse_model(j, "vocab: an id that is no whole number", err);
         return;
     }
     f->is_list = 1;
-    if (kind != LM_JSON_ARRAY) refuse_model("vocab: wanted an object or an array", err);
+    if (kind != LM_JSON_ARRAY) refuse_model(j, "vocab: wanted an object or an array", err);
     while (!err->code && (kind = lm_json_next(j, err)) != LM_JSON_END) {
         int is_pair = kind == LM_JSON_ARRAY && lm_json_next(j, err) == LM_JSON_TEXT;
         if (is_pair) kind = lm_json_next(j, err);
         if (!is_pair || (kind != LM_JSON_INT && kind != LM_JSON_REAL))
-            refuse_model("vocab: wanted [text, number]", err);
-        if (!err->code) add_piece(f, &j->string, (int64_t)f->n_pieces, j->real, err);
-        if (lm_json_next(j, err) != LM_JSON_END) refuse_model("vocab: wanted [text, number]", err);
+            refuse_model(j, "vocab: wanted [text, number]", err);
+        if (!err->code) add_piece(f, j, &j->string, (int64_t)f->n_pieces, j->real, err);
+        if (lm_json_next(j, err) != LM_JSON_END) refuse_model(j, "vocab: wanted [text, number]", err);
     }
 }
 
 static void read_merges(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
     f->has_merges = 1;
-    if (kind != LM_JSON_ARRAY) refuse_model("merges: wanted an array", err);
+    if (kind != LM_JSON_ARRAY) refuse_model(j, "merges: wanted an array", err);
     while (!err->code && (kind = lm_json_next(j, err)) != LM_JSON_END) {
-        size_t at = f->texts.n, left_n = 0;
+        size_t byte = j->at, at = f->texts.n, left_n = 0;
         const char *space = NULL;
         if (kind == LM_JSON_TEXT) {
             lm_buf_append(&f->texts, j->string.data, j->string.n, err);
@@ -193,16 +213,17 @@ static void read_merges(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
             if (space) lm_buf_append(&f->texts, j->string.data, j->string.n, err);
             if (lm_json_next(j, err) != LM_JSON_END) space = NULL;
         }
-        if (!space) lm_err_set(err, LM_ERROR, "tokenizer.json: model: merge %zu: wanted two texts", f->n_merges);
+        if (!space) lm_tokjson_refuse(byte, err, "model: merge %zu: wanted two texts", f->n_merges);
         if (!lm_grow((void **)&f->merges, f->n_merges, &f->merges_cap, 1, sizeof *f->merges, err)) return;
-        f->merges[f->n_merges++] = (lm_tokjson_merge){ (uint32_t)at, (uint32_t)left_n,
-                                                       (uint32_t)(f->texts.n - at - left_n) };
+        f->merges[f->n_merges++] = (lm_tokjson_merge){ .at = (uint32_t)at, .left_n = (uint32_t)left_n,
+                                                       .right_n = (uint32_t)(f->texts.n - at - left_n),
+                                                       .byte = (uint32_t)byte };
     }
 }
 
 /* Read the model: its two long members here, the others as children of a node. */
 static void read_model(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
-    if (kind != LM_JSON_OBJECT) refuse_model("wanted an object", err);
+    if (kind != LM_JSON_OBJECT) refuse_model(j, "wanted an object", err);
     if (!add_node(&f->tree, j, kind, 1, err)) return;
     f->model = f->tree.n - 1;
     while ((kind = lm_json_next(j, err)) != LM_JSON_END) {
@@ -222,7 +243,7 @@ void lm_tokjson_read(lm_tokjson *f, const char *text, size_t n, lm_err *err) {
     lm_json_init(&j, text, n);
     if (n > INT32_MAX) lm_err_set(err, LM_ERROR, "%zu bytes, wanted under 2 GiB", n);
     add_node(&f->tree, &j, LM_JSON_NULL, 0, err);       /* number 0 is none */
-    if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_err_set(err, LM_ERROR, "wanted an object");
+    if (lm_json_next(&j, err) != LM_JSON_OBJECT) lm_tokjson_refuse(j.at, err, "wanted an object");
     while ((kind = lm_json_next(&j, err)) != LM_JSON_END) {
         static const char *const names[LM_TOKJSON_PARTS] = { "added_tokens", "normalizer", "pre_tokenizer",
                                                              "post_processor", "decoder" };

@@ -80,7 +80,7 @@ static void open_json(lm_tok *t, const lm_tokjson *f, lm_err *err) {
     w->max_chars = LM_MAX(lm_tree_int(&f->tree, model, "max_input_chars_per_word", 100, err), 0);
     w->unknown = lm_tokjson_unknown(t, f, err);
     if (w->unknown < 0)
-        lm_err_set(err, LM_ERROR, "tokenizer.json: WordPiece: unk_token is missing or not in the vocabulary");
+        lm_tokjson_refuse(model->at, err, "WordPiece: unk_token is missing or not in the vocabulary");
 }
 
 const lm_tokjson_family lm_wordpiece_family = { { "wordpiece", NULL, close, encode_word }, "WordPiece", open_json };
