@@ -280,8 +280,8 @@ static const struct { const char *name, *text, *want; } small_files[] = {
     { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1"), "llama3 needs factor" },
     { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4"), "llama3 needs factor" },
     { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64,\"rope_theta\":-1"), "llama3 needs factor" },
-    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64,\"head_dim\":1"), "llama3 needs factor" },
-    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64,\"head_dim\":2048"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64},\"head_dim\":1,\"more\":{"), "llama3 needs factor" },
+    { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64},\"head_dim\":2048,\"more\":{"), "llama3 needs factor" },
     { "config.json", ROPE(",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64"), FINE },
     { "config.json", "{\"model_type\":\"llama\",\"hidden_size\":32,\"rope_scaling\":{\"rope_type\":\"llama3\"}}", "llama3 needs factor" },
 };
@@ -349,6 +349,149 @@ static void test_names(void) {
     remove("build/tmp/hf");
 }
 
+/*----------------------------------------------------------------------
+** What config.json says of windows, turns and the output, over the golden folders' weights: a text of a golden config.json is
+** another, and the model has these hyper-parameters or is refused. */
+#define TYPES(...) "\"layer_types\": [" __VA_ARGS__ "], \"was\": ["
+#define ADD(members) "{", "{" members ", "
+#define FULL "\"full_attention\""
+#define SLIDING "\"sliding_attention\""
+#define QWEN_WINDOW "\"use_sliding_window\": false", "\"use_sliding_window\": true"
+#define GEMMA_ROPE "\"rope_local_base_freq\": 10000.0,\n  \"rope_scaling\": null,\n  \"rope_theta\": 1000000.0"
+#define NESTED(full, sliding) GEMMA_ROPE, "\"rope_parameters\": {" FULL ": {" full "}, " SLIDING ": {" sliding "}}"
+
+static const struct { const char *folder, *from, *to, *want; int window, period; float base, scale, local; } configs[] = {
+    { "hf_qwen2", "", "", NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_qwen2", QWEN_WINDOW, NULL, 0, 0, 1e6f, 1, 0 },        /* from the layer after the last on */
+    { "hf_qwen2", "\"max_window_layers\": 2", "\"max_window_layers\": 0, \"layer_types\": null", NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(SLIDING "," SLIDING) "]", NULL, 8, 0, 1e6f, 1, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(FULL "," FULL) "]", NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(SLIDING "," FULL) "]", NULL, 8, 2, 1e6f, 1, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(FULL "," SLIDING) "]", "layer_types: layer 1: layers without a window are supported at even distances", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(FULL) "]", "layer_types: 1, expected one for each of 2 layers", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(FULL ",7") "]", "layer_types: \"?\" is not supported (have: full_attention, sliding_attention)", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(FULL ",\"\"") "]", "layer_types: \"?\" is not supported", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", QWEN_WINDOW ", " TYPES(FULL ",\"chunked_attention\"") "]", "layer_types: \"chunked_attention\" is not supported", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", ADD(TYPES(SLIDING "," FULL) "]"), NULL, 0, 0, 1e6f, 1, 0 },      /* use_sliding_window is false */
+    { "hf_qwen2", "\"max_window_layers\": 2", "\"layer_types\": [], \"max_window_layers\": 1", NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_qwen2", "\"sliding_window\": 8,\n  \"tie_word_embeddings\": false", "\"sliding_window\": null", NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_qwen3", "\"max_window_layers\": 2", "\"layer_types\": [" FULL "," FULL "]", NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_qwen3", QWEN_WINDOW, NULL, 0, 0, 1e6f, 1, 0 },        /* sliding_window is null */
+    { "hf_llama", ADD("\"use_sliding_window\": true"), "use_sliding_window is not supported in a llama model", 0, 0, 0, 0, 0 },
+    { "hf_llama", ADD("\"sliding_window\": 8, \"layer_types\": [" FULL "," FULL "]"), NULL, 0, 0, 5e4f, 1, 0 },
+    { "hf_llama", ADD("\"layer_types\": [" FULL "," SLIDING "]"), "layer_types: layer 1: expected full_attention, as all of this llama model", 0, 0, 0, 0, 0 },
+    { "hf_llama", "\"llama\"", "\"mistral\"", NULL, 4096, 0, 5e4f, 1, 0 },
+    { "hf_llama", "\"llama\"", "\"mistral\", \"sliding_window\": null", NULL, 0, 0, 5e4f, 1, 0 },
+    { "hf_llama", "\"llama\"", "\"mistral\", \"sliding_window\": 8, " TYPES(SLIDING) "]", NULL, 8, 0, 5e4f, 1, 0 },
+    { "hf_llama", "\"llama\"", "\"mistral\", \"sliding_window\": 8, " TYPES(FULL) "]", "layer_types: layer 0: expected sliding_attention", 0, 0, 0, 0, 0 },
+
+    { "hf_gemma3", "", "", NULL, 8, 6, 1e6f, 1, 1e4f },
+    { "hf_gemma3", "\"layer_types\": [", TYPES(FULL "," FULL "," FULL "," FULL "," FULL "," FULL "," FULL), NULL, 0, 6, 1e6f, 1, 1e4f },
+    { "hf_gemma3", "\"layer_types\": [", TYPES(SLIDING "," FULL "," SLIDING "," FULL "," SLIDING "," FULL "," SLIDING), NULL, 8, 2, 1e6f, 1, 1e4f },
+    { "hf_gemma3", "\"layer_types\": [", TYPES(SLIDING "," SLIDING "," SLIDING "," SLIDING "," SLIDING "," SLIDING "," SLIDING), NULL, 8, 0, 1e6f, 1, 1e4f },
+    { "hf_gemma3", "\"layer_types\": [", TYPES(SLIDING "," FULL "," SLIDING "," SLIDING "," SLIDING "," FULL "," SLIDING), "layer_types: layer 3: layers without", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", "\"layer_types\"", "\"was\"", NULL, 8, 6, 1e6f, 1, 1e4f },
+    { "hf_gemma3", "\"_sliding_window_pattern\": 6", "\"sliding_window_pattern\": 0", "sliding_window_pattern 0: expected a whole number from 1 on", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", "\"_sliding_window_pattern\": 6", "\"sliding_window_pattern\": 2.5", "sliding_window_pattern 2.5: expected a whole number", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", "\"sliding_window\": 8", "\"sliding_window\": null", "sliding_window: expected a number, for 6 of 7 layers", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", "\"sliding_window\": 8", "\"was\": 8", NULL, 4096, 6, 1e6f, 1, 1e4f },
+
+    { "hf_gemma3", NESTED("\"rope_type\": \"linear\", \"factor\": 8.0, \"rope_theta\": 5e5", "\"rope_type\": \"default\", \"rope_theta\": 2e4"), NULL, 8, 6, 5e5f, 0.125f, 2e4f },
+    { "hf_gemma3", NESTED("\"rope_type\": \"default\"", "\"rope_theta\": 2e4"), NULL, 8, 6, 1e6f, 1, 2e4f },
+    { "hf_gemma3", NESTED("\"rope_theta\": 5e5}, \"more\": {\"a\": 1", "") ", \"rope_theta\": 3e5, \"rope_local_base_freq\": 3e4", NULL, 8, 6, 5e5f, 1, 3e4f },
+    { "hf_gemma3", NESTED("", "\"rope_type\": \"linear\", \"factor\": 8.0"), "rope type \"linear\" of sliding_attention is not supported in a gemma3 model (have: default)", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", NESTED("\"rope_type\": \"llama3\"", ""), "rope type \"llama3\" is not supported in a gemma3 model (have: default, linear)", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", NESTED("", "\"partial_rotary_factor\": 0.5"), "partial_rotary_factor of sliding_attention other than 1", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 8}", NULL, 8, 6, 1e6f, 0.125f, 1e4f },
+    { "hf_qwen3", "\"rope_parameters\": {", "\"rope_parameters\": {" SLIDING ": {}, ", "rope_parameters: sliding_attention is not supported in a qwen3 model", 0, 0, 0, 0, 0 },
+    { "hf_qwen3", "\"rope_theta\": 1000000.0", "\"rope_theta\": 5e5, \"partial_rotary_factor\": 0.5", "partial_rotary_factor other than 1 is not supported", 0, 0, 0, 0, 0 },
+    { "hf_qwen3", "\"rope_theta\": 1000000.0", "\"rope_theta\": 5e5, \"partial_rotary_factor\": 1.0", NULL, 0, 0, 5e5f, 1, 0 },
+    { "hf_qwen3", "\"rope_type\": \"default\"", "\"rope_type\": \"linear\", \"factor\": 2.0", NULL, 0, 0, 1e6f, 0.5f, 0 },
+    { "hf_llama", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}", NULL, 0, 0, 5e4f, 0.25f, 0 },
+    { "hf_llama", "\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"default\", \"type\": \"mrope\"}", NULL, 0, 0, 5e4f, 1, 0 },
+    { "hf_llama", "\"rope_scaling\": null", "\"rope_scaling\": {\"factor\": 4}", "rope_scaling: a factor without a rope_type", 0, 0, 0, 0, 0 },
+    { "hf_llama", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}", "linear needs factor, 1 or more", 0, 0, 0, 0, 0 },
+    { "hf_llama", ADD("\"partial_rotary_factor\": 0.5"), "partial_rotary_factor other than 1 is not supported", 0, 0, 0, 0, 0 },
+    { "hf_llama", ADD("\"partial_rotary_factor\": 1"), NULL, 0, 0, 5e4f, 1, 0 },
+    { "hf_llama3", "\"original_max_position_embeddings\": 64,", "", "llama3 needs factor", 0, 0, 0, 0, 0 },
+    { "hf_llama3", "\"rope_theta\"", "\"original_max_position_embeddings\": 64, \"rope_theta\"", NULL, 0, 0, 5e5f, 1, 0 },
+
+    { "hf_gemma3", ADD("\"use_bidirectional_attention\": true"), "use_bidirectional_attention other than false is not supported in a gemma3 model", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", ADD("\"use_bidirectional_attention\": false"), NULL, 8, 6, 1e6f, 1, 1e4f },
+    { "hf_gemma3", "\"final_logit_softcapping\": null", "\"final_logit_softcapping\": 30.0", "final_logit_softcapping 30 is not supported", 0, 0, 0, 0, 0 },
+    { "hf_gemma3", "\"query_pre_attn_scalar\": 16", "\"query_pre_attn_scalar\": -16", "query_pre_attn_scalar -16: expected a number above 0", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", ADD("\"is_causal\": false"), "is_causal other than true is not supported in a qwen2 model", 0, 0, 0, 0, 0 },
+    { "hf_qwen2", ADD("\"is_decoder\": true, \"quantization_config\": null"), NULL, 0, 0, 1e6f, 1, 0 },
+    { "hf_llama", ADD("\"quantization_config\": {\"quant_method\": \"fp8\"}"), "quantization_config is not supported", 0, 0, 0, 0, 0 },
+    { "hf_bert", "\"absolute\"", "\"relative_key\"", "position_embedding_type \"relative_key\" is not supported (have: absolute)", 0, 0, 0, 0, 0 },
+    { "hf_bert", ADD("\"is_decoder\": true"), "is_decoder other than false is not supported in a bert model", 0, 0, 0, 0, 0 },
+    { "hf_bert", ADD("\"add_cross_attention\": true"), "add_cross_attention other than false is not supported in a bert model", 0, 0, 0, 0, 0 },
+    { "hf_bert", ADD("\"is_decoder\": false, \"is_causal\": false"), NULL, 0, 0, 1e4f, 1, 0 },
+};
+
+/* Change that text of the folder's config.json. */
+static void change(const char *from, const char *to) {
+    char out[4096];
+    size_t n;
+    char *text = read_file("build/tmp/hf/config.json", &n), *at = strstr(text, from);
+    CHECK(at, "config.json has no %s", from);
+    snprintf(out, sizeof out, "%.*s%s%s", (int)(at ? at - text : 0), text, to, at ? at + strlen(from) : "");
+    write_text("config.json", out);
+    free(text);
+}
+
+/* Make the folder a golden one's, with that text of its config.json changed. */
+static void write_changed(const char *folder, const char *from, const char *to) {
+    char path[128];
+    size_t n;
+    snprintf(path, sizeof path, "tests/golden/%s/config.json", folder);
+    char *text = read_file(path, &n);
+    write_text("config.json", text);
+    free(text);
+    change(from, to);
+    snprintf(path, sizeof path, "../../../tests/golden/%s/model.safetensors", folder);
+    remove("build/tmp/hf/model.safetensors");
+    CHECK(!symlink(path, "build/tmp/hf/model.safetensors"), "symlink to %s", path);
+}
+
+static lm_hparams read_changed(int line) {
+    lm_err err = {0};
+    lm_model *m = open_folder("build/tmp/hf", &err);
+    lm_hparams h = m ? m->h : (lm_hparams){0};
+    CHECK(m, "(from line %d) %s", line, err.msg);
+    lm_model_free(m);
+    return h;
+}
+
+static void test_configs(void) {
+    lm_hparams h;
+    mkdir("build/tmp/hf", 0777);
+    for (int i = 0; i < LM_COUNT(configs); i++) {
+        write_changed(configs[i].folder, configs[i].from, configs[i].to);
+        if (configs[i].want) {
+            refused(i, NULL, configs[i].want);
+            continue;
+        }
+        h = read_changed(i);
+        CHECK(h.n_window == configs[i].window && h.window_period == configs[i].period && h.rope_base == configs[i].base
+                  && h.rope_scale == configs[i].scale && h.rope_base_local == configs[i].local,
+              "config %d: window %d, period %d, base %g, scale %g, local base %g", i, h.n_window, h.window_period, (double)h.rope_base,
+              (double)h.rope_scale, (double)h.rope_base_local);
+    }
+    write_changed("hf_qwen2", QWEN_WINDOW);
+    change("\"max_window_layers\": 2", "\"max_window_layers\": 0");
+    h = read_changed(__LINE__);
+    CHECK(h.n_window == 8 && !h.window_period, "window %d, period %d", h.n_window, h.window_period);
+    change("\"max_window_layers\": 0", "\"max_window_layers\": 1");
+    refused(__LINE__, NULL, "max_window_layers: layer 1: layers without a window are supported at even distances only");
+    write_changed("hf_gemma3", "\"query_pre_attn_scalar\"", "\"was\"");
+    h = read_changed(__LINE__);
+    CHECK(h.attn_scale == 0.0625f, "attn_scale %g", (double)h.attn_scale);
+    remove("build/tmp/hf/config.json");
+    remove("build/tmp/hf/model.safetensors");
+    remove("build/tmp/hf");
+}
+
 /* Reading past a tensor's ends; whole and in pieces, rows that are moved about included. */
 static void test_reading(void) {
     static const char *const folders[] = { "hf_llama", "hf_llama3", "hf_gemma3", "hf_roberta" };
@@ -403,6 +546,7 @@ int main(void) {
     test_lies();
     test_small_files();
     test_names();
+    test_configs();
     test_reading();
     test_sizes();
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());

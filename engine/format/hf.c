@@ -19,18 +19,32 @@
 #include <string.h>
 
 enum { JSON_MAX = 1 << 20, TOKENIZER_MAX = 64 << 20, FILES_MAX = 256, PATH_BYTES = 1024, ENDS_MAX = 16 };
+enum { WORD_BYTES = 40 };
 enum { AS_IS, FROM_ROW, IN_PAIRS, PLUS_ONE, FREQUENCIES };      /* how a tensor's bytes come to be */
 
 typedef struct { int file, tensor, how; int64_t arg; } origin;  /* arg: the first row, or the number of heads */
 
-/* What config.json and its companions say; 0 or "" where they are silent. */
+/* rope_scaling, or as transformers 5 has it rope_parameters. */
 typedef struct {
-    char model_type[40], act[40], rope_type[40];
+    char rope_type[WORD_BYTES], type[WORD_BYTES];       /* type is the older name, of no account beside the other */
+    double rope_theta, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings;
+    double partial_rotary_factor;
+    int is_there;
+} rope;
+
+/* What config.json and its companions say; where they are silent what transformers takes (g_silent), else 0 or "". */
+typedef struct {
+    char model_type[WORD_BYTES], act[WORD_BYTES], position_embedding_type[WORD_BYTES];
     double hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size, vocab_size;
     double max_position_embeddings, rms_norm_eps, layer_norm_eps, rope_theta, rope_local_base_freq, sliding_window, pad_token_id;
-    double query_pre_attn_scalar, tie_word_embeddings, use_sliding_window, sliding_window_pattern;
-    double factor, low_freq_factor, high_freq_factor, original_max_position_embeddings;     /* of rope_scaling */
-    double final_logit_softcapping, attn_logit_softcapping;
+    double query_pre_attn_scalar, tie_word_embeddings;
+    double use_sliding_window, max_window_layers, sliding_window_pattern;
+    double partial_rotary_factor, is_causal, use_bidirectional_attention, is_decoder, add_cross_attention;
+    double original_max_position_embeddings, final_logit_softcapping, attn_logit_softcapping;
+    rope rope, local_rope;                  /* of all layers or of full ones; of those with a window */
+    uint8_t is_sliding[LM_LAYERS_MAX]; int n_layer_types;   /* layer_types */
+    char odd_type[WORD_BYTES];              /* one of them that we do not know */
+    int is_quantized;
     double pooling_mode_mean_tokens, pooling_mode_cls_token, pooling_mode_lasttoken, max_seq_length, model_max_length;
     double pooling_mode_max_tokens, pooling_mode_mean_sqrt_len_tokens, pooling_mode_weightedmean_tokens;
     double do_lower_case, tokenize_chinese_chars, strip_accents;    /* of vocab.txt; strip_accents -1: as do_lower_case */
@@ -88,15 +102,50 @@ static const entry g_entries[] = {
     NUMBER(head_dim), NUMBER(intermediate_size), NUMBER(vocab_size), NUMBER(max_position_embeddings), NUMBER(rms_norm_eps),
     NUMBER(layer_norm_eps), NUMBER(rope_theta), NUMBER(rope_local_base_freq), NUMBER(sliding_window), NUMBER(pad_token_id),
     NUMBER(query_pre_attn_scalar), NUMBER(tie_word_embeddings), NUMBER(use_sliding_window), NUMBER(sliding_window_pattern),
-    NUMBER(factor), NUMBER(low_freq_factor), NUMBER(high_freq_factor), NUMBER(original_max_position_embeddings),
+    NUMBER(original_max_position_embeddings), NUMBER(max_window_layers),
+    NUMBER(partial_rotary_factor), NUMBER(is_causal), NUMBER(use_bidirectional_attention), NUMBER(is_decoder),
+    NUMBER(add_cross_attention),
     NUMBER(final_logit_softcapping), NUMBER(attn_logit_softcapping), NUMBER(pooling_mode_mean_tokens), NUMBER(pooling_mode_cls_token),
     NUMBER(pooling_mode_lasttoken), NUMBER(max_seq_length), NUMBER(model_max_length), NUMBER(pooling_mode_max_tokens),
     NUMBER(pooling_mode_mean_sqrt_len_tokens), NUMBER(pooling_mode_weightedmean_tokens), NUMBER(do_lower_case),
     NUMBER(tokenize_chinese_chars), NUMBER(strip_accents), NUMBER(bos_token_id),
     { "hidden_act", offsetof(config, act), 1 }, { "hidden_activation", offsetof(config, act), 1 },
-    { "rope_type", offsetof(config, rope_type), 1 }, { "type", offsetof(config, rope_type), 1 },
-    { "_sliding_window_pattern", offsetof(config, sliding_window_pattern), 0 },
+    WORD(position_embedding_type), { "_sliding_window_pattern", offsetof(config, sliding_window_pattern), 0 },
 };
+#undef NUMBER
+#undef WORD
+#define NUMBER(name) { #name, offsetof(rope, name), 0 }
+#define WORD(name) { #name, offsetof(rope, name), 1 }
+static const entry g_rope_entries[] = {
+    WORD(rope_type), WORD(type), NUMBER(rope_theta), NUMBER(factor), NUMBER(low_freq_factor), NUMBER(high_freq_factor),
+    NUMBER(original_max_position_embeddings), NUMBER(partial_rotary_factor),
+};
+
+/* As the configuration classes of transformers have it; the tokenizer's switches as BertTokenizer has them. */
+static const config g_silent = {
+    .sliding_window = 4096, .sliding_window_pattern = 6, .max_window_layers = 28, .query_pre_attn_scalar = 256,
+    .pad_token_id = 1, .partial_rotary_factor = 1, .is_causal = 1,
+    .rope = { .partial_rotary_factor = 1 }, .local_rope = { .partial_rotary_factor = 1 },
+    .do_lower_case = 1, .tokenize_chinese_chars = 1, .strip_accents = -1, .bos_token_id = -1,
+};
+
+static const entry *find_entry(const entry *entries, int n, const char *name) {
+    int i = 0;
+    while (i < n && strcmp(entries[i].name, name)) i++;
+    return i < n ? &entries[i] : NULL;
+}
+
+/* Keep the value just read where its entry says. Return 0 where it is of another kind. */
+static int keep(const lm_json *j, int kind, const entry *e, void *in) {
+    if (e && e->is_text && kind == LM_JSON_TEXT) {
+        snprintf((char *)in + e->at, WORD_BYTES, "%s", j->string.data);
+    } else if (e && !e->is_text && (kind == LM_JSON_INT || kind == LM_JSON_REAL || kind == LM_JSON_BOOL)) {
+        *(double *)((char *)in + e->at) = kind == LM_JSON_BOOL ? (double)j->integer : j->real;
+    } else {
+        return 0;
+    }
+    return 1;
+}
 
 /* The token, or the tokens, that end an answer; a later file's count. */
 static void read_ends(config *c, lm_json *j, int kind, lm_err *err) {
@@ -138,25 +187,53 @@ static void read_template(lm_hf *hf, lm_json *j, int kind, lm_err *err) {
     }
 }
 
-/* Read an object's members that we know; rope_scaling's and rope_parameters' members count as its own. */
-static void read_members(lm_hf *hf, lm_json *j, int in_rope, lm_err *err) {
+/* Turns of all layers, or in an object each those of full and of sliding layers. */
+static void read_rope(config *c, lm_json *j, rope *r, lm_err *err) {
+    r->is_there = 1;
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
+        int is_full = !strcmp(j->key.data, "full_attention"), is_local = !strcmp(j->key.data, "sliding_attention");
+        if (c && kind == LM_JSON_OBJECT && (is_full || is_local)) {
+            read_rope(NULL, j, is_full ? &c->rope : &c->local_rope, err);
+        } else if (!keep(j, kind, find_entry(g_rope_entries, LM_COUNT(g_rope_entries), j->key.data), r)) {
+            lm_json_skip(j, kind, err);
+        }
+    }
+}
+
+/* Which layers see only a window. */
+static void read_layer_types(config *c, lm_json *j, lm_err *err) {
+    c->n_layer_types = 0;
+    for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END;) {
+        const char *type = kind == LM_JSON_TEXT && *j->string.data ? j->string.data : "?";
+        int is_sliding = !strcmp(type, "sliding_attention");
+        if (c->n_layer_types == LM_LAYERS_MAX)
+            lm_err_set(err, LM_ERROR, "layer_types: more than %d layers", LM_LAYERS_MAX);
+        if (err->code) return;
+        if (!is_sliding && strcmp(type, "full_attention")) snprintf(c->odd_type, sizeof c->odd_type, "%s", type);
+        if (kind != LM_JSON_TEXT) lm_json_skip(j, kind, err);
+        c->is_sliding[c->n_layer_types++] = (uint8_t)is_sliding;
+    }
+}
+
+/* Read an object's members that we know. */
+static void read_members(lm_hf *hf, lm_json *j, lm_err *err) {
     config *c = &hf->c;
     for (int kind; (kind = lm_json_next(j, err)) != LM_JSON_END && !err->code;) {
-        const entry *e = NULL;
-        for (int i = 0; i < LM_COUNT(g_entries); i++) if (!strcmp(g_entries[i].name, j->key.data)) e = &g_entries[i];
-        int is_rope = !strcmp(j->key.data, "rope_scaling") || !strcmp(j->key.data, "rope_parameters");
-        if (e && e->at == offsetof(config, rope_type) && !in_rope) e = NULL;
-        if (is_rope && kind == LM_JSON_OBJECT && !in_rope) {
-            read_members(hf, j, 1, err);
-        } else if (!strcmp(j->key.data, "eos_token_id") && kind != LM_JSON_NULL) {
+        const char *key = j->key.data;
+        if (kind == LM_JSON_OBJECT && (!strcmp(key, "rope_scaling") || !strcmp(key, "rope_parameters"))) {
+            read_rope(c, j, &c->rope, err);
+        } else if (kind == LM_JSON_ARRAY && !strcmp(key, "layer_types")) {
+            read_layer_types(c, j, err);
+        } else if (kind == LM_JSON_NULL && !strcmp(key, "sliding_window")) {
+            c->sliding_window = 0;
+        } else if (kind == LM_JSON_OBJECT && !strcmp(key, "quantization_config")) {
+            c->is_quantized = 1;
+            lm_json_skip(j, kind, err);
+        } else if (!strcmp(key, "eos_token_id") && kind != LM_JSON_NULL) {
             read_ends(c, j, kind, err);
-        } else if (!strcmp(j->key.data, "chat_template") && (kind == LM_JSON_TEXT || kind == LM_JSON_ARRAY)) {
+        } else if (!strcmp(key, "chat_template") && (kind == LM_JSON_TEXT || kind == LM_JSON_ARRAY)) {
             read_template(hf, j, kind, err);
-        } else if (e && e->is_text && kind == LM_JSON_TEXT) {
-            snprintf((char *)c + e->at, sizeof c->act, "%s", j->string.data);
-        } else if (e && !e->is_text && (kind == LM_JSON_INT || kind == LM_JSON_REAL || kind == LM_JSON_BOOL)) {
-            *(double *)((char *)c + e->at) = kind == LM_JSON_BOOL ? (double)j->integer : j->real;
-        } else {
+        } else if (!keep(j, kind, find_entry(g_entries, LM_COUNT(g_entries), key), c)) {
             lm_json_skip(j, kind, err);
         }
     }
@@ -185,7 +262,7 @@ static void read_config(lm_hf *hf, const char *folder, const char *name, int opt
     lm_json j;
     char *text = open_json(folder, name, LM_JSON_OBJECT, optional, &j, err);
     if (!text) return;
-    read_members(hf, &j, 0, err);
+    read_members(hf, &j, err);
     close_json(&j, text, name, err);
 }
 
@@ -274,13 +351,23 @@ static const name_row gemma3_names[] = {
     { "layers.%d.post_feedforward_layernorm.weight", "blk.%d.post_ffw_norm.weight", PLUS_ONE },
 };
 
-/* model_type, our architecture, its names, and what may stand before them. */
-static const struct kind { const char *model_type, *arch; const name_row *names; int n_names; int has_offset; } g_kinds[] = {
-    { "bert", "bert", bert_names, LM_COUNT(bert_names), 0 }, { "roberta", "bert", bert_names, LM_COUNT(bert_names), 1 },
-    { "xlm-roberta", "bert", bert_names, LM_COUNT(bert_names), 1 }, { "camembert", "bert", bert_names, LM_COUNT(bert_names), 1 },
-    { "llama", "llama", llama_names, LM_COUNT(llama_names), 0 }, { "mistral", "llama", llama_names, LM_COUNT(llama_names), 0 },
-    { "qwen2", "qwen2", qwen_names, LM_COUNT(qwen_names), 0 }, { "qwen3", "qwen3", qwen_names, LM_COUNT(qwen_names), 0 },
-    { "gemma3_text", "gemma3", gemma3_names, LM_COUNT(gemma3_names), 0 },
+/* Which layers see only a window: none; all; those from max_window_layers on; all but every sliding_window_pattern-th.
+** In place of the latter two layer_types may say so. */
+enum { NO_WINDOW, ALL_WINDOW, LATE_WINDOW, PERIODIC_WINDOW };
+
+/* model_type, our architecture, its names, whether positions begin after pad_token_id, and windows. */
+static const struct kind {
+    const char *model_type, *arch; const name_row *names; int n_names, has_offset, window;
+} g_kinds[] = {
+    { "bert", "bert", bert_names, LM_COUNT(bert_names), 0, NO_WINDOW },
+    { "roberta", "bert", bert_names, LM_COUNT(bert_names), 1, NO_WINDOW },
+    { "xlm-roberta", "bert", bert_names, LM_COUNT(bert_names), 1, NO_WINDOW },
+    { "camembert", "bert", bert_names, LM_COUNT(bert_names), 1, NO_WINDOW },
+    { "llama", "llama", llama_names, LM_COUNT(llama_names), 0, NO_WINDOW },
+    { "mistral", "llama", llama_names, LM_COUNT(llama_names), 0, ALL_WINDOW },
+    { "qwen2", "qwen2", qwen_names, LM_COUNT(qwen_names), 0, LATE_WINDOW },
+    { "qwen3", "qwen3", qwen_names, LM_COUNT(qwen_names), 0, LATE_WINDOW },
+    { "gemma3_text", "gemma3", gemma3_names, LM_COUNT(gemma3_names), 0, PERIODIC_WINDOW },
 };
 static const char *const g_prefixes[] = { "", "model.", "bert.", "roberta." };
 
@@ -293,6 +380,84 @@ static const struct kind *find_kind(const lm_hf *hf, lm_err *err) {
                " mistral, qwen2, qwen3, gemma3_text)",
                hf->c.model_type);
     return NULL;
+}
+
+/* What stands in several places of config.json, brought to one. */
+static void settle(config *c) {
+    rope *ropes[] = { &c->rope, &c->local_rope };
+    const double bases[] = { c->rope_theta, c->rope_local_base_freq };
+    for (int i = 0; i < LM_COUNT(ropes); i++) {
+        rope *r = ropes[i];
+        if (!*r->rope_type) memcpy(r->rope_type, r->type, sizeof r->type);
+        if (r->rope_theta == 0) r->rope_theta = bases[i];
+        if (r->original_max_position_embeddings == 0)
+            r->original_max_position_embeddings = c->original_max_position_embeddings;
+        if (c->partial_rotary_factor != 1) r->partial_rotary_factor = c->partial_rotary_factor;
+    }
+    if (!c->num_key_value_heads) c->num_key_value_heads = c->num_attention_heads;
+}
+
+static void check_act(const char *act, const char *arch, lm_err *err) {
+    int fine = !strcmp(arch, "bert")     ? !strcmp(act, "gelu")
+               : !strcmp(arch, "gemma3") ? !strcmp(act, "gelu_pytorch_tanh")
+                                         : !strcmp(act, "silu");
+    if (*act && !fine)
+        lm_err_set(err, LM_ERROR, "config.json: activation \"%s\" is not supported in a %s model", act, arch);
+}
+
+static void check_rope(const rope *r, int is_local, const char *arch, lm_err *err) {
+    static const char *const types[] = { "default", "linear", "llama3" };
+    int is_gemma = !strcmp(arch, "gemma3"), i = 0;
+    int n = is_local ? 1 : is_gemma ? 2 : 3;        /* llama3's factors would slow Gemma's local layers as well */
+    const char *where = is_local ? " of sliding_attention" : "";
+    while (i < n && strcmp(r->rope_type, types[i])) i++;
+    if (*r->rope_type && i == n) {
+        lm_err_set(err, LM_ERROR, "config.json: rope type \"%s\"%s is not supported in a %s model (have: default%s%s)",
+                   r->rope_type, where, arch, n > 1 ? ", linear" : "", n > 2 ? ", llama3" : "");
+    }
+    if (!*r->rope_type && r->factor != 0 && r->factor != 1)
+        lm_err_set(err, LM_ERROR, "config.json: rope_scaling%s: a factor without a rope_type", where);
+    if (!strcmp(r->rope_type, "linear") && !(r->factor >= 1))
+        lm_err_set(err, LM_ERROR, "config.json: rope_scaling: linear needs factor, 1 or more");
+    if (r->partial_rotary_factor != 1)
+        lm_err_set(err, LM_ERROR, "config.json: partial_rotary_factor%s other than 1 is not supported", where);
+    if (is_local && r->is_there && !is_gemma)
+        lm_err_set(err, LM_ERROR, "config.json: rope_parameters: sliding_attention is not supported in a %s model", arch);
+}
+
+/* Switches of which we have one side. */
+static const struct { const char *name; size_t at; int have, is_encoder; } g_switches[] = {
+    { "is_causal", offsetof(config, is_causal), 1, 0 }, { "is_decoder", offsetof(config, is_decoder), 0, 1 },
+    { "use_bidirectional_attention", offsetof(config, use_bidirectional_attention), 0, 0 },
+    { "add_cross_attention", offsetof(config, add_cross_attention), 0, 1 },
+};
+
+/* What would change the numbers, and is not there to do so, must not be passed over. */
+static void check_config(const config *c, const struct kind *kind, lm_err *err) {
+    int is_encoder = !strcmp(kind->arch, "bert"), is_gemma = !strcmp(kind->arch, "gemma3");
+    check_act(c->act, kind->arch, err);
+    if (c->is_quantized)
+        lm_err_set(err, LM_ERROR, "config.json: quantization_config is not supported (have: weights of f32, f16, bf16)");
+    for (int i = 0; i < LM_COUNT(g_switches); i++) {
+        double said = *(const double *)((const char *)c + g_switches[i].at);
+        if (g_switches[i].is_encoder == is_encoder && said != g_switches[i].have)
+            lm_err_set(err, LM_ERROR, "config.json: %s other than %s is not supported in a %s model",
+                       g_switches[i].name, g_switches[i].have ? "true" : "false", kind->arch);
+    }
+    if (is_encoder && *c->position_embedding_type && strcmp(c->position_embedding_type, "absolute")) {
+        lm_err_set(err, LM_ERROR, "config.json: position_embedding_type \"%s\" is not supported (have: absolute)",
+                   c->position_embedding_type);
+    }
+    if (is_gemma && !(c->query_pre_attn_scalar > 0))
+        lm_err_set(err, LM_ERROR, "config.json: query_pre_attn_scalar %g: expected a number above 0",
+                   c->query_pre_attn_scalar);
+    if (!is_encoder && *c->odd_type) {
+        lm_err_set(err, LM_ERROR,
+                   "config.json: layer_types: \"%s\" is not supported (have: full_attention, sliding_attention)",
+                   c->odd_type);
+    }
+    check_rope(&c->rope, 0, kind->arch, err);
+    check_rope(&c->local_rope, 1, kind->arch, err);
 }
 
 /* Does a name fit a pattern with at most one %d? Return the layer in *layer, -1 where the pattern has none. */
@@ -400,14 +565,13 @@ static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n
     lm_json_clear(&j);
 }
 
-static void open_files(lm_hf *hf, const char *folder, lm_err *err) {
+static void open_files(lm_hf *hf, const char *folder, const struct kind *kind, lm_err *err) {
     size_t n;
     char *index = read_whole(folder, "model.safetensors.index.json", TOKENIZER_MAX, 1, &n, err);
     if (index) read_index(hf, folder, index, n, err);
     else open_file(hf, folder, "model.safetensors", err);
     lm_free(index);
-    const struct kind *kind = err->code ? NULL : find_kind(hf, err);
-    for (int f = 0; f < hf->n_files && kind; f++) {
+    for (int f = 0; f < hf->n_files && !err->code; f++) {
         for (int i = 0; i < lm_safetensors_n_tensors(hf->files[f]) && !err->code; i++)
             place_tensor(hf, kind, f, i, err);
     }
@@ -442,13 +606,58 @@ static void put_real(lm_buf *out, const char *arch, const char *key, double x, l
     lm_meta_put(out, bits, 4, err);
 }
 
-static void check_act(const lm_hf *hf, const char *arch, lm_err *err) {
-    const char *act = hf->c.act;
-    int fine = !strcmp(arch, "bert")     ? !strcmp(act, "gelu")
-               : !strcmp(arch, "gemma3") ? !strcmp(act, "gelu_pytorch_tanh")
-                                         : !strcmp(act, "silu");
-    if (*act && !fine)
-        lm_err_set(err, LM_ERROR, "config.json: activation \"%s\" is not supported in a %s model", act, arch);
+/* Does a layer see only a window? */
+static int is_local(const config *c, const struct kind *kind, int layer) {
+    int by_type = layer < c->n_layer_types;
+    switch (c->sliding_window != 0 || kind->window == PERIODIC_WINDOW ? kind->window : NO_WINDOW) {
+    case ALL_WINDOW: return 1;
+    case LATE_WINDOW:
+        if (c->use_sliding_window == 0) return 0;
+        return by_type ? c->is_sliding[layer] : layer >= c->max_window_layers;
+    case PERIODIC_WINDOW: return by_type ? c->is_sliding[layer] : (layer + 1) % (int)c->sliding_window_pattern != 0;
+    default: return 0;
+    }
+}
+
+static void check_window(const config *c, const struct kind *kind, int n, lm_err *err) {
+    int counts = kind->window == PERIODIC_WINDOW || (kind->window == LATE_WINDOW && c->use_sliding_window != 0);
+    int64_t period = count_of(c->sliding_window_pattern);
+    if (kind->window == NO_WINDOW && c->use_sliding_window != 0)
+        lm_err_set(err, LM_ERROR, "config.json: use_sliding_window is not supported in a %s model", kind->arch);
+    if (kind->window == PERIODIC_WINDOW && (period < 1 || (double)period != c->sliding_window_pattern))
+        lm_err_set(err, LM_ERROR, "config.json: sliding_window_pattern %g: expected a whole number from 1 on",
+                   c->sliding_window_pattern);
+    if (counts && c->n_layer_types && c->n_layer_types != n)
+        lm_err_set(err, LM_ERROR, "config.json: layer_types: %d, expected one for each of %d layers", c->n_layer_types, n);
+    for (int i = 0; i < LM_MIN(n, c->n_layer_types) && kind->window <= ALL_WINDOW && !err->code; i++) {
+        int local = is_local(c, kind, i);
+        if (local != c->is_sliding[i])
+            lm_err_set(err, LM_ERROR, "config.json: layer_types: layer %d: expected %s_attention, as all of this %s model",
+                       i, local ? "sliding" : "full", kind->model_type);
+    }
+}
+
+/* Windows as hyper-parameters have them: in no layer, in all, in all but every so manieth. */
+static void put_window(lm_buf *out, const config *c, const struct kind *kind, lm_err *err) {
+    int n = (int)LM_MIN(count_of(c->num_hidden_layers), LM_LAYERS_MAX), n_local = 0, period = 0;
+    check_window(c, kind, n, err);
+    for (int i = 0; i < n && !err->code; i++) {
+        int local = is_local(c, kind, i);
+        if (!local && !period) period = i + 1;
+        n_local += local;
+    }
+    for (int i = 0; i < n && n_local && !err->code; i++) {
+        if (is_local(c, kind, i) == (period && i % period == period - 1))
+            lm_err_set(err, LM_ERROR,
+                       "config.json: %s: layer %d: layers without a window are supported at even distances only",
+                       c->n_layer_types ? "layer_types" : "max_window_layers", i);
+    }
+    if (!n_local || err->code) return;
+    if (c->sliding_window == 0)
+        lm_err_set(err, LM_ERROR, "config.json: sliding_window: expected a number, for %d of %d layers", n_local, n);
+    put_int(out, kind->arch, "attention.sliding_window", c->sliding_window, err);
+    lm_meta_put_key(out, kind->arch, "attention.sliding_window_pattern", LM_META_U32, err);
+    lm_meta_put(out, (uint32_t)period, 4, err);
 }
 
 static void put_ends(lm_buf *out, const config *c, lm_err *err) {
@@ -466,12 +675,10 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
     const char *a = kind->arch;
     lm_buf out = {0};
     double offset = kind->has_offset ? c->pad_token_id + 1 : 0;
-    int uses_window = !strcmp(a, "gemma3") || !strcmp(kind->model_type, "mistral") || c->use_sliding_window != 0;
     /* Where sentence-transformers sets no length the tokenizer's counts, unless it is the placeholder 1e30. */
     double n_text = c->max_seq_length != 0                                      ? c->max_seq_length
                     : c->model_max_length < c->max_position_embeddings - offset ? c->model_max_length
                                                                                 : 0;
-    check_act(hf, a, err);
     lm_meta_put_text(&out, "general.architecture", a, strlen(a), err);
     put_int(&out, a, "context_length", c->max_position_embeddings - offset, err);
     put_int(&out, a, "embedding_length", c->hidden_size, err);
@@ -483,18 +690,13 @@ static void write_meta(lm_hf *hf, const struct kind *kind, const char *tokenizer
     put_int(&out, a, "attention.value_length", c->head_dim, err);
     put_real(&out, a, "attention.layer_norm_rms_epsilon", c->rms_norm_eps, err);
     put_real(&out, a, "attention.layer_norm_epsilon", c->layer_norm_eps, err);
-    put_real(&out, a, "rope.freq_base", c->rope_theta, err);
-    put_real(&out, a, "rope.freq_base_swa", c->rope_local_base_freq, err);
-    if (uses_window) put_int(&out, a, "attention.sliding_window", c->sliding_window, err);
-    if (uses_window) put_int(&out, a, "attention.sliding_window_pattern", c->sliding_window_pattern, err);
-    if (c->query_pre_attn_scalar > 0) put_real(&out, a, "attention.scale", 1 / sqrt(c->query_pre_attn_scalar), err);
+    put_real(&out, a, "rope.freq_base", c->rope.rope_theta, err);
+    put_real(&out, a, "rope.freq_base_swa", c->local_rope.rope_theta, err);
+    put_window(&out, c, kind, err);
+    if (!strcmp(a, "gemma3")) put_real(&out, a, "attention.scale", 1 / sqrt(c->query_pre_attn_scalar), err);
     put_real(&out, a, "final_logit_softcapping", c->final_logit_softcapping, err);
     put_real(&out, a, "attn_logit_softcapping", c->attn_logit_softcapping, err);
-    if (!strcmp(c->rope_type, "linear")) put_real(&out, a, "rope.scaling.factor", c->factor, err);
-    else if (*c->rope_type && strcmp(c->rope_type, "default") && strcmp(c->rope_type, "llama3")) {
-        lm_err_set(err, LM_ERROR, "config.json: rope type \"%s\" is not supported (have: default, linear, llama3)",
-                   c->rope_type);
-    }
+    if (!strcmp(c->rope.rope_type, "linear")) put_real(&out, a, "rope.scaling.factor", c->rope.factor, err);
     put_int(&out, a, "pooling_type",
             c->pooling_mode_lasttoken != 0   ? 3
             : c->pooling_mode_cls_token != 0 ? 2
@@ -585,13 +787,14 @@ static char *read_tokenizer(lm_hf *hf, size_t *n, lm_err *err) {
 /* Llama 3 slows the low frequencies by a factor, the high ones not at all, and those between by degrees. */
 static void add_factors(lm_hf *hf, lm_err *err) {
     const config *c = &hf->c;
+    const rope *r = &c->rope;
     int64_t dim = count_of(c->head_dim > 0              ? c->head_dim
                            : c->num_attention_heads > 0 ? c->hidden_size / c->num_attention_heads
                                                         : 0);
-    if (strcmp(c->rope_type, "llama3") || err->code) return;
-    if (dim < 2 || dim > 1024 || !(c->factor >= 1) || !(c->low_freq_factor > 0)
-        || !(c->high_freq_factor > c->low_freq_factor) || !(c->original_max_position_embeddings > 0)
-        || !(c->rope_theta > 0)) {
+    if (strcmp(r->rope_type, "llama3") || err->code) return;
+    if (dim < 2 || dim > 1024 || !(r->factor >= 1) || !(r->low_freq_factor > 0)
+        || !(r->high_freq_factor > r->low_freq_factor) || !(r->original_max_position_embeddings > 0)
+        || !(r->rope_theta > 0)) {
         lm_err_set(
             err, LM_ERROR,
             "config.json: rope_scaling: llama3 needs factor, low_freq_factor, high_freq_factor, original_max_position_embeddings");
@@ -600,15 +803,15 @@ static void add_factors(lm_hf *hf, lm_err *err) {
     hf->n_factors = (int)dim / 2;
     hf->factors = lm_alloc(sizeof *hf->factors * (size_t)hf->n_factors, err);
     if (!hf->factors) return;
-    double low = c->original_max_position_embeddings / c->low_freq_factor,
-           high = c->original_max_position_embeddings / c->high_freq_factor;
+    double low = r->original_max_position_embeddings / r->low_freq_factor,
+           high = r->original_max_position_embeddings / r->high_freq_factor;
     for (int i = 0; i < hf->n_factors; i++) {
-        double wave = 2 * 3.14159265358979323846 * lm_pow(c->rope_theta, 2.0 * i / (double)dim);
-        double smooth = (c->original_max_position_embeddings / wave - c->low_freq_factor)
-                        / (c->high_freq_factor - c->low_freq_factor);
+        double wave = 2 * 3.14159265358979323846 * lm_pow(r->rope_theta, 2.0 * i / (double)dim);
+        double smooth = (r->original_max_position_embeddings / wave - r->low_freq_factor)
+                        / (r->high_freq_factor - r->low_freq_factor);
         hf->factors[i] = wave < high  ? 1
-                         : wave > low ? (float)c->factor
-                                      : (float)(1 / ((1 - smooth) / c->factor + smooth));
+                         : wave > low ? (float)r->factor
+                                      : (float)(1 / ((1 - smooth) / r->factor + smooth));
     }
     lm_tensor t = { .name = "rope_freqs.weight", .dtype = LM_F32, .n_dims = 1, .ne = { hf->n_factors, 1, 1, 1 } };
     add_tensor(hf, &t, t.name, (origin){ -1, -1, FREQUENCIES, 0 }, err);
@@ -628,8 +831,7 @@ lm_hf *lm_hf_open(const char *folder, lm_err *err) {
     lm_hf *hf = lm_calloc(1, sizeof *hf, err);
     size_t tokenizer_n;
     if (!hf) return NULL;
-    hf->c.do_lower_case = hf->c.tokenize_chinese_chars = 1;
-    hf->c.strip_accents = hf->c.bos_token_id = -1;
+    hf->c = g_silent;
     if (snprintf(hf->root, sizeof hf->root, "%s", folder) >= PATH_BYTES)
         lm_err_set(err, LM_ERROR, "the path is too long");
     read_modules(hf, folder, err);
@@ -638,11 +840,13 @@ lm_hf *lm_hf_open(const char *folder, lm_err *err) {
     read_config(hf, hf->root, "sentence_bert_config.json", 1, err);
     read_config(hf, hf->root, "tokenizer_config.json", 1, err);
     read_jinja(hf, err);
-    if (!hf->c.num_key_value_heads) hf->c.num_key_value_heads = hf->c.num_attention_heads;
-    open_files(hf, hf->root, err);
+    settle(&hf->c);
+    const struct kind *kind = err->code ? NULL : find_kind(hf, err);
+    if (kind) check_config(&hf->c, kind, err);
+    open_files(hf, hf->root, kind, err);
     add_factors(hf, err);
     char *tokenizer = read_tokenizer(hf, &tokenizer_n, err);
-    if (!err->code) write_meta(hf, find_kind(hf, err), tokenizer, tokenizer_n, err);
+    if (!err->code) write_meta(hf, kind, tokenizer, tokenizer_n, err);
     lm_free(tokenizer);
     if (!err->code) return hf;
     lm_hf_close(hf);
