@@ -427,6 +427,10 @@ static const struct { const char *folder, *from, *to, *want; int window, period;
     { "hf_bert", ADD("\"is_decoder\": true"), "is_decoder other than false is not supported in a bert model", 0, 0, 0, 0, 0 },
     { "hf_bert", ADD("\"add_cross_attention\": true"), "add_cross_attention other than false is not supported in a bert model", 0, 0, 0, 0, 0 },
     { "hf_bert", ADD("\"is_decoder\": false, \"is_causal\": false"), NULL, 0, 0, 1e4f, 1, 0 },
+
+    { "hf_llama_tied", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", "lm_head.weight is missing", 0, 0, 0, 0, 0 },
+    { "hf_llama_tied", "\"tie_word_embeddings\"", "\"was\"", NULL, 0, 0, 1e4f, 1, 0 },
+    { "hf_gemma3", ADD("\"tie_word_embeddings\": false"), "lm_head.weight is missing", 0, 0, 0, 0, 0 },
 };
 
 /* Change that text of the folder's config.json. */
@@ -487,8 +491,14 @@ static void test_configs(void) {
     write_changed("hf_gemma3", "\"query_pre_attn_scalar\"", "\"was\"");
     h = read_changed(__LINE__);
     CHECK(h.attn_scale == 0.0625f, "attn_scale %g", (double)h.attn_scale);
-    remove("build/tmp/hf/config.json");
+    /* What pools has no use for an output. */
+    mkdir("build/tmp/hf/1_Pooling", 0777);
+    write_text("1_Pooling/config.json", "{\"pooling_mode_lasttoken\":true}");
+    write_changed("hf_llama_tied", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    read_changed(__LINE__);
+    clear_folder();
     remove("build/tmp/hf/model.safetensors");
+    remove("build/tmp/hf/1_Pooling");
     remove("build/tmp/hf");
 }
 

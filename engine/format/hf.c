@@ -37,7 +37,7 @@ typedef struct {
     char model_type[WORD_BYTES], act[WORD_BYTES], position_embedding_type[WORD_BYTES];
     double hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, intermediate_size, vocab_size;
     double max_position_embeddings, rms_norm_eps, layer_norm_eps, rope_theta, rope_local_base_freq, sliding_window, pad_token_id;
-    double query_pre_attn_scalar, tie_word_embeddings;
+    double query_pre_attn_scalar, tie_word_embeddings, attention_bias;      /* the latter two -1: not said */
     double use_sliding_window, max_window_layers, sliding_window_pattern;
     double partial_rotary_factor, is_causal, use_bidirectional_attention, is_decoder, add_cross_attention;
     double original_max_position_embeddings, final_logit_softcapping, attn_logit_softcapping;
@@ -102,7 +102,7 @@ static const entry g_entries[] = {
     NUMBER(head_dim), NUMBER(intermediate_size), NUMBER(vocab_size), NUMBER(max_position_embeddings), NUMBER(rms_norm_eps),
     NUMBER(layer_norm_eps), NUMBER(rope_theta), NUMBER(rope_local_base_freq), NUMBER(sliding_window), NUMBER(pad_token_id),
     NUMBER(query_pre_attn_scalar), NUMBER(tie_word_embeddings), NUMBER(use_sliding_window), NUMBER(sliding_window_pattern),
-    NUMBER(original_max_position_embeddings), NUMBER(max_window_layers),
+    NUMBER(original_max_position_embeddings), NUMBER(attention_bias), NUMBER(max_window_layers),
     NUMBER(partial_rotary_factor), NUMBER(is_causal), NUMBER(use_bidirectional_attention), NUMBER(is_decoder),
     NUMBER(add_cross_attention),
     NUMBER(final_logit_softcapping), NUMBER(attn_logit_softcapping), NUMBER(pooling_mode_mean_tokens), NUMBER(pooling_mode_cls_token),
@@ -124,7 +124,7 @@ static const entry g_rope_entries[] = {
 /* As the configuration classes of transformers have it; the tokenizer's switches as BertTokenizer has them. */
 static const config g_silent = {
     .sliding_window = 4096, .sliding_window_pattern = 6, .max_window_layers = 28, .query_pre_attn_scalar = 256,
-    .pad_token_id = 1, .partial_rotary_factor = 1, .is_causal = 1,
+    .pad_token_id = 1, .tie_word_embeddings = -1, .attention_bias = -1, .partial_rotary_factor = 1, .is_causal = 1,
     .rope = { .partial_rotary_factor = 1 }, .local_rope = { .partial_rotary_factor = 1 },
     .do_lower_case = 1, .tokenize_chinese_chars = 1, .strip_accents = -1, .bos_token_id = -1,
 };
@@ -496,6 +496,18 @@ static void add_tensor(lm_hf *hf, const lm_tensor *from, const char *name, origi
 /* A number of config.json as what counts something; -1: it counts nothing. */
 static int64_t count_of(double x) { return x >= 0 && x <= INT32_MAX ? (int64_t)x : -1; }
 
+/* Is the output the embeddings? Gemma's is unless config.json says otherwise. */
+static int is_tied(const config *c, const struct kind *kind) {
+    return c->tie_word_embeddings < 0 ? !strcmp(kind->arch, "gemma3") : c->tie_word_embeddings != 0;
+}
+
+/* Does transformers leave a tensor out, though it is in the file? */
+static int is_left_out(const config *c, const struct kind *kind, const name_row *row) {
+    if (!strcmp(row->gguf, "output.weight")) return is_tied(c, kind);
+    return !strcmp(kind->model_type, "llama") && c->attention_bias == 0 && strstr(row->hf, "self_attn.")
+           && strstr(row->hf, ".bias");
+}
+
 /* Give a tensor of a file its place, if it has one. */
 static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm_err *err) {
     const lm_tensor *t = lm_safetensors_tensor(hf->files[file], i);
@@ -507,7 +519,7 @@ static void place_tensor(lm_hf *hf, const struct kind *kind, int file, int i, lm
             char name[LM_NAME_MAX + 16];
             int layer;
             if (!fits(row->hf, t->name + prefix_n, &layer)) continue;
-            if (!strcmp(row->gguf, "output.weight") && hf->c.tie_word_embeddings != 0) return;
+            if (is_left_out(&hf->c, kind, row)) return;
             origin o = { file, i, row->how, 0 };
             if (row->how == FROM_ROW) o.arg = kind->has_offset ? count_of(hf->c.pad_token_id) + 1 : 0;
             if (row->how == IN_PAIRS)
@@ -565,6 +577,18 @@ static void read_index(lm_hf *hf, const char *folder, const char *text, size_t n
     lm_json_clear(&j);
 }
 
+static int pools(const config *c) {
+    return c->pooling_mode_mean_tokens != 0 || c->pooling_mode_cls_token != 0 || c->pooling_mode_lasttoken != 0;
+}
+
+/* Where the output is said not to be the embeddings they must not stand in for it. What pools has no use for an output. */
+static void check_output(const lm_hf *hf, const struct kind *kind, lm_err *err) {
+    size_t i = 0;
+    if (!strcmp(kind->arch, "bert") || hf->c.tie_word_embeddings != 0 || pools(&hf->c)) return;
+    while (i < hf->n && strcmp(hf->tensors[i].name, "output.weight")) i++;
+    if (i == hf->n) lm_err_set(err, LM_ERROR, "lm_head.weight is missing, and config.json: tie_word_embeddings is false");
+}
+
 static void open_files(lm_hf *hf, const char *folder, const struct kind *kind, lm_err *err) {
     size_t n;
     char *index = read_whole(folder, "model.safetensors.index.json", TOKENIZER_MAX, 1, &n, err);
@@ -575,6 +599,7 @@ static void open_files(lm_hf *hf, const char *folder, const struct kind *kind, l
         for (int i = 0; i < lm_safetensors_n_tensors(hf->files[f]) && !err->code; i++)
             place_tensor(hf, kind, f, i, err);
     }
+    if (!err->code) check_output(hf, kind, err);
 }
 
 /*----------------------------------------------------------------------
