@@ -238,7 +238,7 @@ static lm_shared *read_shared(lm_conn *c, const lm_found *f, lm_err *err) {
 
 static lm_shared *begin_found(lm_conn *c, const lm_found *f, lm_err *err) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    lm_shared *s = NULL, *idle = NULL;
+    lm_shared *s = NULL;
     pthread_once(&once, watch_forks);
     for (int i = 0; i < c->n_uses && !s; i++) {
         lm_use *u = &c->uses[i];
@@ -246,29 +246,26 @@ static lm_shared *begin_found(lm_conn *c, const lm_found *f, lm_err *err) {
         rename_use(u, f->name);
         if (!memcmp(u->edit, f->edit, 8)) s = u->model;
     }
+    /* Before the lock: SQLite's own, which place_of takes, may be held by who waits for ours. */
+    int is_used = s != NULL;
+    char *place = is_used ? NULL : place_of(c, f->schema);
+    if (!is_used && !place) return lm_err_set(err, LM_NOMEM, "out of memory"), NULL;
+    lock();
+    if (!is_used) s = find_verified(place, f);
+    int is_known = s != NULL;
+    if (s) s->calls++, s->used = ++g_clock;
+    unlock();
+    if (is_used) return s;
+    if (!s) s = read_shared(c, f, err);
     lock();
     if (s) {
-        s->calls++;
         s->used = ++g_clock;
-        unlock();
-    } else {
-        char *place = place_of(c, f->schema);
-        if (!place) lm_err_set(err, LM_NOMEM, "out of memory");
-        else s = find_verified(place, f);
-        int known = s != NULL;
-        if (s) s->calls++;
-        unlock();
-        if (!s && place) s = read_shared(c, f, err);
-        lock();
-        if (s) {
-            s->used = ++g_clock;
-            if (!known) remember(s, place, f, err);
-            add_use(c, f, s, err);
-        }
-        idle = trim(IDLE_MAX);
-        unlock();
-        sqlite3_free(place);
+        if (!is_known) remember(s, place, f, err);
+        add_use(c, f, s, err);
     }
+    lm_shared *idle = trim(IDLE_MAX);
+    unlock();
+    sqlite3_free(place);
     free_chain(idle);
     if (s && err->code) {
         lm_share_end(s);

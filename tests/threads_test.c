@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 4, ROUNDS = 20 };
+enum { THREADS = 4, ROUNDS = 20, SHARED_ROUNDS = 3000 };
 
 static const char ask[] = "SELECT group_concat(generate(x, '{\"template\":\"none\",\"temperature\":1,\"seed\":5,\"max_tokens\":24}'), '|')"
                           " FROM (SELECT 'Once ' || ?1 AS x UNION ALL SELECT 'the')";
@@ -42,6 +42,44 @@ static void *work(void *arg) {
     return (void *)(size_t)(same == ROUNDS);
 }
 
+/*----------------------------------------------------------------------
+** A shared cache has a lock of SQLite's own, held while a statement runs: two threads each take that and the extension's. */
+static sqlite3 *open_shared(void) {
+    sqlite3 *db = NULL;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI | SQLITE_OPEN_FULLMUTEX;
+    check(sqlite3_open_v2("file:build/threads_shared.db?cache=shared", &db, flags, NULL) == SQLITE_OK
+          && sqlite3_lm_init(db, NULL, NULL) == SQLITE_OK, "open a shared cache");
+    return db;
+}
+
+static void *ask_anew(void *arg) {
+    size_t fine = 0;
+    sqlite3 *db = open_shared();
+    for (int i = 0; i < SHARED_ROUNDS; i++)
+        fine += sqlite3_exec(db, "SELECT lm_unload(); SELECT lm_token_count('x')", NULL, NULL, NULL) == SQLITE_OK;
+    sqlite3_close(db);
+    __atomic_store_n((int *)arg, 1, __ATOMIC_RELEASE);
+    return (void *)fine;
+}
+
+static void test_shared_cache(void) {
+    pthread_t other;
+    int is_done = 0;
+    void *fine;
+    remove("build/threads_shared.db");
+    sqlite3 *db = open_shared();
+    check(sqlite3_exec(db, "SELECT lm_import('tests/golden/tiny.gguf'); CREATE TABLE t(b); INSERT INTO t WITH RECURSIVE c(i) AS"
+                       " (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 50) SELECT 'x' FROM c", NULL, NULL, NULL) == SQLITE_OK, "fill a shared cache");
+    alarm(300);                         /* a deadlock ends here */
+    pthread_create(&other, NULL, ask_anew, &is_done);
+    while (!__atomic_load_n(&is_done, __ATOMIC_ACQUIRE)) sqlite3_exec(db, "SELECT sum(lm_token_count(b)) FROM t", NULL, NULL, NULL);
+    pthread_join(other, &fine);
+    alarm(0);
+    check((size_t)fine == SHARED_ROUNDS, "a model is found anew beside a reader of a shared cache");
+    sqlite3_close(db);
+    remove("build/threads_shared.db");
+}
+
 int main(void) {
     sqlite3 *db = NULL;
     pthread_t threads[THREADS];
@@ -68,6 +106,7 @@ int main(void) {
         char out[4096];
         check(answer(i, out, sizeof out) && !strcmp(out, alone[i]), "the parent after fork");
     }
+    test_shared_cache();
     /* Every connection has it from its opening on. */
     check(sqlite3_auto_extension((void (*)(void))sqlite3_lm_init) == SQLITE_OK && sqlite3_open(":memory:", &db) == SQLITE_OK
           && sqlite3_exec(db, "SELECT lm_version()", NULL, NULL, NULL) == SQLITE_OK, "an automatic extension");
