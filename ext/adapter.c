@@ -23,13 +23,13 @@ int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adap
     int there = stmt && lm_conn_step(c, stmt, err);
     if (there) {
         const void *edit = sqlite3_column_blob(stmt, 1);
-        int edit_n = sqlite3_column_bytes(stmt, 1);
         const char *digest = (const char *)sqlite3_column_text(stmt, 2),
                    *targets = (const char *)sqlite3_column_text(stmt, 5);
         const char *info = (const char *)sqlite3_column_text(stmt, 6);
         double rank = sqlite3_column_double(stmt, 3), alpha = sqlite3_column_double(stmt, 4);
         out->id = sqlite3_column_int64(stmt, 0);
-        if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
+        if (!edit || sqlite3_column_bytes(stmt, 1) != 8) corrupt(out, "edit: expected 8 bytes", err);
+        else memcpy(out->edit, edit, 8);
         if (!digest || strlen(digest) != 2 * LM_DIGEST_BYTES)
             corrupt(out, "base_digest: expected 64 hexadecimal digits", err);
         else memcpy(out->base_digest, digest, sizeof out->base_digest);
@@ -143,7 +143,7 @@ static sqlite3_int64 write_row(lm_conn *c, const lm_found *model, const char *na
         c, err,
         "INSERT INTO \"%w\".lm_adapter(model, name, base_digest, rank, alpha, targets, n_params, edit)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, randomblob(8)) ON CONFLICT(model, name) DO UPDATE SET base_digest = excluded.base_digest,"
-        " rank = excluded.rank, alpha = excluded.alpha, targets = excluded.targets, n_params = excluded.n_params",
+        " rank = excluded.rank, alpha = excluded.alpha, targets = excluded.targets, n_params = excluded.n_params RETURNING length(edit) = 8",
         model->schema);
     if (stmt) {
         sqlite3_bind_int64(stmt, 1, model->id);
@@ -154,7 +154,7 @@ static sqlite3_int64 write_row(lm_conn *c, const lm_found *model, const char *na
         sqlite3_bind_text(stmt, 6, r->targets.n ? r->targets.data : "", -1, SQLITE_STATIC);
         sqlite3_bind_int64(stmt, 7, n_params);
     }
-    lm_write_step(c, stmt, err);
+    lm_write_sure(c, stmt, err);
     sqlite3_finalize(stmt);
     stmt = lm_conn_prepare(c, err, "SELECT id FROM \"%w\".lm_adapter WHERE model = ? AND name = ?", model->schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, model->id);

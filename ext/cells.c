@@ -91,6 +91,7 @@ void lm_cells_open(lm_cells *s, lm_conn *c, lm_found *f, const char *tensor, lm_
 
 void lm_cells_close(lm_cells *s) {
     sqlite3_blob_close(s->blob);
+    sqlite3_finalize(s->may_write);
     sqlite3_finalize(s->drop_digest);
     sqlite3_finalize(s->set_edit);
     lm_free(s->pieces);
@@ -164,32 +165,46 @@ int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *
 /*----------------------------------------------------------------------
 ** Writing */
 
-static void write_bytes(lm_cells *s, int64_t offset, const void *bytes, int n, lm_err *err) {
-    const struct lm_piece *p = &s->pieces[piece_of(s, offset)];
+/* No authorizer is asked about writes through a handle, so one is asked about an UPDATE, which data's NOT NULL keeps from doing
+** anything. Where the authorizer has it leave data out, the row is touched. */
+static void ask_authorizer(lm_cells *s, sqlite3_int64 chunk, lm_err *err) {
+    if (!s->may_write)
+        s->may_write = lm_conn_prepare(
+            s->c, err, "UPDATE OR IGNORE \"%w\".lm_chunk SET data = NULL WHERE id = ? RETURNING 1", s->f.schema);
+    if (!s->may_write) return;
+    sqlite3_bind_int64(s->may_write, 1, chunk);
+    if (lm_conn_step(s->c, s->may_write, err)) lm_write_ignored(err);
+    sqlite3_reset(s->may_write);
+}
+
+static void write_bytes(lm_cells *s, const struct lm_piece *p, int64_t offset, const void *bytes, lm_err *err) {
     sqlite3_blob *blob = NULL;
+    ask_authorizer(s, p->id, err);
+    if (err->code) return;
     int rc = sqlite3_blob_open(s->c->db, s->f.schema, "lm_chunk", "data", p->id, 1, &blob);
-    if (rc == SQLITE_OK) rc = sqlite3_blob_write(blob, bytes, n, (int)(offset - p->at));
+    if (rc == SQLITE_OK) rc = sqlite3_blob_write(blob, bytes, s->type->bytes, (int)(offset - p->at));
     if (rc != SQLITE_OK) lm_conn_fail(s->c, err);
     sqlite3_blob_close(blob);
     if (!s->drop_digest)
         s->drop_digest = lm_conn_prepare(s->c, err, "DELETE FROM \"%w\".lm_digest WHERE chunk = ?", s->f.schema);
     if (!s->drop_digest) return;
     sqlite3_bind_int64(s->drop_digest, 1, p->id);
-    lm_conn_step(s->c, s->drop_digest, err);
-    sqlite3_reset(s->drop_digest);
+    lm_write_step(s->c, s->drop_digest, err);
 }
 
-/* As the triggers do. */
-static void stamp(lm_cells *s, lm_err *err) {
+/* As the triggers do, and make sure that it is done. */
+static void stamp(lm_cells *s, sqlite3_int64 chunk, lm_err *err) {
     if (!s->set_edit)
-        s->set_edit = lm_conn_prepare(s->c, err, "UPDATE \"%w\".lm_model SET digest = NULL, edit = ? WHERE id = ?",
-                                      s->f.schema);
+        s->set_edit = lm_conn_prepare(s->c, err,
+                                      "UPDATE \"%w\".lm_model SET digest = NULL, edit = ?1 WHERE id = ?2 RETURNING digest IS NULL"
+                                      " AND edit = ?1 AND ?3 NOT IN (SELECT chunk FROM \"%w\".lm_digest)",
+                                      s->f.schema, s->f.schema);
     if (!s->set_edit) return;
     sqlite3_randomness(sizeof s->f.edit, s->f.edit);
     sqlite3_bind_blob(s->set_edit, 1, s->f.edit, sizeof s->f.edit, SQLITE_STATIC);
     sqlite3_bind_int64(s->set_edit, 2, s->f.id);
-    lm_conn_step(s->c, s->set_edit, err);
-    sqlite3_reset(s->set_edit);
+    sqlite3_bind_int64(s->set_edit, 3, chunk);
+    lm_write_sure(s->c, s->set_edit, err);
 }
 
 void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {
@@ -210,6 +225,8 @@ void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {
     if (!isfinite(value)) lm_err_set(err, LM_ERROR, "tensor %s: expected a finite number", s->t.name);
     lm_tensor_check_range(&s->t, index, &x, 1, s->type->limit, err);
     lm_err_blame(err, "value %g: ", value);
-    if (!err->code) write_bytes(s, index * s->type->bytes, bytes, s->type->bytes, err);
-    if (!err->code) stamp(s, err);
+    int64_t offset = index * s->type->bytes;
+    const struct lm_piece *p = &s->pieces[piece_of(s, offset)];
+    if (!err->code) write_bytes(s, p, offset, bytes, err);
+    if (!err->code) stamp(s, p->id, err);
 }

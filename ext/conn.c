@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-enum { ASK_NS = 1000000, ASK_LONG_NS = 10000000 };
+enum { ASK_NS = 1000000, ASK_LONG_NS = 10000000, DEPTH_MAX = 8 };
 
 /* About 2,000 operations of the virtual machine: enough for a progress handler to be called. */
 static const char long_sql[] =
@@ -46,6 +46,10 @@ void lm_conn_finalise(lm_conn *c) {
     sqlite3_finalize(c->ask);
     sqlite3_finalize(c->ask_long);
     c->ask = c->ask_long = NULL;
+    lm_conn_forget(c);
+}
+
+void lm_conn_forget(lm_conn *c) {
     for (int i = 0; i < c->n_lookups; i++) {
         sqlite3_finalize(c->lookups[i].model);
         sqlite3_finalize(c->lookups[i].setting);
@@ -103,8 +107,11 @@ sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_
 }
 
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
+    if (c->depth == DEPTH_MAX) lm_err_set(err, LM_ERROR, "what is read calls for what reads it, %d deep", DEPTH_MAX);
     if (err->code) return 0;
+    c->depth++;
     int rc = sqlite3_step(stmt);
+    c->depth--;
     if (rc == SQLITE_ROW) return 1;
     if (rc != SQLITE_DONE) lm_conn_fail(c, err);
     return 0;
@@ -136,10 +143,10 @@ void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, l
 }
 
 void lm_conn_alone(lm_conn *c, const char *function, lm_err *err) {
-    if (err->code || sqlite3_exec(c->db, "SAVEPOINT lm_work; RELEASE lm_work", NULL, NULL, NULL) == SQLITE_OK) return;
-    if (sqlite3_errcode(c->db) == SQLITE_BUSY)
-        lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
-    lm_conn_fail(c, err);
+    for (sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, NULL); stmt; stmt = sqlite3_next_stmt(c->db, stmt)) {
+        if (sqlite3_stmt_busy(stmt) && !sqlite3_stmt_readonly(stmt))
+            lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
+    }
 }
 
 /*----------------------------------------------------------------------

@@ -19,6 +19,7 @@
 **     query.c        queries that are given as arguments
 **     func_*.c       scalar functions, by noun
 **     window.c       embed_batch and generate_batch, over a frame of rows
+**     window_text.c  whether they are called over a frame that can be right
 **     vtab.c         what they share
 **     vtab_*.c       virtual tables, one each */
 #ifndef LM_EXT_H
@@ -54,6 +55,8 @@ typedef struct lm_conn {
     int anchored;                           /* lm_loaded is connected and will finalise the statements */
     sqlite3_stmt *ask, *ask_long;           /* the stop signal's */
     lm_lookup *lookups; int n_lookups;      /* a model's row, a task's default; per schema */
+    int is_finding;                         /* they are being stepped */
+    int depth;                              /* of steps of statements, each within a function that another one calls */
     int64_t asked_ns, asked_long_ns;
     lm_use *uses; int n_uses;               /* models this connection has used, as it last saw them */
     lm_memo *memo;
@@ -63,13 +66,15 @@ lm_conn *lm_conn_new(sqlite3 *db);
 void lm_conn_ref(lm_conn *c);
 void lm_conn_unref(void *c);                /* a destructor for sqlite3_create_*_v2 */
 void lm_conn_finalise(lm_conn *c);          /* the cached statements; lm_loaded's xDisconnect */
+void lm_conn_forget(lm_conn *c);            /* of these the look-ups */
 lm_stop lm_conn_stop(lm_conn *c);           /* sees interrupt and progress handlers */
 
 /* Prepare a statement from a printf format. Errors go to err. */
 sqlite3_stmt *lm_conn_prepare(lm_conn *c, lm_err *err, const char *format, ...);
 /* Prepare one that the connection keeps, in *kept, until it closes. */
 sqlite3_stmt *lm_conn_keep(lm_conn *c, sqlite3_stmt **kept, const char *sql, lm_err *err);
-/* Step: 1 for a row, 0 at the end, and 0 with err set on failure. */
+/* Step: 1 for a row, 0 at the end, and 0 with err set on failure. What is read may be a view of a hostile schema, and call our
+** functions, which step statements: deep, that is an error. */
 int lm_conn_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
 /* Refuse a function that writes, or sets what holds for the process, inside a statement that writes. There SQLite refuses
@@ -196,6 +201,7 @@ void lm_write_end(lm_write *w, lm_err *err);                    /* keep what was
 void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 /* The same for one that ends in RETURNING and whether the row is now as it was to be: it must be. */
 void lm_write_sure(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
+void lm_write_ignored(lm_err *err);                             /* set the error of a write that an authorizer ignores */
 
 /*======================================================================
 ** import.c: the GGUF file or Hugging Face folder at path as rows, in one transaction; its matrices as dtype, unless that
@@ -233,7 +239,7 @@ typedef struct {
     sqlite3_blob *blob; int open_piece;     /* the chunk that is open for reading, -1: none */
     uint8_t *raw; float *floats;            /* a window of decoded elements */
     int64_t first, end;                     /* which */
-    sqlite3_stmt *drop_digest, *set_edit;   /* of writing */
+    sqlite3_stmt *may_write, *drop_digest, *set_edit;       /* of writing */
 } lm_cells;
 
 /* Open a tensor by name; an unknown one is an error that gives the nearest. f is taken over, whether or not it
@@ -432,6 +438,8 @@ int lm_table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out);
 int lm_table_close(sqlite3_vtab_cursor *cur);
 int lm_table_register(lm_conn *c, const lm_table *table);
 
+/* A rowid of a row of a database, by its number there: SQLite joins rows of two by OR, and takes those of one rowid for one. */
+sqlite3_int64 lm_vtab_rowid(lm_conn *c, const char *schema, sqlite3_int64 in_schema);
 /* In xBestIndex: rows come in ascending order of a column. */
 void lm_vtab_ordered(sqlite3_index_info *info, int column);
 /* Likewise: make what "column = x" is compared with the next argument of xFilter. Return 1 when it is one; set
@@ -442,6 +450,9 @@ int lm_vtab_take_arg(sqlite3_index_info *info, int column, int omit, int *n_args
 int lm_vtab_take_args(sqlite3_vtab *vtab, sqlite3_index_info *info, const char *name, int needed, int optional);
 /* Report err as the table's; return its code, or SQLITE_OK when there is none. */
 int lm_vtab_fail(sqlite3_vtab *vtab, const lm_err *err);
+
+/* window_text.c: is a window function called, by a statement that runs, over windows of which one value is for many rows? */
+int lm_window_is_for_peers(lm_conn *c, const char *function, lm_err *err);
 
 /* func_token.c: encode text as lm_tokenize does; on success end with lm_share_end. */
 lm_shared *lm_tokens_begin(lm_conn *c, lm_text text, sqlite3_value *options, lm_ids *ids, lm_err *err);

@@ -245,7 +245,7 @@ static void import_finish(import *im, lm_err *err) {
                         "UPDATE \"%w\".lm_model SET n_params = ?1, n_active = ?5, n_bytes = ?2, digest = ?3,"
                         " edit = randomblob(8), info = json_patch(json_object('bits_per_weight', round(?2 * 8.0 / ?1, 3)),"
                         " iif(json_valid(?6), json_object('label_format', json(?6)), '{}')) WHERE id = ?4"
-                        " RETURNING n_params = ?1 AND n_active = ?5 AND n_bytes = ?2 AND digest = ?3",
+                        " RETURNING n_params = ?1 AND n_active = ?5 AND n_bytes = ?2 AND digest = ?3 AND length(edit) = 8",
                         im->schema);
     if (!stmt) return;
     sqlite3_bind_int64(stmt, 1, im->n_params);

@@ -193,11 +193,12 @@ static int find_in(lm_conn *c, const char *schema, const char *name, const char 
     while (step_lookup(c, l, stmt, err)) {
         if (count++ || out->schema) continue;
         const void *edit = sqlite3_column_blob(stmt, 1);
-        int edit_n = sqlite3_column_bytes(stmt, 1);
         out->id = sqlite3_column_int64(stmt, 0);
-        if (edit) memcpy(out->edit, edit, (size_t)(edit_n < 8 ? edit_n : 8));
         out->schema = lm_text_copy(schema, err);
         out->name = lm_text_copy(lm_column_text(stmt, 2, err), err);
+        if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER) lm_err_set(err, LM_ERROR, "lm_model: a row has no id");
+        if (edit && sqlite3_column_bytes(stmt, 1) == 8) memcpy(out->edit, edit, 8);
+        else lm_err_set(err, LM_ERROR, "model %.60s: edit: expected 8 bytes", out->name ? out->name : "?");
     }
     return count;
 }
@@ -279,14 +280,29 @@ static int find_for(lm_conn *c, const char *name, const char *task, lm_found *ou
     return count;
 }
 
+/* What the statements kept from before do not find, new ones may: SQLite does not make kept ones anew when an authorizer goes that
+** had them read NULLs. */
 void lm_store_find(lm_conn *c, const char *name, const char *tasks, lm_found *out, lm_err *err) {
     char first[16];
     const char *bar = strchr(tasks, '|');
+    int is_kept = c->n_lookups > 0;
     snprintf(first, sizeof first, "%.*s", bar ? (int)(bar - tasks) : 15, tasks);
     *out = (lm_found){0};
+    if (c->is_finding) lm_err_set(err, LM_ERROR, "where models are looked up, a view calls for a model");
+    if (err->code) return;
+    c->is_finding = 1;
     int count = find_for(c, name, first, out, err);
     if (!count && bar && !name && !err->code) count = find_for(c, name, bar + 1, out, err);
+    if (is_kept && (err->code == LM_ERROR || (!err->code && !count))) {
+        *err = (lm_err){0};
+        lm_found_clear(out);
+        lm_conn_forget(c);
+        c->is_finding = 0;
+        lm_store_find(c, name, tasks, out, err);
+        return;
+    }
     if (!err->code && count != 1) not_found(c, name, first, count > 1, err);
+    c->is_finding = 0;
     if (err->code) lm_found_clear(out);
 }
 

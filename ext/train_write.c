@@ -57,10 +57,15 @@ static void write_root(lm_run *r, lm_err *err) {
     if (err->code) return;
     lm_hex(r->model_digest, text);
     memcpy(r->base_digest, text, sizeof text);
-    sqlite3_stmt *stmt = lm_conn_prepare(
-        r->c, err, "UPDATE \"%w\".lm_model SET digest = ?1 WHERE id = ?2 RETURNING digest = ?1", r->model.schema);
+    uint8_t edit[8];
+    sqlite3_randomness(sizeof edit, edit);
+    sqlite3_stmt *stmt = lm_conn_prepare(r->c, err,
+                                         "UPDATE \"%w\".lm_model SET digest = ?1, edit = ?3 WHERE id = ?2"
+                                         " RETURNING digest = ?1 AND edit = ?3",
+                                         r->model.schema);
     if (stmt) sqlite3_bind_text(stmt, 1, text, -1, SQLITE_STATIC);
     if (stmt) sqlite3_bind_int64(stmt, 2, r->model.id);
+    if (stmt) sqlite3_bind_blob(stmt, 3, edit, sizeof edit, SQLITE_STATIC);
     lm_write_sure(r->c, stmt, err);
     sqlite3_finalize(stmt);
 }

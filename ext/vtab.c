@@ -58,6 +58,13 @@ int lm_table_register(lm_conn *c, const lm_table *table) {
     return sqlite3_create_module_v2(c->db, table->name, &table->module, u, drop_use);
 }
 
+sqlite3_int64 lm_vtab_rowid(lm_conn *c, const char *schema, sqlite3_int64 in_schema) {
+    const char *name;
+    sqlite3_int64 place = 0;
+    while (schema && (name = sqlite3_db_name(c->db, (int)place)) != NULL && strcmp(name, schema)) place++;
+    return (sqlite3_int64)((sqlite3_uint64)place << 56 ^ (sqlite3_uint64)in_schema);
+}
+
 void lm_vtab_ordered(sqlite3_index_info *info, int column) {
     if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == column && !info->aOrderBy[0].desc)
         info->orderByConsumed = 1;

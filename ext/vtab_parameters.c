@@ -19,7 +19,6 @@ typedef struct {
     int schema;                         /* whose rows are being stepped */
     sqlite3_stmt *rows;
     lm_tensor t;                        /* this row's */
-    sqlite3_int64 at;
     int done, has_statistics;
     statistics s;
 } parameters_cursor;
@@ -61,7 +60,6 @@ static const char *schema_of(const parameters_cursor *cur, lm_conn *c) {
 
 static void advance(parameters_cursor *cur, lm_conn *c, lm_err *err) {
     cur->has_statistics = 0;
-    cur->at++;
     for (;;) {
         if (!cur->rows) open_schema(cur, c, err);
         cur->done = !cur->rows;
@@ -82,7 +80,6 @@ static int filter(sqlite3_vtab_cursor *base, int plan, const char *plan_text, in
     lm_text name;
     clear(base);
     if (plan && lm_value_text(args[0], &name, "model", &err)) lm_store_find(c, name.text, "", &cur->only, &err);
-    cur->at = -1;
     if (!err.code) advance(cur, c, &err);
     if (cur->done && cur->only.schema) lm_err_set(&err, LM_ERROR, "model %.60s has no tensors", cur->only.name);
     return lm_vtab_fail(base->pVtab, &err);
@@ -146,6 +143,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
     }
     switch (i) {
     case COL_MODEL:
+    case COL_OF_MODEL:
         lm_result_model(ctx, schema_of(cur, ((lm_vtab *)base->pVtab)->c),
                         (const char *)sqlite3_column_text(cur->rows, 6));
         break;
@@ -168,7 +166,9 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
 }
 
 static int rowid(sqlite3_vtab_cursor *base, sqlite3_int64 *out) {
-    *out = ((parameters_cursor *)base)->at;
+    const parameters_cursor *cur = (const parameters_cursor *)base;
+    lm_conn *c = ((lm_vtab *)base->pVtab)->c;
+    *out = lm_vtab_rowid(c, schema_of(cur, c), sqlite3_column_int64(cur->rows, 0));
     return SQLITE_OK;
 }
 

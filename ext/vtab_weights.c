@@ -4,7 +4,7 @@
 **     UPDATE lm_weights SET value = value * 1.1 WHERE model = 'tiny' AND tensor = 'blk.0.ffn_up.weight' AND row = 3;
 ** The tensor must be given; the model may be left out where one is meant anyway. Conditions on row and col bound what
 ** is read. Every format reads; f32, f16 and bf16 in main can be written. A change is part of the transaction, as
-** that of any row. A rowid is which database, the tensor's id and the element's index, in 7, 20 and 36 bits. */
+** that of any row. A rowid is which database, the tensor's id and the element's index, in 8, 20 and 36 bits. */
 #include "ext.h"
 
 enum { COL_ROW, COL_COL, COL_VALUE, COL_MODEL, COL_TENSOR };
@@ -106,13 +106,8 @@ static void open_tensor(lm_cells *cells, lm_conn *c, const char *model, const ch
     }
 }
 
-/* Databases have rowids of their own: SQLite takes rows of one rowid for one row where it joins conditions by OR. */
 static sqlite3_int64 first_rowid(const lm_cells *s) {
-    const char *name;
-    sqlite3_int64 schema = 0;
-    while (s->f.schema && (name = sqlite3_db_name(s->c->db, (int)schema)) != NULL && strcmp(name, s->f.schema))
-        schema++;
-    return (schema << TENSOR_BITS | s->tensor) << INDEX_BITS;
+    return lm_vtab_rowid(s->c, s->f.schema, s->tensor << INDEX_BITS);
 }
 
 /* Narrow the range of row (0) or col (1). SQLite checks again what is not whole. */
@@ -183,6 +178,7 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *ctx, int i) {
     case COL_ROW: sqlite3_result_int64(ctx, cur->row); break;
     case COL_COL: sqlite3_result_int64(ctx, cur->col); break;
     case COL_VALUE:
+        if (sqlite3_vtab_nochange(ctx)) return SQLITE_OK;
         if (lm_cells_read(s, cur->row * s->cols + cur->col, &value, &err)) sqlite3_result_double(ctx, (double)*value);
         else lm_result_error(ctx, &err);
         break;
@@ -230,6 +226,8 @@ static void write_value(weights_vtab *v, sqlite3_value **args, lm_err *err) {
         || sqlite3_value_int64(columns[COL_ROW]) != index / s->cols
         || sqlite3_value_int64(columns[COL_COL]) != index % s->cols) {
         lm_err_set(err, LM_ERROR, "lm_weights: only value can be set");
+    } else if (sqlite3_value_nochange(columns[COL_VALUE])) {
+        lm_write_ignored(err);
     } else if (type != SQLITE_INTEGER && type != SQLITE_FLOAT) {
         lm_err_set(err, LM_ERROR, "tensor %s, row %lld, col %lld: value: expected a finite number, got %s", s->t.name,
                    (long long)(index / s->cols), (long long)(index % s->cols),

@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     const struct verb *verb;
     row rows[FRAME_MAX]; int first, n;  /* a ring: those that are in the frame */
+    int n_alone;                        /* of so many rows each is computed alone: one of them failed */
     sqlite3_int64 n_steps, n_gone, n_values;
     union { lm_vector_options vector; lm_generate_options generate; } options;
     int has_options;
@@ -32,7 +33,7 @@ typedef struct verb {
     void (*read)(frame *f, sqlite3_value *options, lm_err *err);
     void (*clear)(frame *f);
     int (*is_null)(const frame *f, const lm_err *err);              /* is this error to be NULL? */
-    void (*compute)(lm_conn *c, frame *f, lm_err *err);             /* the rows that have a text and are not done */
+    void (*compute)(lm_conn *c, frame *f, int n, lm_err *err);      /* of the first n rows those that have a text and are not done */
     void (*result)(sqlite3_context *ctx, const lm_buf *answer);
 } verb;
 
@@ -127,19 +128,19 @@ static void result_vector(sqlite3_context *ctx, const lm_buf *answer) {
     lm_result_vector(ctx, answer->data, answer->n);
 }
 
-static void compute_vectors(lm_conn *c, frame *f, lm_err *err) {
+static void compute_vectors(lm_conn *c, frame *f, int n, lm_err *err) {
     const lm_vector_options *o = &f->options.vector;
-    lm_text *texts = lm_alloc(sizeof *texts * (size_t)f->n, err);
-    lm_err *errs = lm_calloc((size_t)f->n, sizeof *errs, err);
+    lm_text *texts = lm_alloc(sizeof *texts * (size_t)n, err);
+    lm_err *errs = lm_calloc((size_t)n, sizeof *errs, err);
     lm_shared *s = err->code ? NULL : lm_share_begin_adapted(c, o->model, o->adapter, "embed", err);
     size_t size = s ? (size_t)lm_vector_size(s, o, err) : 0;
-    float *vectors = err->code ? NULL : lm_alloc((size_t)f->n * size * sizeof *vectors, err);
-    for (int i = 0; i < f->n && vectors; i++) {
+    float *vectors = err->code ? NULL : lm_alloc((size_t)n * size * sizeof *vectors, err);
+    for (int i = 0; i < n && vectors; i++) {
         const row *r = at(f, i);
         texts[i] = r->is_done || !r->text ? (lm_text){0} : (lm_text){ r->text, r->n };
     }
-    if (vectors) lm_vectors(c, s, o, texts, f->n, vectors, NULL, errs, err);
-    for (int i = 0; i < f->n && !err->code; i++) {
+    if (vectors) lm_vectors(c, s, o, texts, n, vectors, NULL, errs, err);
+    for (int i = 0; i < n && !err->code; i++) {
         row *r = at(f, i);
         if (texts[i].text && errs[i].code) r->err = errs[i];
         else if (texts[i].text) lm_buf_append(&r->answer, vectors + (size_t)i * size, size * sizeof *vectors, err);
@@ -159,13 +160,13 @@ static int null_generate(const frame *f, const lm_err *err) {
 }
 static void result_text(sqlite3_context *ctx, const lm_buf *answer) { lm_result_text(ctx, answer->data, answer->n); }
 
-static void compute_texts(lm_conn *c, frame *f, lm_err *err) {
+static void compute_texts(lm_conn *c, frame *f, int n, lm_err *err) {
     const lm_generate_options *o = &f->options.generate;
     lm_token token;
     int row_of[FRAME_MAX];              /* by sequence */
     lm_shared *s = lm_share_begin_adapted(c, o->model, o->adapter, "generate", err);
     lm_batch *b = s ? lm_batch_new(s->model, err) : NULL;
-    for (int i = 0; i < f->n && !err->code; i++) {
+    for (int i = 0; i < n && !err->code; i++) {
         row *r = at(f, i);
         if (r->is_done || !r->text) continue;
         int seq = lm_prompt_add(c, s, o, (lm_text){ r->text, r->n }, 0, b, NULL, &r->err);
@@ -184,26 +185,26 @@ static const verb verbs[] = {
     { "generate_batch", "prompt", read_generate, clear_generate, null_generate, compute_texts, result_text },
 };
 
-/* Is the function called where no frame could be right? Peers of a RANGE or of GROUPS, and a partition without a frame, are
-** given one value that nobody could tell from the first of many, so texts must: that of the running statement that calls it
-** or, when none does, of views. */
-static int is_for_peers(lm_conn *c, const char *name, lm_err *err) {
-    static const char right[] = "%rows%following%";
-    char pattern[40];
-    int n_calls = 0, n_wrong = 0;
-    sqlite3_snprintf(sizeof pattern, pattern, "%%%s(%%", name);
-    for (sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, NULL); stmt; stmt = sqlite3_next_stmt(c->db, stmt)) {
-        const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
-        if (!sql || sqlite3_strlike(pattern, sql, 0)) continue;
-        n_calls++;
-        n_wrong += sqlite3_strlike(right, sql, 0) != 0;
+/* Compute the first n rows of the frame; where that fails they are as before. */
+static void compute(const function *fn, frame *f, int n, lm_err *err) {
+    fn->verb->compute(fn->c, f, n, err);
+    for (int i = 0; i < n; i++) {
+        row *r = at(f, i);
+        if (!err->code) r->is_done = 1;
+        else if (!r->is_done) r->answer.n = 0;
     }
-    if (n_calls) return n_wrong;
-    sqlite3_stmt *views = lm_conn_prepare(c, err, "SELECT 1 FROM (SELECT sql FROM main.sqlite_master UNION ALL SELECT sql FROM temp.sqlite_master)"
-                                          " WHERE sql LIKE %Q AND sql NOT LIKE %Q", pattern, right);
-    n_wrong = views && lm_conn_step(c, views, err);
-    sqlite3_finalize(views);
-    return n_wrong;
+}
+
+/* Compute every row of the frame or, where one of them failed, each when it is the first: an error is its own row's. */
+static void compute_frame(const function *fn, frame *f, lm_err *err) {
+    if (!f->n_alone) {
+        compute(fn, f, f->n, err);
+        if (err->code != LM_ERROR || f->n == 1) return;
+        *err = (lm_err){0};
+        f->n_alone = f->n;
+    }
+    f->n_alone--;
+    compute(fn, f, 1, err);
 }
 
 /* The value of the frame's first row; the first that is asked for has every row of the frame computed. */
@@ -211,15 +212,13 @@ static void value(sqlite3_context *ctx) {
     const function *fn = sqlite3_user_data(ctx);
     lm_err err = {0};
     frame *f = frame_of(ctx, 0, &err);
-    int is_wrong = f && !f->n_values && f->n_steps > 1 && is_for_peers(fn->c, fn->verb->name, &err);
+    int is_wrong = f && !f->n_values && f->n_steps > 1 && lm_window_is_for_peers(fn->c, fn->verb->name, &err);
     if (!f || !f->n || f->n_gone != f->n_values || is_wrong) {
         lm_err_set(&err, LM_ERROR, "%s: the frame must start at CURRENT ROW: %s", fn->verb->name, shape);
     } else {
         row *r = at(f, 0);
-        int is_new = !r->is_done;
         f->n_values++;
-        if (is_new) fn->verb->compute(fn->c, f, &err);
-        for (int i = 0; is_new && i < f->n && !err.code; i++) at(f, i)->is_done = 1;
+        if (!r->is_done) compute_frame(fn, f, &err);
         lm_err_set(&err, r->err.code, "%s", r->err.msg);
         if (!err.code && r->text) fn->verb->result(ctx, &r->answer);
     }

@@ -11,10 +11,12 @@ void lm_write_begin(lm_write *w, lm_conn *c, const char *function, const char *s
                                  schema);
     lm_conn_check_begun(c, function, schema, err);
     lm_conn_alone(c, function, err);
-    lm_conn_exec(c, err, "SAVEPOINT lm_work");
-    w->is_open = !err->code;
-    if (w->is_open && exists) lm_write_step(c, w->abandon, err);
-    else if (w->is_open) lm_store_lay(c, schema, err);
+    int may_open = !err->code;
+    lm_conn_exec(c, err, "SAVEPOINT lm_work; RELEASE lm_work; SAVEPOINT lm_work");      /* were it ignored, there is none to release */
+    /* A progress handler is asked once more when a statement has done its work. */
+    w->is_open = may_open && (!err->code || (w->is_outermost && !sqlite3_get_autocommit(c->db)));
+    if (exists) lm_write_step(c, w->abandon, err);
+    else lm_store_lay(c, schema, err);
 }
 
 /* Undo what was done since the savepoint. While an interrupt is pending SQLite runs no statement, not even
@@ -31,8 +33,10 @@ static void undo(lm_write *w) {
 
 void lm_write_end(lm_write *w, lm_err *err) {
     if (w->is_open) {
+        int works = !err->code;
         lm_conn_exec(w->c, err, "RELEASE lm_work");
-        if (err->code) undo(w);
+        if (works && err->code == LM_INTERRUPT && w->is_outermost && sqlite3_get_autocommit(w->c->db)) *err = (lm_err){0};
+        else if (err->code) undo(w);
     }
     sqlite3_finalize(w->abandon);
     w->abandon = NULL;
@@ -40,17 +44,17 @@ void lm_write_end(lm_write *w, lm_err *err) {
 }
 
 /* To an authorizer's SQLITE_IGNORE SQLite does not object: it leaves an INSERT out, a column as it was, a row unfound. */
-static void ignored(lm_err *err) { lm_err_set(err, LM_ERROR, "an authorizer ignores what is to be written"); }
+void lm_write_ignored(lm_err *err) { lm_err_set(err, LM_ERROR, "an authorizer ignores what is to be written"); }
 
 void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
     lm_poll(lm_conn_stop(c), err);
-    if (stmt && sqlite3_stmt_readonly(stmt)) ignored(err);
+    if (stmt && sqlite3_stmt_readonly(stmt)) lm_write_ignored(err);
     if (stmt) lm_conn_step(c, stmt, err);
     sqlite3_reset(stmt);
 }
 
 void lm_write_sure(lm_conn *c, sqlite3_stmt *stmt, lm_err *err) {
     lm_poll(lm_conn_stop(c), err);
-    if (stmt && (!lm_conn_step(c, stmt, err) || !sqlite3_column_int(stmt, 0))) ignored(err);
+    if (stmt && (!lm_conn_step(c, stmt, err) || !sqlite3_column_int(stmt, 0))) lm_write_ignored(err);
     sqlite3_reset(stmt);
 }
