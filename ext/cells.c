@@ -94,6 +94,7 @@ void lm_cells_close(lm_cells *s) {
     sqlite3_finalize(s->may_write);
     sqlite3_finalize(s->drop_digest);
     sqlite3_finalize(s->set_edit);
+    sqlite3_finalize(s->is_set);
     lm_free(s->pieces);
     lm_free(s->raw);
     lm_free(s->floats);
@@ -166,15 +167,15 @@ int64_t lm_cells_read(lm_cells *s, int64_t index, const float **values, lm_err *
 ** Writing */
 
 /* No authorizer is asked about writes through a handle, so one is asked about an UPDATE, which data's NOT NULL keeps from doing
-** anything. Where the authorizer has it leave data out, the row is touched. */
+** anything. Where the authorizer has it leave data out, the row counts as changed. */
 static void ask_authorizer(lm_cells *s, sqlite3_int64 chunk, lm_err *err) {
     if (!s->may_write)
-        s->may_write = lm_conn_prepare(
-            s->c, err, "UPDATE OR IGNORE \"%w\".lm_chunk SET data = NULL WHERE id = ? RETURNING 1", s->f.schema);
+        s->may_write = lm_conn_prepare(s->c, err, "UPDATE OR IGNORE \"%w\".lm_chunk SET data = NULL WHERE id = ?",
+                                       s->f.schema);
     if (!s->may_write) return;
     sqlite3_bind_int64(s->may_write, 1, chunk);
-    if (lm_conn_step(s->c, s->may_write, err)) lm_write_ignored(err);
-    sqlite3_reset(s->may_write);
+    lm_write_step(s->c, s->may_write, err);
+    if (!err->code && sqlite3_changes(s->c->db)) lm_write_ignored(err);
 }
 
 static void write_bytes(lm_cells *s, const struct lm_piece *p, int64_t offset, const void *bytes, lm_err *err) {
@@ -192,19 +193,25 @@ static void write_bytes(lm_cells *s, const struct lm_piece *p, int64_t offset, c
     lm_write_step(s->c, s->drop_digest, err);
 }
 
-/* As the triggers do, and make sure that it is done. */
+/* As the triggers do, and make sure that it is done (not by RETURNING, which takes a table for its row). */
 static void stamp(lm_cells *s, sqlite3_int64 chunk, lm_err *err) {
     if (!s->set_edit)
-        s->set_edit = lm_conn_prepare(s->c, err,
-                                      "UPDATE \"%w\".lm_model SET digest = NULL, edit = ?1 WHERE id = ?2 RETURNING digest IS NULL"
-                                      " AND edit = ?1 AND ?3 NOT IN (SELECT chunk FROM \"%w\".lm_digest)",
-                                      s->f.schema, s->f.schema);
-    if (!s->set_edit) return;
+        s->set_edit = lm_conn_prepare(s->c, err, "UPDATE \"%w\".lm_model SET digest = NULL, edit = ? WHERE id = ?",
+                                      s->f.schema);
+    if (!s->is_set)
+        s->is_set = lm_conn_prepare(s->c, err,
+                                    "SELECT digest IS NULL AND edit = ?1 AND ?3 NOT IN (SELECT chunk FROM \"%w\".lm_digest)"
+                                    " FROM \"%w\".lm_model WHERE id = ?2",
+                                    s->f.schema, s->f.schema);
+    if (err->code) return;
     sqlite3_randomness(sizeof s->f.edit, s->f.edit);
     sqlite3_bind_blob(s->set_edit, 1, s->f.edit, sizeof s->f.edit, SQLITE_STATIC);
     sqlite3_bind_int64(s->set_edit, 2, s->f.id);
-    sqlite3_bind_int64(s->set_edit, 3, chunk);
-    lm_write_sure(s->c, s->set_edit, err);
+    lm_write_step(s->c, s->set_edit, err);
+    sqlite3_bind_blob(s->is_set, 1, s->f.edit, sizeof s->f.edit, SQLITE_STATIC);
+    sqlite3_bind_int64(s->is_set, 2, s->f.id);
+    sqlite3_bind_int64(s->is_set, 3, chunk);
+    lm_write_sure(s->c, s->is_set, err);
 }
 
 void lm_cells_write(lm_cells *s, int64_t index, double value, lm_err *err) {

@@ -199,7 +199,7 @@ void lm_write_end(lm_write *w, lm_err *err);                    /* keep what was
 /* Run a statement that inserts or updates, and reset it. Interrupts are looked for first: one that strikes inside SQLite's own
 ** write rolls back the caller's whole transaction. */
 void lm_write_step(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
-/* The same for one that ends in RETURNING and whether the row is now as it was to be: it must be. */
+/* The same for one that gives, by RETURNING or after it, whether the row is now as it was to be: it must be. */
 void lm_write_sure(lm_conn *c, sqlite3_stmt *stmt, lm_err *err);
 void lm_write_ignored(lm_err *err);                             /* set the error of a write that an authorizer ignores */
 
@@ -239,7 +239,7 @@ typedef struct {
     sqlite3_blob *blob; int open_piece;     /* the chunk that is open for reading, -1: none */
     uint8_t *raw; float *floats;            /* a window of decoded elements */
     int64_t first, end;                     /* which */
-    sqlite3_stmt *may_write, *drop_digest, *set_edit;       /* of writing */
+    sqlite3_stmt *may_write, *drop_digest, *set_edit, *is_set;      /* of writing */
 } lm_cells;
 
 /* Open a tensor by name; an unknown one is an error that gives the nearest. f is taken over, whether or not it
