@@ -622,6 +622,8 @@ static void test_no_memory(void) {
         "'decoder':{'type':'Metaspace','replacement':'\\u2581'}}",
         "{" WORDS ",'normalizer':{'type':'BertNormalizer'},'pre_tokenizer':{'type':'BertPreTokenizer'},'decoder':{'type':'WordPiece','prefix':'##'}}",
         "{" PIECES ",'pre_tokenizer':{'type':'ByteLevel'},'post_processor':{'type':'BertProcessing','cls':['a',0],'sep':['a',0]}}",
+        /* A merge is the first text there is to keep. */
+        "{'model':{'type':'BPE','merges':['a b'],'vocab':{'a':0,'b':1,'ab':2,'c':3,'x':4,'-':5}}}",
     };
     lm_mem_hook_set(&(lm_mem_hook){ failing_alloc, free });
     static const char text[] = "ab<s> ac\xCC\x81\xCC\xA3-xxzz \xEF\xAC\x81 ab \xFF";

@@ -201,7 +201,7 @@ static void read_merges(lm_tokjson *f, lm_json *j, int kind, lm_err *err) {
         if (kind == LM_JSON_TEXT) {
             lm_buf_append(&f->texts, j->string.data, j->string.n, err);
             space = j->string.n ? memchr(j->string.data, ' ', j->string.n) : NULL;
-            if (space) {
+            if (space && !err->code) {
                 left_n = (size_t)(space - j->string.data);
                 memmove(f->texts.data + at + left_n, f->texts.data + at + left_n + 1, j->string.n - left_n - 1);
                 f->texts.n--;
