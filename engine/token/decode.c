@@ -145,7 +145,7 @@ static void read_part(decoder *d, lm_tok *tok, const lm_tree *t, const lm_node *
         tok->first_drops = 1;
         break;
     case METASPACE:
-        read_text(s, t, node, "replacement", err);
+        lm_split_read_mark(t, node, &s->text, err);
         if (!err->code) s->replace = mark_to_space(s->text.data, s->text.n, err);
         if (lm_split_scheme(t, node, err) != LM_MARK_NEVER) tok->first_drops = INT32_MAX;
         break;

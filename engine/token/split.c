@@ -374,13 +374,24 @@ int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err) {
     return LM_MARK_NEVER;
 }
 
-static void read_metaspace(stage *s, const lm_tree *t, const lm_node *node, lm_err *err) {
+/* Metaspace's mark is one character, as `tokenizers` has it: a longer one, or one with spaces to mark again, would make
+** much of little in stage after stage. */
+void lm_split_read_mark(const lm_tree *t, const lm_node *node, lm_buf *mark, lm_err *err) {
     size_t n;
-    const char *mark = lm_tree_text(t, node, "replacement", &n, err);
+    uint32_t cp;
+    const char *text = lm_tree_text(t, node, "replacement", &n, err);
+    if (err->code) return;
+    if (!n || (size_t)lm_utf8_step(text, n, &cp) != n || cp == ' ') {
+        lm_tokjson_refuse(lm_tree_find(t, node, "replacement")->at, err,
+                          "Metaspace: replacement: wanted one character that is not a space");
+    }
+    lm_buf_append(mark, text, n, err);
+}
+
+static void read_metaspace(stage *s, const lm_tree *t, const lm_node *node, lm_err *err) {
+    lm_split_read_mark(t, node, &s->text, err);
     s->scheme = lm_split_scheme(t, node, err);
     s->cuts = lm_tree_bool(t, node, "split", 1, err);
-    if (!n) lm_tokjson_refuse(node->at, err, "Metaspace: replacement: wanted a character");
-    if (!err->code) lm_buf_append(&s->text, mark, n, err);
 }
 
 static void read_bytes(stage *s, const lm_tree *t, const lm_node *node, lm_err *err) {

@@ -278,6 +278,7 @@ int lm_split_drops_spaces(const lm_split *p);   /* a space is a piece's end, and
 int lm_split_asks_first(const lm_split *p);     /* it makes a difference where a text begins */
 int lm_split_is_bytes(const lm_split *p);       /* pieces are bytes that the vocabulary spells as characters */
 int lm_split_scheme(const lm_tree *t, const lm_node *node, lm_err *err);   /* LM_MARK_* */
+void lm_split_read_mark(const lm_tree *t, const lm_node *node, lm_buf *mark, lm_err *err);      /* append Metaspace's mark */
 
 typedef struct { size_t from, to; int is_match; } lm_segment;
 
