@@ -2,7 +2,7 @@
 **
 ** Floors, lowest first; each uses only those below it. The public half of every floor is in lm.h.
 **
-**     1 base     err mem utf8 sort pool digest json math errors, memory, threads, digests, JSON, functions
+**     1 base     err mem utf8 sort pool digest hash json math   errors, memory, threads, hashes, JSON, functions
 **     2 kern     quant encode pack kern (scalar avx2 vnni amx) number formats, packing, the kernel table
 **               blas                               products of float matrices, for training
 **     3 format   file reader meta gguf gguf_write safetensors hf     bytes of a file to a checked tensor list, and back
@@ -33,6 +33,11 @@ int lm_mem_is_short(void);                          /* less than a sixteenth of 
 
 /* utf8.c */
 int lm_utf8_step(const char *text, size_t n, uint32_t *cp);
+
+/* hash.c: where a key goes in a hash table: unforeseeable, and another slot in every process. */
+uint64_t lm_hash_bytes(const void *bytes, size_t n);
+uint32_t lm_hash_pair(int32_t left, int32_t right);
+uint64_t lm_hash_keyed(const uint64_t key[2], const void *bytes, size_t n);     /* SipHash-1-3 */
 
 /* math.c: the same bits on every machine; errors stated there. */
 double lm_log(double x);                            /* x > 0 */

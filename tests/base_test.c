@@ -1,4 +1,4 @@
-/* base_test.c: the engine's own functions against long double, halfs, the JSON reader, the pool. */
+/* base_test.c: the engine's own functions against long double, halfs, hashes, the JSON reader, the pool. */
 #define _GNU_SOURCE
 #include "harness.h"
 
@@ -42,6 +42,22 @@ static void check_halfs(void) {
     CHECK(lm_f32_to_f16(65519.0f) == 0x7BFF && lm_f32_to_f16(65520.0f) == 0x7C00, "overflow");
 }
 
+/* SipHash-1-3 as CPython 3.11 has it (PYTHONHASHSEED=0: a key of zeros), and a secret. */
+static void check_hash(void) {
+    static const struct { const char *text; uint64_t want; } cases[] = {
+        { "a", 0x407448D2B89B1813 }, { "abc", 0xC03BC3A0042630F2 }, { "abcdefg", 0x6DB12AAE9070F506 },
+        { "abcdefgh", 0x3F7B849C0B8E35EA }, { "abcdefghijklmnopqrstuvw", 0xD9C26100B33EE39C },
+    };
+    const uint64_t zeros[2] = {0};
+    for (int i = 0; i < LM_COUNT(cases); i++) {
+        const char *text = cases[i].text;
+        uint64_t got = lm_hash_keyed(zeros, text, strlen(text));
+        CHECK(got == cases[i].want, "the hash of '%s' is %llx", text, (unsigned long long)got);
+        CHECK(lm_hash_bytes(text, strlen(text)) != got && lm_hash_bytes(text, strlen(text)) == lm_hash_bytes(text, strlen(text)), "a secret of the process");
+    }
+    CHECK(lm_hash_pair(1, 2) == lm_hash_pair(1, 2) && lm_hash_pair(1, 2) != lm_hash_pair(2, 1), "pairs");
+}
+
 /* Walk a document; return 1 when it is good. */
 static int is_json(const char *text, size_t n) {
     lm_err err = {0};
@@ -66,6 +82,30 @@ static void check_json(void) {
     memset(deep, '[', 100);
     memset(deep + 100, ']', 100);
     CHECK(!is_json(deep, 200) && is_json(deep + 60, 80), "depth");
+}
+
+/* Seconds of processor time to read an object of n keys: any, or such as lie side by side in a table whose hash is FNV-1a. */
+static double read_keys(int n, int are_chosen) {
+    lm_buf text = {0};
+    lm_err err = {0};
+    uint64_t slots = 2;
+    while (slots < 2 * (uint64_t)(n + 1)) slots *= 2;
+    lm_buf_print(&text, &err, "{");
+    for (int k = 0, made = 0; made < n; k++) {
+        char key[20];
+        uint64_t hash = 0xCBF29CE484222325ull ^ 0x9E3779B97F4A7C15ull;
+        snprintf(key, sizeof key, "%x", k);
+        for (char *c = key; *c; c++) hash = (hash ^ (uint8_t)*c) * 0x100000001B3ull;
+        hash ^= hash >> 29;
+        if (are_chosen && (hash & (slots - 1)) >= slots / 8) continue;
+        lm_buf_print(&text, &err, "%s\"%s\":0", made++ ? "," : "", key);
+    }
+    lm_buf_print(&text, &err, "}");
+    double start = cpu_seconds();
+    CHECK(is_json(text.data, text.n), "an object of %d keys", n);
+    double took = cpu_seconds() - start;
+    lm_buf_clear(&text);
+    return took;
 }
 
 static _Atomic int counts[257];
@@ -114,7 +154,10 @@ int main(void) {
     lm_err err = {0};
     check_math();
     check_halfs();
+    check_hash();
     check_json();
+    double any = read_keys(60000, 0), chosen = read_keys(60000, 1);
+    CHECK(chosen < 4 * any + 0.1, "60,000 chosen keys took %.3f s, others %.3f", chosen, any);
     check_pool();
     lm_mem_limit_set(1000);
     CHECK(!lm_alloc(2000, &err) && err.code == LM_NOMEM && lm_mem_used() == 0, "memory limit");

@@ -1,7 +1,7 @@
 /* json.c: a pull reader for JSON (RFC 8259) from anyone.
 **
 ** The reader keeps no tree: it knows its depth, which depths are objects, and a set of the keys met, as
-** 64-bit hashes of (object, key), so that duplicates are found in linear time in objects of any size. */
+** 64-bit hashes of (object, key) under a secret (hash.c), so that duplicates are found in linear time in objects of any size. */
 #include "../lmint.h"
 
 #include <stdio.h>
@@ -212,10 +212,8 @@ static void read_key(lm_json *j, lm_err *err) {
     }
     read_string(j, &j->key, err);
     if (err->code) return;
-    uint64_t hash = 0xCBF29CE484222325ull ^ j->object[j->depth] * 0x9E3779B97F4A7C15ull;
-    for (size_t i = 0; i < j->key.n; i++) hash = (hash ^ (uint8_t)j->key.data[i]) * 0x100000001B3ull;
-    hash ^= hash >> 29;
-    if (!add_seen(j, hash, err)) {
+    uint64_t key[2] = { j->object[j->depth], lm_hash_bytes(j->key.data, j->key.n) };
+    if (!add_seen(j, lm_hash_bytes(key, sizeof key), err)) {
         lm_err_set(err, LM_ERROR, "JSON: duplicate key \"%.80s\" at byte %llu", j->key.data,
                    (unsigned long long)j->pos);
     }

@@ -42,16 +42,16 @@ typedef struct {
 /*----------------------------------------------------------------------
 ** Merges */
 
-static size_t pair_slot(const lm_tok *t, const bpe *b, int32_t left, int32_t right) {
-    size_t slot = lm_tok_hash_pair(t->seed, left, right) & b->pairs_mask;
+static size_t pair_slot(const bpe *b, int32_t left, int32_t right) {
+    size_t slot = lm_hash_pair(left, right) & b->pairs_mask;
     while (b->pairs[slot].rank != LM_NO_RANK && (b->pairs[slot].left != left || b->pairs[slot].right != right)) {
         slot = (slot + 1) & b->pairs_mask;
     }
     return slot;
 }
 
-static uint32_t rank_of(const lm_tok *t, const bpe *b, int32_t left, int32_t right) {
-    return (left | right) < 0 ? LM_NO_RANK : b->pairs[pair_slot(t, b, left, right)].rank;
+static uint32_t rank_of(const bpe *b, int32_t left, int32_t right) {
+    return (left | right) < 0 ? LM_NO_RANK : b->pairs[pair_slot(b, left, right)].rank;
 }
 
 /*----------------------------------------------------------------------
@@ -107,9 +107,9 @@ static int begin_short(const lm_tok *t, const bpe *b, const char *text, size_t n
 }
 
 /* Merge n <= SHORT symbols in place. Return how many are left. */
-static int merge_short(const lm_tok *t, const bpe *b, int32_t *id, int n) {
+static int merge_short(const bpe *b, int32_t *id, int n) {
     uint32_t rank[SHORT];
-    for (int i = 0; i + 1 < n; i++) rank[i] = rank_of(t, b, id[i], id[i + 1]);
+    for (int i = 0; i + 1 < n; i++) rank[i] = rank_of(b, id[i], id[i + 1]);
     for (;;) {
         uint32_t least = LM_NO_RANK;
         int at = 0;
@@ -126,15 +126,15 @@ static int merge_short(const lm_tok *t, const bpe *b, int32_t *id, int n) {
             id[i] = id[i + 1];
             rank[i] = rank[i + 1];
         }
-        if (at + 1 < n) rank[at] = rank_of(t, b, id[at], id[at + 1]);
-        if (at) rank[at - 1] = rank_of(t, b, id[at - 1], id[at]);
+        if (at + 1 < n) rank[at] = rank_of(b, id[at], id[at + 1]);
+        if (at) rank[at - 1] = rank_of(b, id[at - 1], id[at]);
     }
 }
 
 /* Long pieces, by merge.c. */
 static uint32_t rank_symbols(const lm_merge *m, size_t left, size_t right, int32_t *makes) {
     const bpe *b = m->t->family_data;
-    uint32_t rank = rank_of(m->t, b, m->symbols[left].id, m->symbols[right].id);
+    uint32_t rank = rank_of(b, m->symbols[left].id, m->symbols[right].id);
     if (rank != LM_NO_RANK) *makes = b->merged[rank];
     return rank;
 }
@@ -176,7 +176,7 @@ static const lm_tok_word *word_slot(const bpe *b, const char *text, size_t n, ui
 static void encode_piece(const lm_tok *t, const char *text, size_t n, lm_stop stop, lm_ids *out, lm_err *err) {
     const bpe *b = t->family_data;
     if (n <= b->word_max) {
-        const lm_tok_word *w = word_slot(b, text, n, lm_tok_hash(t->seed, text, n));
+        const lm_tok_word *w = word_slot(b, text, n, lm_hash_bytes(text, n));
         if (w->id != NO_ID) {
             lm_ids_append(out, w->id, err);
             return;
@@ -187,7 +187,7 @@ static void encode_piece(const lm_tok *t, const char *text, size_t n, lm_stop st
         return;
     }
     int32_t id[SHORT];
-    int left = merge_short(t, b, id, begin_short(t, b, text, n, id));
+    int left = merge_short(b, id, begin_short(t, b, text, n, id));
     for (int i = 0; i < left; i++) {
         if (id[i] >= 0) lm_ids_append(out, id[i], err);
     }
@@ -302,7 +302,7 @@ static void add_merge(lm_tok *t, bpe *b, size_t rank, const char *joined, size_t
     if (err->code) return;
     b->merged[rank] = made;
     if (is_control(t, made)) return;
-    pair *p = &b->pairs[pair_slot(t, b, left, right)];
+    pair *p = &b->pairs[pair_slot(b, left, right)];
     if (p->rank == LM_NO_RANK || last_counts) *p = (pair){ left, right, (uint32_t)rank };
 }
 
@@ -339,9 +339,9 @@ static void add_word(lm_tok *t, bpe *b, int32_t id, int whole_words) {
     if (!whole_words) {
         int32_t ids[SHORT];
         if (n > SHORT) return;
-        if (merge_short(t, b, ids, begin_short(t, b, text, n, ids)) != 1 || ids[0] != id) return;
+        if (merge_short(b, ids, begin_short(t, b, text, n, ids)) != 1 || ids[0] != id) return;
     }
-    uint64_t hash = lm_tok_hash(t->seed, text, n);
+    uint64_t hash = lm_hash_bytes(text, n);
     lm_tok_word *w = (lm_tok_word *)word_slot(b, text, n, hash);
     if (w->id == NO_ID) *w = (lm_tok_word){ (uint32_t)(hash >> 32), id };
     b->word_max = LM_MAX(b->word_max, n);

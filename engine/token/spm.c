@@ -41,7 +41,7 @@ static lm_tok_word *word_slot(const lm_tok *t, const spm *s, const char *text, s
 
 static int32_t find_word(const lm_tok *t, const char *text, size_t n) {
     const spm *s = t->family_data;
-    return n > s->word_max ? NO_ID : word_slot(t, s, text, n, lm_tok_hash(t->seed, text, n))->id;
+    return n > s->word_max ? NO_ID : word_slot(t, s, text, n, lm_hash_bytes(text, n))->id;
 }
 
 /* Higher scores are lower ranks: the order of floats as the order of integers. */
@@ -232,7 +232,7 @@ static void read_words(lm_tok *t, spm *s, lm_err *err) {
         t->bytes_at[id + 1] = t->bytes_at[id] + (uint32_t)n_out;
         int is_word = n && byte < 0 && t->type[id] != LM_TOK_CONTROL && t->type[id] != LM_TOK_UNKNOWN;
         if (!is_word) continue;
-        uint64_t hash = lm_tok_hash(t->seed, text, n);
+        uint64_t hash = lm_hash_bytes(text, n);
         *word_slot(t, s, text, n, hash) = (lm_tok_word){ (uint32_t)(hash >> 32), id };
         s->word_max = LM_MAX(s->word_max, n);
         lm_spm_note_glued(s->glued, text, n);

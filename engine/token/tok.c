@@ -30,31 +30,6 @@ enum { SPECIAL_MAX = 1024 };    /* bytes of a special token: a match costs no mo
 /*----------------------------------------------------------------------
 ** The vocabulary */
 
-uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n) {
-    const uint64_t k = 0x9E3779B97F4A7C15u;
-    uint64_t h = (seed ^ n) * k, x = 0;
-    uint32_t low, high;
-    for (; n >= 8; bytes += 8, n -= 8) {
-        memcpy(&x, bytes, 8);
-        h = (h ^ x ^ h >> 32) * k;
-    }
-    if (n >= 4) {
-        memcpy(&low, bytes, 4);
-        memcpy(&high, bytes + n - 4, 4);
-        x = (uint64_t)high << 32 | low;
-    } else if (n) {
-        x = (uint64_t)(uint8_t)bytes[0] << 16 | (uint64_t)(uint8_t)bytes[n / 2] << 8 | (uint8_t)bytes[n - 1];
-    }
-    h = (h ^ x ^ h >> 32) * k;
-    return (h ^ h >> 29) * k;
-}
-
-uint32_t lm_tok_hash_pair(uint64_t seed, int32_t left, int32_t right) {
-    uint64_t key = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ seed;
-    key *= 0x9E3779B97F4A7C15u;
-    return (uint32_t)((key ^ key >> 32) * 0xD6E8FEB86659FD93u >> 32);
-}
-
 size_t lm_tok_slots(size_t n) {
     size_t slots = 16;
     while (slots / 4 * 3 < n) slots *= 2;
@@ -63,7 +38,7 @@ size_t lm_tok_slots(size_t n) {
 
 /* The slot that holds a spelling's id, or the free one where it would go. */
 static size_t index_slot(const lm_tok *t, const char *text, size_t n) {
-    size_t slot = (size_t)(lm_tok_hash(t->seed, text, n) >> 24) & t->index_mask;
+    size_t slot = (size_t)lm_hash_bytes(text, n) & t->index_mask;
     for (int32_t id; (id = t->index[slot]) >= 0; slot = (slot + 1) & t->index_mask) {
         uint32_t at = t->text_at[id];
         if (t->text_at[id + 1] - at == n && !memcmp(t->text + at, text, n)) break;
@@ -283,7 +258,6 @@ lm_tok *lm_tok_new(const lm_meta *meta, const lm_meta *arrays, lm_err *err) {
     if (is_gguf && ((n == 4 && !memcmp(kind, "none", 4)) || (n == 8 && !memcmp(kind, "no_vocab", 8)))) return NULL;
     lm_tok *t = lm_calloc(1, sizeof *t, err);
     if (!t) return NULL;
-    t->seed = (uint64_t)(uintptr_t)t;
     if (is_gguf) {
         open_gguf(t, kind, n, meta, arrays, err);
     } else {

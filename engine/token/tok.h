@@ -19,7 +19,6 @@ struct lm_tok {
     float *score;                       /* NULL: the vocabulary has none */
     uint8_t *eog;                       /* ends a generation */
     int32_t *index; size_t index_mask;  /* spelling to id, open addressing, -1 free */
-    uint64_t seed;                      /* of every hash here */
     uint32_t *specials; size_t n_specials;  /* ids of the special tokens, in the order of their spellings */
     uint8_t special_first[256];         /* 1: a special begins with this byte, 2: one that needs no asking does */
     int32_t bos, eos;
@@ -63,10 +62,6 @@ static inline uint32_t lm_trie_step(const lm_trie *t, uint32_t node, uint8_t byt
 
 /*----------------------------------------------------------------------
 ** tok.c */
-
-/* Hash bytes. The seed differs from process to process, so that no file can be written to collide. */
-uint64_t lm_tok_hash(uint64_t seed, const char *bytes, size_t n);
-uint32_t lm_tok_hash_pair(uint64_t seed, int32_t left, int32_t right);
 
 int lm_tok_is_special(const lm_tok *t, int32_t id);             /* spelled out in a text only where asked for */
 int32_t lm_tok_find(const lm_tok *t, const char *text, size_t n);      /* by spelling; -1: none */

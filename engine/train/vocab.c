@@ -36,7 +36,6 @@ typedef struct { int64_t count; int32_t pair; } entry;
 typedef struct { char **chunks; size_t n, cap; } pile;
 
 struct lm_vocab {
-    uint64_t seed;                      /* of hashes */
     lm_regex *pattern;
     lm_buf bytes;                       /* of the words, end to end */
     word *words; size_t n_words, words_cap;
@@ -89,7 +88,7 @@ static const char *word_of(const lm_vocab *v, int32_t id, size_t *n) {
 
 /* The slot that has the text, or the free one where it would go. */
 static lm_tok_word *find_slot(const lm_vocab *v, lm_tok_word *slots, size_t n_slots, const char *text, size_t n) {
-    uint64_t hash = lm_tok_hash(v->seed, text, n);
+    uint64_t hash = lm_hash_bytes(text, n);
     uint32_t tag = (uint32_t)(hash >> 32);
     for (size_t i = (size_t)hash & (n_slots - 1);; i = (i + 1) & (n_slots - 1)) {
         size_t other_n;
@@ -163,7 +162,7 @@ void lm_vocab_add(lm_vocab *v, const char *text, size_t n, lm_stop stop, lm_err 
 ** Pairs and where they are */
 
 static size_t pair_slot(const lm_vocab *v, int32_t left, int32_t right) {
-    size_t slot = lm_tok_hash_pair(v->seed, left, right) & (v->n_by_ids - 1);
+    size_t slot = lm_hash_pair(left, right) & (v->n_by_ids - 1);
     for (int32_t id; (id = v->by_ids[slot]) != NONE; slot = (slot + 1) & (v->n_by_ids - 1)) {
         if (pair_at(v, id)->left == left && pair_at(v, id)->right == right) break;
     }
@@ -377,7 +376,6 @@ void lm_vocab_train(lm_vocab *v, int size, lm_stop stop, lm_err *err) {
 lm_vocab *lm_vocab_new(lm_err *err) {
     lm_vocab *v = lm_calloc(1, sizeof *v, err);
     if (!v) return NULL;
-    v->seed = (uint64_t)(uintptr_t)v;
     v->free_links = NONE;
     v->pattern = lm_regex_new_anchored("gpt-2", lm_pretok_gpt2(), err);
     if (!err->code) return v;
