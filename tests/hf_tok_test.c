@@ -624,6 +624,9 @@ static void test_no_memory(void) {
         "{" PIECES ",'pre_tokenizer':{'type':'ByteLevel'},'post_processor':{'type':'BertProcessing','cls':['a',0],'sep':['a',0]}}",
         /* A merge is the first text there is to keep. */
         "{'model':{'type':'BPE','merges':['a b'],'vocab':{'a':0,'b':1,'ab':2,'c':3,'x':4,'-':5}}}",
+        /* Two regexes want one room. */
+        "{" LETTERS ",'pre_tokenizer':{'type':'Sequence','pretokenizers':[{'type':'Split','behavior':'Isolated',"
+        "'pattern':{'Regex':'x+'}},{'type':'Split','behavior':'Isolated','pattern':{'Regex':'y+'}}]}}",
     };
     lm_mem_hook_set(&(lm_mem_hook){ failing_alloc, free });
     static const char text[] = "ab<s> ac\xCC\x81\xCC\xA3-xxzz \xEF\xAC\x81 ab \xFF";

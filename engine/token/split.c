@@ -277,7 +277,7 @@ void lm_split_begin(lm_split_walk *w, const lm_split *p, lm_stop stop, lm_regex_
 }
 
 void lm_split_start(lm_split_walk *w, const char *text, size_t n, int is_first, lm_err *err) {
-    for (int i = 0; i < w->p->n && !w->run->match; i++) {
+    for (int i = 0; i < w->p->n && !w->run->match && !err->code; i++) {
         if (w->p->stages[i].regex) lm_regex_begin(w->run, w->stop, err);
     }
     w->whole = text;
