@@ -7,7 +7,8 @@
 **
 ** A search tries a few places at a time, against a window of the text that doubles while a match runs into its end, and
 ** asks stop between. The limit of steps holds for each place; one that needs more (a long run gone back over) is tried
-** alone, with so many for each byte of the window. A text in which nothing matches is gone through once. */
+** alone, with so many for each byte of the window. A text in which nothing matches is gone through once. Machine code does
+** not count steps within one place: a searching pattern calls out at each of its items, and those are counted. */
 #include "tok.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -17,7 +18,7 @@
 #include <utf8proc.h>
 
 /* What a match may use. Possessive runs keep next to nothing; others may go back. */
-enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384,
+enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, CALLS_A_STOP = 4096, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384,
        STACK_MAX = 1 << 20, PATTERN_MAX = 16384 };
 
 struct lm_regex {
@@ -191,7 +192,8 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
     if (!err->code) translate(what, pattern, head_n, &code, err);
     lm_buf_append(&code, tail, strlen(tail) + 1, err);
     if (!err->code)
-        re = compile(what, pattern, n, code.data, code.n - 1, PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT, err);
+        re = compile(what, pattern, n, code.data, code.n - 1,
+                     PCRE2_MULTILINE | PCRE2_USE_OFFSET_LIMIT | PCRE2_AUTO_CALLOUT, err);
     lm_buf_clear(&code);
     return re;
 }
@@ -209,7 +211,8 @@ void lm_regex_free(lm_regex *re) {
 static int on_callout(pcre2_callout_block *block, void *arg) {
     lm_regex_run *run = arg;
     size_t at = block->current_position;
-    if (at - run->asked < LM_STOP_BYTES) return 0;
+    if (++run->calls > run->most_calls) return PCRE2_ERROR_MATCHLIMIT;
+    if (at - run->asked < LM_STOP_BYTES && run->calls % CALLS_A_STOP) return 0;
     run->asked = at;
     return run->stop.ask && run->stop.ask(run->stop.arg) ? PCRE2_ERROR_CALLOUT : 0;
 }
@@ -258,6 +261,8 @@ static void fail(int rc, size_t at, lm_err *err) {
 
 size_t lm_regex_match(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, lm_err *err) {
     run->asked = at;
+    run->calls = 0;
+    run->most_calls = SIZE_MAX;
     pcre2_set_match_limit(run->context, MATCH_LIMIT);
     int rc = match(re, run, text, end, at, 0);
     if (rc >= 0) {
@@ -280,7 +285,9 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         while (is_within(text, window_end, end)) window_end--;
         while (is_within(text, next, end)) next++;
         size_t limit = SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0);
-        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(limit, MATCH_LIMIT));
+        run->calls = 0;
+        run->most_calls = LM_MIN(limit, MATCH_LIMIT);
+        pcre2_set_match_limit(run->context, (uint32_t)run->most_calls);
         pcre2_set_offset_limit(run->context, next);
         int rc = match(re, run, text, window_end, at, window_end == end ? 0 : PCRE2_PARTIAL_HARD);
         if (rc >= 0) {
