@@ -395,6 +395,8 @@ static void test_refusals(void) {
 static void test_hostile(void) {
     static const struct { const char *head, *unit, *tail; int count; const char *want; } cases[] = {
         { "{'normalizer':", "[", "", 100000, "nested too deep" },
+        { "{" LETTERS ",'added_tokens':[{'id':30,'content':'<x>','normalized':true}],'normalizer':{'type':'Prepend','prepend':'", "a", "'}}",
+          40000, "added token '<x>': over 1024 bytes when it is normalized" },
         { "{'normalizer':", "{'type':'Sequence','normalizers':[", "", 100000, "nested too deep" },
         { "{'model':", "[", "", 100000, "model: wanted an object" },
         { "{" LETTERS ",'normalizer':{'type':'Sequence','normalizers':[", "{'type':'NFC'},", "{'type':'NFC'}]}}", 100000, "over 64 normalizers" },

@@ -8,9 +8,10 @@
 
 #include <string.h>
 
-enum { CONTENT_MAX = 1024 };        /* bytes of a token: a match costs no more than that at any place */
+enum { CONTENT_MAX = 1024 };        /* bytes of a token, normalized too: a match costs no more than that at any place */
 
-typedef struct { int32_t id; uint8_t special, single_word, lstrip, rstrip, normalized; } token;
+/* byte: of its object in the file. */
+typedef struct { int32_t id; uint32_t byte; uint8_t special, single_word, lstrip, rstrip, normalized; } token;
 
 struct lm_added {
     token *tokens; size_t n, cap;
@@ -23,11 +24,12 @@ struct lm_added {
 /*----------------------------------------------------------------------
 ** Finding */
 
-static int longest_at(const lm_added *a, const lm_added_walk *w, size_t at, size_t end, size_t *n) {
+/* The longest token at at, or -1; *looked grows by the bytes looked at. */
+static int longest_at(const lm_added *a, const lm_added_walk *w, size_t at, size_t end, size_t *n, size_t *looked) {
     const lm_trie *trie = w->normalized ? &a->normalized : &a->raw;
     int best = -1;
     uint32_t node = 0;
-    for (size_t i = at; i < end && (node = lm_trie_step(trie, node, (uint8_t)w->text[i])); i++) {
+    for (size_t i = at; i < end && (node = lm_trie_step(trie, node, (uint8_t)w->text[i])); i++, ++*looked) {
         int32_t value = trie->value[node];
         if (value < 0 || (a->tokens[value].special && !w->all)) continue;
         best = value;
@@ -76,11 +78,14 @@ static const token *token_of(const lm_added *a, int32_t id) {
 /* Find the next match from w->search on. Return 0 when there is none. */
 static int find(lm_added_walk *w, size_t *from, size_t *to, const token **found, int32_t *id, lm_err *err) {
     const lm_added *a = w->a;
-    size_t span = next_span(w, id), n = 0;
+    size_t span = next_span(w, id), n = 0, looked = 0;
     for (size_t i = w->search; i < span && a && a->n; i++) {
-        if ((i - w->search) % LM_STOP_BYTES == LM_STOP_BYTES - 1 && lm_poll(w->stop, err)) return 0;
+        if (++looked >= LM_STOP_BYTES) {
+            looked = 0;
+            if (lm_poll(w->stop, err)) return 0;
+        }
         if (!a->first[w->normalized][(uint8_t)w->text[i]]) continue;
-        int best = longest_at(a, w, i, span, &n);
+        int best = longest_at(a, w, i, span, &n, &looked);
         if (best < 0) continue;
         *found = &a->tokens[best];
         *id = a->tokens[best].id;
@@ -155,6 +160,10 @@ static void index_tokens(lm_added *a, const lm_normal *normal, const lm_buf *tex
         begins[i + 1] = begins[i];
         if (a->tokens[i].normalized != normalized) continue;
         if (normalized) lm_normal_run(normal, &scratch, &text, &text_n, (lm_stop){0}, err);
+        if (text_n > CONTENT_MAX) {
+            lm_tokjson_refuse(a->tokens[i].byte, err, "added token '%.*s': over %d bytes when it is normalized",
+                              (int)LM_MIN(at[i + 1] - at[i], 60), texts->data + at[i], CONTENT_MAX);
+        }
         if (!text_n || err->code) continue;
         lm_buf_append(&a->spellings, text, text_n, err);
         begins[i + 1] = (uint32_t)a->spellings.n;
@@ -177,7 +186,8 @@ static void read_token(lm_added *a, lm_tok *t, const lm_tree *tree, const lm_nod
                        size_t *at_cap, int n_pieces, int32_t *highest, lm_err *err) {
     size_t n;
     const char *content = lm_tree_text(tree, node, "content", &n, err);
-    token k = { .special = (uint8_t)lm_tree_bool(tree, node, "special", 0, err),
+    token k = { .byte = (uint32_t)node->at,
+                .special = (uint8_t)lm_tree_bool(tree, node, "special", 0, err),
                 .single_word = (uint8_t)lm_tree_bool(tree, node, "single_word", 0, err),
                 .lstrip = (uint8_t)lm_tree_bool(tree, node, "lstrip", 0, err),
                 .rstrip = (uint8_t)lm_tree_bool(tree, node, "rstrip", 0, err) };

@@ -256,6 +256,8 @@ static void run_step(const step *s, pass *p, lm_regex_run *run, lm_err *err) {
     case PREPEND:
         if (p->n) lm_buf_append(p->out, s->to.data, s->to.n, err);
         lm_buf_append(p->out, p->text, p->n, err);
+        p->i = p->n;
+        goes_on(p, err);
         break;
     case REPLACE_TEXT: replace_text(p, s, err); break;
     case REPLACE_REGEX: replace_regex(p, s, run, err); break;
