@@ -1,7 +1,8 @@
 /* json.c: a pull reader for JSON (RFC 8259) from anyone.
 **
 ** The reader keeps no tree: it knows its depth, which depths are objects, and a set of the keys met, as
-** 64-bit hashes of (object, key) under a secret (hash.c), so that duplicates are found in linear time in objects of any size. */
+** 64-bit hashes of (object, key) under a secret (hash.c), so that duplicates are found in linear time in objects of any
+** size. */
 #include "../lmint.h"
 
 #include <stdio.h>

@@ -103,6 +103,10 @@ static double *new_frequencies(const lm_model *m, float base, float scale, lm_er
     for (int i = 0; inv_freq && i < n; i++) {
         inv_freq[i] = (double)scale * lm_pow((double)base, -2.0 * i / m->h.n_rot);
         if (factors) inv_freq[i] /= (double)factors[i];
+        if (!(fabs(inv_freq[i]) * m->h.n_ctx < 0x1p30)) {       /* what lm_sincos takes */
+            lm_err_set(err, LM_ERROR, "tensor rope_freqs.weight: element %d: %g makes an angle of %d positions over 2^30",
+                       i, factors ? (double)factors[i] : 1.0, m->h.n_ctx);
+        }
     }
     return inv_freq;
 }
