@@ -125,8 +125,12 @@ static size_t encode_text(row_reader *r, int i, lm_err *err) {
     size_t start = r->ids.n;
     column_text(r, i, &text, err);
     lm_frame_find(r->c, r->s, &frame, err);
+    if ((size_t)r->most <= frame.ids.n) {
+        lm_err_set(err, LM_ERROR, "%s: option \"batch_tokens\": expected at least %zu: %d pairs of texts of a token and %zu special ones",
+                   name, 2 * LM_PAIRS_MIN * (frame.ids.n + 1), LM_PAIRS_MIN, frame.ids.n);
+    }
     for (size_t k = 0; k < frame.lead && !err->code; k++) lm_ids_append(&r->ids, frame.ids.data[k], err);
-    size_t first = r->ids.n, room = (size_t)r->most > frame.ids.n ? (size_t)r->most - frame.ids.n : 0;
+    size_t first = r->ids.n, room = (size_t)r->most - frame.ids.n;
     encode(r, text, 0, err);
     if (r->ids.n - first > room) r->ids.n = first + room;
     for (size_t k = frame.lead; k < frame.ids.n && !err->code; k++) lm_ids_append(&r->ids, frame.ids.data[k], err);
