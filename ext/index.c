@@ -516,12 +516,14 @@ static int carry_out(lm_index *x, int what, lm_err *err) {
     if (err->code) return 0;
     x->work = what;
     x->inner = &inner;
-    int rc = sqlite3_exec(x->c->db, sql, NULL, NULL, NULL), can_write = 1;
+    int rc = sqlite3_exec(x->c->db, sql, NULL, NULL, NULL), can_write = 1, was_called = !x->work;
     x->work = 0;
     x->inner = NULL;
     sqlite3_free(sql);
     switch (rc & 0xff) {
-    case SQLITE_OK: break;
+    case SQLITE_OK:
+        if (!was_called) lm_write_ignored(err);
+        break;
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
     case SQLITE_READONLY:

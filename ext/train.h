@@ -107,6 +107,7 @@ typedef struct {
     float **best;                           /* copies of what is trained, at best_step; NULL: nothing is validated */
     int best_is_new;                        /* since the last checkpoint */
     lm_run_state state;
+    double seconds_before;                  /* of the calls before this one */
     lm_run_row row;                         /* of the step just taken */
     lm_run_row *rows; size_t n_rows, rows_cap;      /* that are not in lm_run_step yet */
     lm_schedule schedule;

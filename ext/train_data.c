@@ -221,11 +221,12 @@ static int has_null(sqlite3_stmt *stmt) {
     return 0;
 }
 
-static void hash_samples(lm_samples *d) {
+static void hash_samples(lm_samples *d, lm_stop stop, lm_err *err) {
     lm_digest h;
     lm_digest_init(&h);
     lm_digest_add(&h, d->kind, strlen(d->kind) + 1);
     for (size_t i = 0; i < d->n; i++) {
+        if (i % 65536 == 65535 && lm_poll(stop, err)) return;
         int32_t about[3] = { d->samples[i].n, d->samples[i].n_given, d->samples[i].label };
         lm_digest_add(&h, about, sizeof about);
     }
@@ -255,6 +256,9 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
             "%s: the model is an encoder, which predicts no next token: give pairs of texts that belong together (rows \"pair\")",
             name);
     }
+    if (d->is_pair && o->batch_tokens < 2 * (LM_PAIRS_MIN + 1))     /* where one is left over, there are so many in a batch */
+        lm_err_set(err, LM_ERROR, "%s: option \"batch_tokens\": expected at least %d for %d pairs", name,
+                   2 * (LM_PAIRS_MIN + 1), LM_PAIRS_MIN + 1);
     if (d->is_pair && o->batch_tokens / (2 * LM_PAIRS_MIN) < r.most) r.most = o->batch_tokens / (2 * LM_PAIRS_MIN);
     while (kind && lm_conn_step(c, r.stmt, err)) {
         d->n_rows++;
@@ -270,7 +274,7 @@ void lm_samples_read(lm_samples *d, lm_conn *c, const lm_shared *s, const lm_lea
                    (long long)d->n_rows, (long long)d->n_nulls);
     }
     if (d->n > UINT32_MAX) lm_err_set(err, LM_ERROR, "%s: more than %u sequences", name, UINT32_MAX);
-    if (!err->code) hash_samples(d);
+    if (!err->code) hash_samples(d, lm_conn_stop(c), err);
 }
 
 void lm_samples_clear(lm_samples *d) {

@@ -102,19 +102,22 @@ static void read_rows(lm_run *r, lm_err *err) {
     memcpy(r->base_digest, digest, sizeof digest);
 }
 
-/* How many steps the run has, all epochs packed as they will be; and where among them the state's step stands. */
+/* How many steps the run has, all epochs packed as they will be; and where among them the state's step stands. Where no epochs
+** are given max_steps says how many, and only that place is looked for. */
 static sqlite3_int64 count_steps(lm_run *r, lm_err *err) {
     const lm_samples *d = &r->data;
     sqlite3_int64 most = r->o.max_steps ? r->o.max_steps : INT64_MAX, n = 0;
-    for (int epoch = 0; (!r->o.epochs || epoch < r->o.epochs) && n < most && !err->code; epoch++) {
+    sqlite3_int64 last = r->o.epochs || r->state.step >= most ? most : r->state.step + 1;
+    for (int epoch = 0; (!r->o.epochs || epoch < r->o.epochs) && n < last && !err->code; epoch++) {
         lm_poll(lm_conn_stop(r->c), err);
         lm_samples_shuffle(d, (uint64_t)r->o.seed, epoch, r->order);
         for (size_t at = 0; at < d->n_train; n++) {
+            if (n % 4096 == 4095 && lm_poll(lm_conn_stop(r->c), err)) return 0;
             if (n == r->state.step) r->state.epoch = epoch, r->state.at = (sqlite3_int64)at;
             at += lm_samples_pack(d, r->order + at, d->n_train - at, r->o.batch_tokens);
         }
     }
-    if (n > most) n = most;
+    if (n > most || !r->o.epochs) n = most;
     if (r->state.step >= n)
         lm_err_set(err, LM_ERROR, "lm_run, id %lld: step %lld, but the run has %lld steps", (long long)r->id,
                    (long long)r->state.step, (long long)n);
@@ -171,6 +174,7 @@ void lm_run_open(lm_run *r, lm_conn *c, lm_text options, lm_err *err) {
     lm_run_load_adapter(r, err);
     if (r->o.resume) lm_run_load(r, err);
     else lm_run_begin(r, err);
+    r->seconds_before = r->state.seconds;
     if (r->adapter.a.rank && !r->o.resume) lm_run_checkpoint(r, err);   /* what it begins with is gone when it is written over */
 }
 
@@ -302,7 +306,7 @@ void lm_run_next(lm_run *r, lm_err *err) {
     int is_last = s->step == n_steps, is_epoch = s->at == 0;
     int is_due = r->o.eval_every ? s->step % r->o.eval_every == 0 : is_epoch;
     if (r->best && (is_last || is_due)) evaluate(r, err);
-    int has_time = r->o.max_seconds == 0 || s->seconds < r->o.max_seconds,
+    int has_time = r->o.max_seconds == 0 || s->seconds - r->seconds_before < r->o.max_seconds,
         has_patience = !r->o.patience || s->n_worse < r->o.patience;
     int is_point = r->o.checkpoint_every < 0 ? is_epoch : r->o.checkpoint_every && s->step % r->o.checkpoint_every == 0;
     if (err->code) return;

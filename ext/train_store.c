@@ -106,6 +106,7 @@ static void watch(lm_run *r, lm_err *err) {
     lm_conn_step(r->c, r->hold, err);
 }
 
+/* The last run; one before it would write over what the last has learnt. */
 void lm_run_find(lm_run *r, lm_err *err) {
     int there = !err->code && lm_store_has_training(r->c, r->model.schema, err);
     sqlite3_stmt *stmt =
@@ -113,8 +114,9 @@ void lm_run_find(lm_run *r, lm_err *err) {
                : lm_conn_prepare(
                    r->c, err,
                    "SELECT id, options, state, step, edit, base_digest, math, data_digest FROM \"%w\".lm_run"
-                   " WHERE model = ? AND adapter IS ? AND status <> 'done' ORDER BY id DESC LIMIT 1",
-                   r->model.schema);
+                   " WHERE model = ?1 AND adapter IS ?2 AND status <> 'done'"
+                   " AND id = (SELECT max(id) FROM \"%w\".lm_run WHERE model = ?1 AND adapter IS ?2)",
+                   r->model.schema, r->model.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->model.id);
     if (stmt) bind_text(stmt, 2, r->o.adapter);
     if (!stmt || !lm_conn_step(r->c, stmt, err)) {

@@ -70,7 +70,7 @@ static void test_shared_cache(void) {
     sqlite3 *db = open_shared();
     check(sqlite3_exec(db, "SELECT lm_import('tests/golden/tiny.gguf'); CREATE TABLE t(b); INSERT INTO t WITH RECURSIVE c(i) AS"
                        " (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 50) SELECT 'x' FROM c", NULL, NULL, NULL) == SQLITE_OK, "fill a shared cache");
-    alarm(300);                         /* a deadlock ends here */
+    alarm(900);                         /* a deadlock ends here */
     pthread_create(&other, NULL, ask_anew, &is_done);
     while (!__atomic_load_n(&is_done, __ATOMIC_ACQUIRE)) sqlite3_exec(db, "SELECT sum(lm_token_count(b)) FROM t", NULL, NULL, NULL);
     pthread_join(other, &fine);

@@ -13,7 +13,7 @@ static const double TEMPERATURE = 0.05;     /* of pairs (Gao et al. 2021) */
 
 static void check_options(const lm_train_options *o, lm_err *err) {
     const struct { const char *name; double x, min, max; } ranges[] = {
-        { "batch_tokens", o->batch_tokens, 0, 1 << 20 }, { "beta1", o->beta1, 0, 0.999999 }, { "beta2", o->beta2, 0, 0.99999999 },
+        { "batch_tokens", o->batch_tokens, 0, 1 << 20 }, { "beta1", o->beta1, 0, 0.9999 }, { "beta2", o->beta2, 0, 0.99999 },
         { "eps", o->eps, 1e-30, 1 }, { "weight_decay", o->weight_decay, 0, 1000 }, { "clip", o->clip, 0, 1e30 }, { "dropout", o->dropout, 0, 0.95 },
         { "lora rank", o->lora_rank, 0, RANK_MAX }, { "lora alpha", o->lora_alpha, 0, 1e6 },
         { "balance", o->balance, 0, 1e6 }, { "temperature", o->temperature, 1e-4, 1e4 },
