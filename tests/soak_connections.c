@@ -166,8 +166,14 @@ static void read_answers(void) {
         answer a = {0};
         char sql[80];
         snprintf(sql, sizeof sql, "SELECT text FROM answer WHERE id = %d", i);
-        query(db, sql, &a);
-        snprintf(answers[i], sizeof answers[i], "%s", a.data);
+        int rc = query(db, sql, &a);
+        for (int tries = 0; (rc & 0xff) == SQLITE_BUSY && tries < 1000; tries++) {      /* the other processes write by now */
+            clear(&a);
+            usleep(10000);
+            rc = query(db, sql, &a);
+        }
+        CHECK(rc == SQLITE_OK && a.data, "answer %d: %s", i, sqlite3_errmsg(db));
+        snprintf(answers[i], sizeof answers[i], "%s", a.data ? a.data : "");
         clear(&a);
     }
     close_db(db);
