@@ -22,13 +22,13 @@ int lm_adapter_find(lm_conn *c, const lm_found *model, const char *name, lm_adap
     if (stmt) sqlite3_bind_text(stmt, 2, name, -1, SQLITE_STATIC);
     int there = stmt && lm_conn_step(c, stmt, err);
     if (there) {
-        const void *edit = sqlite3_column_blob(stmt, 1);
+        const void *edit = lm_column_stamp(stmt, 1);
         const char *digest = (const char *)sqlite3_column_text(stmt, 2),
                    *targets = (const char *)sqlite3_column_text(stmt, 5);
         const char *info = (const char *)sqlite3_column_text(stmt, 6);
         double rank = sqlite3_column_double(stmt, 3), alpha = sqlite3_column_double(stmt, 4);
         out->id = sqlite3_column_int64(stmt, 0);
-        if (!edit || sqlite3_column_bytes(stmt, 1) != 8) corrupt(out, "edit: expected 8 bytes", err);
+        if (!edit) corrupt(out, "edit: expected 8 bytes", err);
         else memcpy(out->edit, edit, 8);
         if (!digest || strlen(digest) != 2 * LM_DIGEST_BYTES)
             corrupt(out, "base_digest: expected 64 hexadecimal digits", err);

@@ -142,10 +142,15 @@ void lm_conn_check_begun(lm_conn *c, const char *function, const char *schema, l
     lm_err_set(err, LM_ERROR, "%s: on dqlite a SELECT can write only between BEGIN and COMMIT", function);
 }
 
+sqlite3_stmt *lm_conn_next_busy(lm_conn *c, sqlite3_stmt *before) {
+    sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, before);
+    while (stmt && !sqlite3_stmt_busy(stmt)) stmt = sqlite3_next_stmt(c->db, stmt);
+    return stmt;
+}
+
 void lm_conn_alone(lm_conn *c, const char *function, lm_err *err) {
-    for (sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, NULL); stmt; stmt = sqlite3_next_stmt(c->db, stmt)) {
-        if (sqlite3_stmt_busy(stmt) && !sqlite3_stmt_readonly(stmt))
-            lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
+    for (sqlite3_stmt *stmt = NULL; (stmt = lm_conn_next_busy(c, stmt));) {
+        if (!sqlite3_stmt_readonly(stmt)) lm_err_set(err, LM_ERROR, "%s: call it in a SELECT of its own", function);
     }
 }
 

@@ -80,6 +80,7 @@ void lm_conn_exec(lm_conn *c, lm_err *err, const char *format, ...);
 /* Refuse a function that writes, or sets what holds for the process, inside a statement that writes. There SQLite refuses
 ** savepoints; and there a CHECK of a hostile schema may be what calls, which DIRECTONLY (to 3.53) does not hold back. */
 void lm_conn_alone(lm_conn *c, const char *function, lm_err *err);
+sqlite3_stmt *lm_conn_next_busy(lm_conn *c, sqlite3_stmt *before);      /* the statements that are running; NULL: first, no more */
 void lm_conn_fail(lm_conn *c, lm_err *err);     /* set err from the connection's last error */
 /* Must a SELECT of this connection not write to schema, unless a transaction is open? (It is a dqlite node's.) */
 int lm_conn_must_begin(lm_conn *c, const char *schema);
@@ -100,6 +101,7 @@ int lm_error_code(const lm_err *err);                       /* SQLite's */
 int lm_value_text(sqlite3_value *value, lm_text *out, const char *what, lm_err *err);
 const void *lm_value_blob(sqlite3_value *value, lm_err *err);       /* its bytes; NULL: none, or err is set */
 const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err); /* NULL: SQL's, or err is set */
+const void *lm_column_stamp(sqlite3_stmt *stmt, int i);             /* an edit stamp, 8 bytes; NULL: it is none */
 char *lm_text_copy(const char *text, lm_err *err);                  /* to be sqlite3_freed */
 /* Copies. A function that writes says first what it is to answer: where there is no memory for that, no statement that
 ** follows runs either, and nothing is written. */

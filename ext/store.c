@@ -192,12 +192,12 @@ static int find_in(lm_conn *c, const char *schema, const char *name, const char 
     sqlite3_bind_text(stmt, 2, task, -1, SQLITE_STATIC);
     while (step_lookup(c, l, stmt, err)) {
         if (count++ || out->schema) continue;
-        const void *edit = sqlite3_column_blob(stmt, 1);
+        const void *edit = lm_column_stamp(stmt, 1);
         out->id = sqlite3_column_int64(stmt, 0);
         out->schema = lm_text_copy(schema, err);
         out->name = lm_text_copy(lm_column_text(stmt, 2, err), err);
         if (sqlite3_column_type(stmt, 0) != SQLITE_INTEGER) lm_err_set(err, LM_ERROR, "lm_model: a row has no id");
-        if (edit && sqlite3_column_bytes(stmt, 1) == 8) memcpy(out->edit, edit, 8);
+        if (edit) memcpy(out->edit, edit, 8);
         else lm_err_set(err, LM_ERROR, "model %.60s: edit: expected 8 bytes", out->name ? out->name : "?");
     }
     return count;

@@ -87,10 +87,6 @@ static void read_state(lm_run *r, const char *text, size_t n, lm_err *err) {
     s->last_loss = (float)last_loss;
 }
 
-static const void *column_stamp(sqlite3_stmt *stmt, int i) {
-    return sqlite3_column_bytes(stmt, i) == 8 ? sqlite3_column_blob(stmt, i) : NULL;
-}
-
 static void bind_text(sqlite3_stmt *stmt, int i, const char *text) {
     sqlite3_bind_text(stmt, i, text, -1, SQLITE_STATIC);
 }
@@ -126,7 +122,7 @@ void lm_run_find(lm_run *r, lm_err *err) {
         const char *texts[] = { (const char *)sqlite3_column_text(stmt, 1), (const char *)sqlite3_column_text(stmt, 2),
                                 (const char *)sqlite3_column_text(stmt, 5), (const char *)sqlite3_column_text(stmt, 6),
                                 (const char *)sqlite3_column_text(stmt, 7) };
-        const void *edit = column_stamp(stmt, 4);
+        const void *edit = lm_column_stamp(stmt, 4);
         r->id = sqlite3_column_int64(stmt, 0);
         r->durable = r->state.step = sqlite3_column_int64(stmt, 3);
         if (!texts[0] || !texts[1] || !texts[2] || !texts[3] || !texts[4] || !edit || r->state.step < 0)
@@ -323,7 +319,7 @@ void lm_run_check(lm_run *r, lm_err *err) {
     if (err->code) return;
     int changed = sqlite3_get_autocommit(r->c->db) != r->autocommit;
     int there = lm_conn_step(r->c, r->look, err);
-    const void *edit = there ? column_stamp(r->look, 0) : NULL;
+    const void *edit = there ? lm_column_stamp(r->look, 0) : NULL;
     int same = edit && !memcmp(edit, r->edit, sizeof r->edit);
     sqlite3_reset(r->look);
     int rc = err->code >= LM_SQLITE ? (err->code - LM_SQLITE) & 0xFF : 0;
@@ -397,7 +393,7 @@ void lm_run_begin(lm_run *r, lm_err *err) {
 static void check_model(lm_run *r, lm_err *err) {
     sqlite3_stmt *stmt = lm_conn_prepare(r->c, err, "SELECT edit FROM \"%w\".lm_model WHERE id = ?", r->model.schema);
     if (stmt) sqlite3_bind_int64(stmt, 1, r->model.id);
-    const void *edit = stmt && lm_conn_step(r->c, stmt, err) ? column_stamp(stmt, 0) : NULL;
+    const void *edit = stmt && lm_conn_step(r->c, stmt, err) ? lm_column_stamp(stmt, 0) : NULL;
     if (!edit || memcmp(edit, r->model.edit, sizeof r->model.edit))
         lm_err_set(err, LM_ERROR, "lm_train: model %.60s was changed during training", r->model.name);
     sqlite3_finalize(stmt);

@@ -34,6 +34,10 @@ const void *lm_value_blob(sqlite3_value *value, lm_err *err) {
     return bytes;
 }
 
+const void *lm_column_stamp(sqlite3_stmt *stmt, int i) {
+    return sqlite3_column_bytes(stmt, i) == 8 ? sqlite3_column_blob(stmt, i) : NULL;
+}
+
 const char *lm_column_text(sqlite3_stmt *stmt, int i, lm_err *err) {
     int is_null = sqlite3_column_type(stmt, i) == SQLITE_NULL;
     const char *text = (const char *)sqlite3_column_text(stmt, i);

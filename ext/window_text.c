@@ -91,6 +91,8 @@ static int count_calls(const char *sql, const char *function, int *n_wrong) {
     return n_calls;
 }
 
+static const char *text_of(sqlite3_stmt *stmt) { return sqlite3_sql(stmt) ? sqlite3_sql(stmt) : ""; }     /* no memory: none */
+
 static int names(const char *sql, const char *name) {
     word w = first_word(sql);
     while (w.kind && !is_name(w, name, strlen(name))) w = next_word(w);
@@ -117,10 +119,7 @@ static sqlite3_stmt *query_views(lm_conn *c, const char *query, lm_err *err) {
 /* Does a running statement name the view, or another view or a trigger, which a running one may name? */
 static int is_named(lm_conn *c, const char *view, lm_err *err) {
     int found = 0;
-    for (sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, NULL); stmt; stmt = sqlite3_next_stmt(c->db, stmt)) {
-        const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
-        found |= sql && names(sql, view);
-    }
+    for (sqlite3_stmt *stmt = NULL; (stmt = lm_conn_next_busy(c, stmt));) found |= names(text_of(stmt), view);
     sqlite3_stmt *others = found ? NULL : query_views(c, "SELECT sql FROM o WHERE name <> ?", err);
     if (others) sqlite3_bind_text(others, 1, view, -1, SQLITE_STATIC);
     while (others && !found && lm_conn_step(c, others, err)) {
@@ -133,10 +132,8 @@ static int is_named(lm_conn *c, const char *view, lm_err *err) {
 
 int lm_window_is_for_peers(lm_conn *c, const char *function, lm_err *err) {
     int n_calls = 0, n_wrong = 0;
-    for (sqlite3_stmt *stmt = sqlite3_next_stmt(c->db, NULL); stmt; stmt = sqlite3_next_stmt(c->db, stmt)) {
-        const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
-        if (sql) n_calls += count_calls(sql, function, &n_wrong);
-    }
+    for (sqlite3_stmt *stmt = NULL; (stmt = lm_conn_next_busy(c, stmt));)
+        n_calls += count_calls(text_of(stmt), function, &n_wrong);
     sqlite3_stmt *views = n_calls ? NULL : query_views(c, "SELECT name, sql, type = 'trigger' FROM o", err);
     while (views && !n_wrong && lm_conn_step(c, views, err)) {
         const char *name = lm_column_text(views, 0, err), *sql = lm_column_text(views, 1, err);

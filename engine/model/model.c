@@ -95,26 +95,29 @@ static void read_weights(const lm_source *src, const place *places, lm_stop stop
     lm_free(buffer);
 }
 
-/* Angles a position: scale * base^(-2i/n_rot), slowed per frequency where the model says so (llama 3). */
-static double *new_frequencies(const lm_model *m, float base, float scale, lm_err *err) {
-    int n = m->h.n_rot / 2;
-    const float *factors = (const float *)m->top[LM_ROPE_FREQS].data;
-    double *inv_freq = lm_alloc(sizeof *inv_freq * (size_t)n, err);
-    for (int i = 0; inv_freq && i < n; i++) {
-        inv_freq[i] = (double)scale * lm_pow((double)base, -2.0 * i / m->h.n_rot);
-        if (factors) inv_freq[i] /= (double)factors[i];
-        if (!(fabs(inv_freq[i]) * m->h.n_ctx < 0x1p30)) {       /* what lm_sincos takes */
-            lm_err_set(err, LM_ERROR, "tensor rope_freqs.weight: element %d: %g makes an angle of %d positions over 2^30",
-                       i, factors ? (double)factors[i] : 1.0, m->h.n_ctx);
-        }
+double lm_rope_angle(const lm_hparams *h, int local, int i, const float *factors, lm_err *err) {
+    double scale = local ? 1 : (double)h->rope_scale, base = local ? (double)h->rope_base_local : (double)h->rope_base;
+    double angle = scale * lm_pow(base, -2.0 * i / h->n_rot);
+    if (!factors) return angle;
+    angle /= (double)factors[i];
+    if (!(fabs(angle) * h->n_ctx < 0x1p30)) {       /* what lm_sincos takes */
+        lm_err_set(err, LM_ERROR, "tensor rope_freqs.weight: element %d: %g makes an angle of %d positions over 2^30", i,
+                   (double)factors[i], h->n_ctx);
     }
+    return angle;
+}
+
+static double *new_frequencies(const lm_model *m, int local, lm_err *err) {
+    int n = m->h.n_rot / 2;
+    double *inv_freq = lm_alloc(sizeof *inv_freq * (size_t)n, err);
+    for (int i = 0; inv_freq && i < n; i++)
+        inv_freq[i] = lm_rope_angle(&m->h, local, i, (const float *)m->top[LM_ROPE_FREQS].data, err);
     return inv_freq;
 }
 
 static void set_frequencies(lm_model *m, lm_err *err) {
-    const lm_hparams *h = &m->h;
-    m->inv_freq[0] = new_frequencies(m, h->rope_base, h->rope_scale, err);
-    if (h->n_window && h->rope_base_local > 0) m->inv_freq[1] = new_frequencies(m, h->rope_base_local, 1, err);
+    m->inv_freq[0] = new_frequencies(m, 0, err);
+    if (m->h.n_window && m->h.rope_base_local > 0) m->inv_freq[1] = new_frequencies(m, 1, err);
 }
 
 static void fill(lm_model *m, const lm_source *src, lm_stop stop, lm_err *err) {

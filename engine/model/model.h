@@ -115,6 +115,9 @@ struct lm_model {
 
 lm_mat lm_model_expert(const lm_mat *first, int expert);
 
+/* The angle a position of a head's i-th pair: scale * base^(-2i/n_rot), slowed where the model says so (llama 3: factors, or NULL). */
+double lm_rope_angle(const lm_hparams *h, int local, int i, const float *factors, lm_err *err);
+
 /* A vector's elements: float vectors are packed as a tile of which only lane 0 is used, then made flat. */
 const float *lm_model_vector(const lm_mat *m);
 

@@ -312,16 +312,13 @@ static uint64_t measure(lm_trainer *t, lm_err *err) {
 
 /*----------------------------------------------------------------------
 ** Reading. */
-static void fill_angles(lm_trainer *t, int local, const float *factors) {
+static void fill_angles(lm_trainer *t, int local, const float *factors, lm_err *err) {
     const lm_hparams *h = &t->h;
     int half = h->n_rot / 2;
     for (int i = 0; i < half; i++) {
-        double scale = local ? 1 : (double)h->rope_scale,
-               base = local ? (double)h->rope_base_local : (double)h->rope_base;
-        double radians = scale * lm_pow(base, -2.0 * i / h->n_rot), s, c;
-        if (factors) radians /= (double)factors[i];
-        for (int pos = 0; pos < LM_MIN(t->max_rows, h->n_ctx); pos++) {
-            lm_sincos(pos * radians, &s, &c);
+        double angle = lm_rope_angle(h, local, i, factors, err), s, c;
+        for (int pos = 0; pos < LM_MIN(t->max_rows, h->n_ctx) && !err->code; pos++) {
+            lm_sincos(pos * angle, &s, &c);
             t->sine[local][(size_t)pos * (size_t)half + (size_t)i] = (float)s;
             t->cosine[local][(size_t)pos * (size_t)half + (size_t)i] = (float)c;
         }
@@ -413,9 +410,9 @@ lm_trainer *lm_trainer_new(const lm_source *src, const lm_train_options *options
     if (!err->code) {
         const lm_param *factors = t->top[LM_ROPE_FREQS].p;
         for (int local = 0; local < 2 && t->cosine[local]; local++)
-            fill_angles(t, local, factors ? (const float *)factors->raw : NULL);
-        return t;
+            fill_angles(t, local, factors ? (const float *)factors->raw : NULL, err);
     }
+    if (!err->code) return t;
     lm_trainer_free(t);
     return NULL;
 }
