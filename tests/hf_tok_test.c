@@ -329,6 +329,7 @@ static void test_refusals(void) {
         { "{" LETTERS ",'pre_tokenizer':{'type':'Split','pattern':{'String':'a'},'behavior':'Sideways'}}", "behavior 'Sideways'" },
         { "{" LETTERS ",'pre_tokenizer':{'type':'Split','pattern':{'Regex':'('},'behavior':'Removed'}}", "regex '(': missing closing" },
         { "{" LETTERS ",'pre_tokenizer':{'type':'Split','pattern':{'Regex':'[a[b]]'},'behavior':'Removed'}}", "a class in a class" },
+        { "{" LETTERS ",'pre_tokenizer':{'type':'Split','pattern':{'Regex':'ab{1001}'},'behavior':'Removed'}}", "regex 'ab{1001}': over 1000 repeats at byte 2" },
         { "{" LETTERS ",'pre_tokenizer':{'type':'Split','pattern':{'Regex':'\\\\C'},'behavior':'Removed'}}", "regex '\\C'" },
         { "{" LETTERS ",'normalizer':{'type':'Precompiled','precompiled_charsmap':'AAA?'}}", "byte 3 is not base64" },
         { "{" LETTERS ",'normalizer':{'type':'Precompiled','precompiled_charsmap':'/wAAAA=='}}", "no map of characters" },
@@ -432,6 +433,9 @@ static void test_hostile(void) {
     CHECK(lm_mem_used() == 0, "%llu bytes leaked", (unsigned long long)lm_mem_used());
 }
 
+/* Ten looks ahead over the same text, of which none finds anything. */
+#define LOOKS "(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|(?=[^!]*1)|"
+
 /* Regexes and replacements that would go on for ever end in an error that says so. */
 static void test_endless(void) {
     static const struct { const char *file, *want; } cases[] = {
@@ -439,6 +443,10 @@ static void test_endless(void) {
         { "{" LETTERS ",'pre_tokenizer':{'type':'Split','behavior':'Isolated','pattern':{'Regex':'(a|aa)+$'}}}", "takes too many steps" },
         { "{" LETTERS ",'pre_tokenizer':{'type':'Split','behavior':'Isolated','pattern':{'Regex':'(.*)*c1'}}}", "takes too many steps" },
         { "{" LETTERS ",'normalizer':{'type':'Replace','pattern':{'Regex':'(a?){20}a{20}b'},'content':''}}", "takes too many steps" },
+        { "{" LETTERS ",'pre_tokenizer':{'type':'Split','behavior':'Isolated','pattern':{'Regex':'[^b]*[^b]*[^b]*c'}}}", "takes too many steps" },
+        { "{" LETTERS ",'pre_tokenizer':{'type':'Split','behavior':'Isolated','pattern':{'Regex':'" LOOKS LOOKS LOOKS LOOKS "'}}}",
+          "takes too many steps" },
+        { "{" LETTERS ",'pre_tokenizer':{'type':'Split','behavior':'Isolated','pattern':{'Regex':'" LOOKS "'}}}", "takes too many steps" },
         { "{" LETTERS ",'normalizer':{'type':'Sequence','normalizers':[{'type':'Replace','pattern':{'String':'a'},'content':"
           "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'},{'type':'Replace','pattern':{'String':'a'},'content':"
           "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}]}}", "normalizer or decoder makes over" },
@@ -505,6 +513,44 @@ static void test_runs(lm_tok *const *toks) {
         }
     }
     free(text);
+}
+
+/* A regex's looks behind and ahead are not long without asking: what many small matches took counts together. */
+static void test_stopping_regexes(void) {
+    static const char *const regexes[] = { LOOKS LOOKS LOOKS LOOKS, "[^!]*[^!]*[^!]*[^!]*1", "(?<=1.{900})|(?<=1.{900})|(?<=1.{900})|(?<=1.{900})|" };
+    static char text[100000], file[2000];
+    memset(text, 'a', sizeof text);
+    text[sizeof text - 1] = '1';
+    for (int i = 0; i < LM_COUNT(regexes); i++) {
+        lm_err err = { 0 };
+        lm_ids ids = { 0 };
+        asking a = { .stop_at = 3 };
+        snprintf(file, sizeof file, "{" LETTERS ",'pre_tokenizer':{'type':'Split','behavior':'Isolated','pattern':{'Regex':'%s'}}}", regexes[i]);
+        lm_tok *t = make_file(file, &err);
+        CHECK(t, "%s", err.msg);
+        double start = cpu_seconds();
+        if (t) lm_tok_encode(t, text, sizeof text, &g_plain, 0, (lm_stop){ count_asks, &a }, &ids, &err);
+        CHECK(err.code == LM_INTERRUPT && cpu_seconds() - start < 5, "regex %d: %.2f s, %s", i, cpu_seconds() - start, err.msg);
+        lm_ids_clear(&ids);
+        lm_tok_free(t);
+    }
+}
+
+/* Long beginnings of an added token: what is compared counts, not where. */
+static void test_long_added(void) {
+    lm_err err = { 0 };
+    lm_ids ids = { 0 };
+    asking a = { 0 };
+    static char file[4000], begin[1001], text[50000];
+    memset(begin, 'a', sizeof begin - 1);
+    memset(text, 'a', sizeof text);
+    snprintf(file, sizeof file, "{" LETTERS ",'added_tokens':[{'content':'%sz','normalized':false},{'content':'%sy'}]}", begin, begin);
+    lm_tok *t = make_file(file, &err);
+    CHECK(t, "%s", err.msg);
+    if (t) lm_tok_encode(t, text, sizeof text, &g_plain, 0, (lm_stop){ count_asks, &a }, &ids, &err);
+    CHECK(!err.code && ids.n == sizeof text && a.asked > 2000, "%zu ids, stop asked %d times: %s", ids.n, a.asked, err.msg);
+    lm_ids_clear(&ids);
+    lm_tok_free(t);
 }
 
 static void test_limit(lm_tok *const *toks) {
@@ -670,6 +716,8 @@ int main(void) {
     test_refusals();
     test_hostile();
     test_endless();
+    test_stopping_regexes();
+    test_long_added();
     test_mutations();
     test_no_memory();
     return finish_tests();

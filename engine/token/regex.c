@@ -7,8 +7,12 @@
 **
 ** A search tries a few places at a time, against a window of the text that doubles while a match runs into its end, and
 ** asks stop between. The limit of steps holds for each place; one that needs more (a long run gone back over) is tried
-** alone, with so many for each byte of the window. A text in which nothing matches is gone through once. Machine code does
-** not count steps within one place: a searching pattern calls out at each of its items, and those are counted. */
+** alone, with so many for each byte of the window. All searches of a call to encode together have so many for each byte
+** gone through, and some to begin with. A text in which nothing matches is gone through once.
+**
+** PCRE2's machine code counts groups only, and a pattern may look over the same bytes again and again in one match. So a
+** search calls out before every item of the pattern, and counts the items and the bytes that each went through. What an
+** item must repeat it goes through uncounted where it fails: that is held to few. */
 #include "tok.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -18,8 +22,9 @@
 #include <utf8proc.h>
 
 /* What a match may use. Possessive runs keep next to nothing; others may go back. */
-enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, CALLS_A_STOP = 4096, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384,
-       STACK_MAX = 1 << 20, PATTERN_MAX = 16384 };
+enum { MATCH_LIMIT = 10000000, SEARCH_LIMIT = 100000, STEPS_A_BYTE = 16, PLACES = 32, HEAP_KIB = 1024, STACK_MIN = 16384,
+       STACK_MAX = 1 << 20, PATTERN_MAX = 16384, REPEAT_MAX = 1000 };
+enum { FREE_STEPS = 50000000, ALL_A_BYTE = 256 };
 
 struct lm_regex {
     pcre2_general_context *general;     /* our allocator */
@@ -138,6 +143,14 @@ static void translate_posix(const char *p, size_t n, lm_buf *out, const char **w
     *why = "a class of this name";
 }
 
+/* Does a quantifier begin here that wants more than may be? */
+static int repeats_much(const char *p, size_t n) {
+    int least = 0;
+    for (size_t i = 1; i < n && p[i] >= '0' && p[i] <= '9'; i++)
+        least = LM_MIN(10 * least + (p[i] - '0'), REPEAT_MAX + 1);
+    return *p == '{' && least > REPEAT_MAX;
+}
+
 static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm_err *err) {
     const char *why = NULL;
     int in_class = 0, in_group = 0;     /* in_group: in the letters of (?imx: */
@@ -171,6 +184,7 @@ static void translate(const char *what, const char *p, size_t n, lm_buf *out, lm
             }
             /* x{1,3}+ is greedy there, a repeat of a repeat, and possessive here */
             if (c == '}' && i + 1 < n && p[i + 1] == '+') why = "+ behind a {n,m}";
+            if (repeats_much(p + i, n - i)) why = "over 1000 repeats";
             if (!why) lm_buf_append(out, dot_all ? "s" : p + i, step, err);
         }
         if (!why) i += step;
@@ -208,11 +222,24 @@ void lm_regex_free(lm_regex *re) {
 /*----------------------------------------------------------------------
 ** Matching */
 
+static int count_steps(lm_regex_run *run, size_t place, size_t at) {
+    if (place != run->place) {
+        run->place = place;
+        run->begun = run->steps;
+    }
+    run->steps += 1 + (at > run->last ? at - run->last : run->last - at);
+    run->last = at;
+    if (run->steps - run->begun > run->most || run->steps > run->all) return PCRE2_ERROR_MATCHLIMIT;
+    if (run->steps - run->told < LM_STOP_BYTES) return 0;
+    run->told = run->steps;
+    return run->stop.ask && run->stop.ask(run->stop.arg) ? PCRE2_ERROR_CALLOUT : 0;
+}
+
 static int on_callout(pcre2_callout_block *block, void *arg) {
     lm_regex_run *run = arg;
     size_t at = block->current_position;
-    if (++run->calls > run->most_calls) return PCRE2_ERROR_MATCHLIMIT;
-    if (at - run->asked < LM_STOP_BYTES && run->calls % CALLS_A_STOP) return 0;
+    if (run->most) return count_steps(run, block->start_match, at);
+    if (at - run->asked < LM_STOP_BYTES) return 0;
     run->asked = at;
     return run->stop.ask && run->stop.ask(run->stop.arg) ? PCRE2_ERROR_CALLOUT : 0;
 }
@@ -261,8 +288,7 @@ static void fail(int rc, size_t at, lm_err *err) {
 
 size_t lm_regex_match(const lm_regex *re, lm_regex_run *run, const char *text, size_t at, size_t end, lm_err *err) {
     run->asked = at;
-    run->calls = 0;
-    run->most_calls = SIZE_MAX;
+    run->most = 0;
     pcre2_set_match_limit(run->context, MATCH_LIMIT);
     int rc = match(re, run, text, end, at, 0);
     if (rc >= 0) {
@@ -279,21 +305,23 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
                   size_t *to, lm_err *err) {
     size_t window = 4 * LM_STOP_BYTES;
     int alone = 0;
-    run->asked = at;
     while (!err->code) {
         size_t window_end = end - at > window ? at + window : end, next = LM_MIN(at + (alone ? 0 : PLACES), end);
         while (is_within(text, window_end, end)) window_end--;
         while (is_within(text, next, end)) next++;
         size_t limit = SEARCH_LIMIT + (alone ? STEPS_A_BYTE * (window_end - at) : 0);
-        run->calls = 0;
-        run->most_calls = LM_MIN(limit, MATCH_LIMIT);
-        pcre2_set_match_limit(run->context, (uint32_t)run->most_calls);
+        pcre2_set_match_limit(run->context, (uint32_t)LM_MIN(limit, MATCH_LIMIT));
         pcre2_set_offset_limit(run->context, next);
+        run->most = limit;
+        run->all = FREE_STEPS + ALL_A_BYTE * run->gone;
+        run->begun = run->steps;
+        run->place = run->last = at;
         int rc = match(re, run, text, window_end, at, window_end == end ? 0 : PCRE2_PARTIAL_HARD);
         if (rc >= 0) {
             const PCRE2_SIZE *found = pcre2_get_ovector_pointer(run->match);
             *from = found[0];
             *to = LM_MAX(found[0], found[1]);
+            run->gone += *to - at;
             return found[0] >= at;
         }
         if (rc == PCRE2_ERROR_PARTIAL) {
@@ -301,6 +329,7 @@ static int search(const lm_regex *re, lm_regex_run *run, const char *text, size_
         } else if (rc == PCRE2_ERROR_MATCHLIMIT && !alone) {
             alone = 1;
         } else if (rc == PCRE2_ERROR_NOMATCH) {
+            run->gone += next - at;
             if (next == end) return 0;
             at = next;
             if (alone) at++;

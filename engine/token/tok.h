@@ -118,7 +118,15 @@ lm_regex *lm_regex_new(const char *what, const char *pattern, size_t n, lm_err *
 void lm_regex_free(lm_regex *re);
 
 /* What matching needs beside the regex; one call to encode has one. Zeros may be ended. */
-typedef struct { lm_stop stop; size_t asked, places, calls, most_calls; void *general, *match, *context, *stack; } lm_regex_run;
+typedef struct {
+    lm_stop stop;
+    size_t asked, places;
+    uint64_t steps, told, all, gone;    /* of all searches: so far, when stop was asked last, the most there may be; bytes
+                                        ** gone through */
+    uint64_t begun, most;               /* of a place: steps so far when it was begun, and the most for it */
+    size_t place, last;                 /* where it is, and where the last item of the pattern began */
+    void *general, *match, *context, *stack;
+} lm_regex_run;
 
 void lm_regex_begin(lm_regex_run *run, lm_stop stop, lm_err *err);
 void lm_regex_end(lm_regex_run *run);
